@@ -1,0 +1,40 @@
+# What a fresh machine needs: git, make and Python 3.11+. Everything else is installed into .venv.
+PYTHON ?= python3
+# The CPU build of torch, where a folder of wheels lies beside the checkout; an exported PIP_FIND_LINKS comes first. Without
+# either, the default index serves torch with its GPU libraries (gigabytes): see README, "Choosing the CPU build".
+export PIP_FIND_LINKS ?= $(realpath $(wildcard ../shared/wheels))
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+BIN := .venv/bin
+DEMO_FLAGS := $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT)) $(if $(KAFKA_PORT),--kafka-port $(KAFKA_PORT))
+
+.PHONY: help install demo test lint bench clean
+
+help:            ## this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+install: .venv/installed  ## .venv with everything that runs, tests and checks
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[all,test,lint]'
+	$(BIN)/pip install --quiet --no-deps recbole==1.2.1    # MovieLens-100K lies in it; its own needs are not ours
+	@touch $@
+
+demo: .venv/installed  ## the main job on real input: KEEP=1 stays up, PORT= and KAFKA_PORT= choose ports
+	@$(BIN)/forebay demo $(DEMO_FLAGS)
+
+test: .venv/installed  ## every test, those against a real Kafka included
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: .venv/installed  ## ruff, mypy strict, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/installed  ## the figures of the README, with their budgets
+	$(BIN)/forebay bench
+
+clean:           ## what can be made again
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

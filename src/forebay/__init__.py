@@ -1,0 +1,34 @@
+"""Forebay: segment vectors of a recommender, ready before the request.
+
+Public names are loaded when they are first used, so that `import forebay` costs nothing and a lookup client never
+imports what only a worker needs.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Behaviour": "forebay.events",
+    "Client": "forebay.retrieval.client",
+    "EventPublisher": "forebay.streams.publisher",
+    "ForebayError": "forebay.errors",
+    "ItemUpdate": "forebay.events",
+    "UserProfile": "forebay.events",
+}
+__all__ = ["Behaviour", "Client", "EventPublisher", "ForebayError", "ItemUpdate", "UserProfile", "__version__"]
+
+if TYPE_CHECKING:
+    from forebay.errors import ForebayError
+    from forebay.events import Behaviour, ItemUpdate, UserProfile
+    from forebay.retrieval.client import Client
+    from forebay.streams.publisher import EventPublisher
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,98 @@
+"""Settings: one frozen dataclass; file < environment < flag, and for each value where it came from."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from forebay.errors import ConfigError
+
+FILE = "forebay.toml"
+PREFIX = "FOREBAY_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command runs with. A name in capitals behind FOREBAY_ is its environment variable."""
+
+    bootstrap: str = "127.0.0.1:9092"  # Kafka, host:port, several by comma
+    topic_prefix: str = ""  # in front of every topic and group: keeps installations on one cluster apart
+    data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
+    state_dir: Path | None = None  # a worker's partition stores; data_dir/state
+    vectors_dir: Path | None = None  # a serving node's vectors; data_dir/vectors
+    generation: str = "g1"
+    partitions: int = 4  # of new topics
+    host: str = "127.0.0.1"
+    port: int = 8080
+    server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask
+
+    @property
+    def bundles(self) -> Path:
+        return self.data_dir / "bundles"
+
+    @property
+    def generation_dir(self) -> Path:
+        return self.data_dir / "generations" / self.generation
+
+    @property
+    def state(self) -> Path:
+        """This generation's partition stores."""
+        return (self.state_dir or self.data_dir / "state") / self.generation
+
+    @property
+    def vectors(self) -> Path:
+        """This generation's VectorStore."""
+        return (self.vectors_dir or self.data_dir / "vectors") / self.generation
+
+
+def load(
+    flags: Mapping[str, Any], *, file: Path | None = None, environment: Mapping[str, str] | None = None
+) -> tuple[Settings, dict[str, str]]:
+    """Settings, and the origin of each ("default", the file's path, the variable, "flag"). `flags` of None are not given.
+
+    Without `file`, FOREBAY_CONFIG or a forebay.toml in the working directory is read. Raises ConfigError.
+    """
+    environment = os.environ if environment is None else environment
+    named = file or (Path(environment[f"{PREFIX}CONFIG"]) if f"{PREFIX}CONFIG" in environment else None)
+    values: dict[str, Any] = {}
+    origins = {f.name: "default" for f in fields(Settings)}
+    path = named or Path(FILE)
+    if named is not None or path.exists():
+        for name, value in _read(path).items():
+            _set(values, origins, name, value, str(path))
+    for variable, text in environment.items():
+        if variable.startswith(PREFIX) and variable != f"{PREFIX}CONFIG":
+            _set(values, origins, variable.removeprefix(PREFIX).lower(), text, variable)
+    for name, value in flags.items():
+        if value is not None:
+            _set(values, origins, name, value, "flag")
+    return Settings(**values), origins
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError("there is no such file", where=str(path), do="Name an existing one with --config") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"not a TOML file: {error}", where=str(path)) from None
+
+
+def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
+    kinds = {f.name: str(f.type) for f in fields(Settings)}
+    if name not in kinds:
+        raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"Known: {', '.join(sorted(kinds))}")
+    try:
+        if kinds[name] == "int":
+            values[name] = int(value)
+            if not 0 < values[name] < 65_536:
+                raise ValueError
+        else:
+            values[name] = Path(value) if "Path" in kinds[name] else str(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} = {value!r} is not a number from 1 to 65535", where=origin) from None
+    origins[name] = origin

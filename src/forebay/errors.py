@@ -1,0 +1,161 @@
+"""Every error that Forebay raises on purpose. Each says what is wrong, where, and what to do about it.
+
+ForebayError
+├── UsageError                 the caller's words are off (exit code 2)
+│   ├── ConfigError            a setting is unknown or has a bad value
+│   ├── SpecError              segments.toml cannot be a model
+│   └── MissingExtra           an optional dependency is not installed
+├── EventError                 one event is not acceptable (`reason` is the dead letter's reason code)
+├── PublishError               events that no broker acknowledged (`events` holds them)
+├── BrokerError                Kafka cannot do what is asked
+│   ├── BrokerUnavailable      nobody answers at the bootstrap address
+│   ├── TopicMissing           a topic that must exist does not
+│   ├── TopicMismatch          it exists with other settings, another id or another partition count
+│   ├── LogGap                 records that the state needs have left the log
+│   └── Fenced                 another worker owns the partitions now
+├── StoreError                 files on disk
+│   ├── StoreLocked            another process has this directory open
+│   ├── StoreCorrupt           bytes are not what was written
+│   └── StoreLeads             the store is ahead of the consumer group
+├── BundleError                a bundle is damaged or does not fit
+├── GenerationError
+│   ├── GenerationMismatch     vectors of two generations would have met
+│   └── GenerationUnavailable  the generation asked for is not served here
+├── HashCollision              two ids share a 64-bit hash: the second is refused
+└── LookupFailed               the request-time client got no answer
+    ├── ServerUnavailable      no connection, or the server is not ready
+    ├── DeadlineExceeded       no answer inside the time given
+    └── BadRequest             the server refused the request
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class ForebayError(Exception):
+    """What went wrong (`what`), where (`where`: a path, topic, segment, address) and the remedy (`do`)."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
+        self.what, self.where, self.do = what, where, do
+        text = f"{what} ({where})" if where else what
+        super().__init__(f"{text}. {do}" if do else text)
+
+
+class UsageError(ForebayError):
+    """The caller's words are off: nothing was done."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A setting is unknown, or its value cannot be used."""
+
+
+class SpecError(UsageError):
+    """A segments.toml that cannot be a model; `where` names the file and the table in it."""
+
+
+class MissingExtra(UsageError):
+    """An optional dependency is needed; `do` is the command that installs it."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed", do=f"Run: pip install 'forebay[{extra}]'")
+        self.extra = extra
+
+
+class EventError(ForebayError):
+    """One event is not acceptable. `reason` is the code that its dead letter carries."""
+
+    def __init__(self, reason: str, what: str, *, where: str = "", do: str = "") -> None:
+        super().__init__(what, where=where, do=do)
+        self.reason = reason
+
+
+class PublishError(ForebayError):
+    """Some events were not acknowledged. They are in `events`, in sending order: send them again or keep them."""
+
+    def __init__(self, what: str, events: Sequence[object], *, where: str = "", do: str = "") -> None:
+        super().__init__(what, where=where, do=do)
+        self.events = list(events)
+
+
+class BrokerError(ForebayError):
+    """Kafka cannot do what is asked."""
+
+
+class BrokerUnavailable(BrokerError):
+    """Nobody answers at the bootstrap address."""
+
+
+class TopicMissing(BrokerError):
+    """A topic that must exist does not."""
+
+
+class TopicMismatch(BrokerError):
+    """A topic exists with other settings, another id or another partition count than the state was built from."""
+
+
+class LogGap(BrokerError):
+    """Records between the state's offset and the log's first one are gone: the state cannot be brought up to date.
+
+    Operator action: build a new generation from the archive; the old one must not go on from a hole.
+    """
+
+
+class Fenced(BrokerError):
+    """Another worker owns the partitions now; this one's transaction was refused and left nothing behind."""
+
+
+class StoreError(ForebayError):
+    """Files on disk cannot be used."""
+
+
+class StoreLocked(StoreError):
+    """Another process has this directory open. One writer per directory: stop the other one first."""
+
+
+class StoreCorrupt(StoreError):
+    """Bytes on disk are not what was written. Operator action: delete the directory; it is rebuilt from the log."""
+
+
+class StoreLeads(StoreError):
+    """The store's offset is ahead of the consumer group's: the group was reset, or the store belongs to another group."""
+
+
+class BundleError(ForebayError):
+    """A bundle's files do not match its content hash, or it does not fit what it is used with."""
+
+
+class GenerationError(ForebayError):
+    """Something about generations."""
+
+
+class GenerationMismatch(GenerationError):
+    """Vectors of two generations would have met in one score."""
+
+
+class GenerationUnavailable(GenerationError):
+    """The generation asked for is not served here. Never answered from another one."""
+
+
+class HashCollision(ForebayError):
+    """Two ids share a 64-bit hash. The second is refused at write; the first goes on being served."""
+
+
+class LookupFailed(ForebayError):
+    """The request-time client got no answer."""
+
+
+class ServerUnavailable(LookupFailed):
+    """No connection could be made, or the server says that it is not ready."""
+
+
+class DeadlineExceeded(LookupFailed):
+    """No answer came inside the time given."""
+
+
+class BadRequest(LookupFailed):
+    """The server refused the request; its own words are in the message."""

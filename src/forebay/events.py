@@ -1,0 +1,157 @@
+"""What travels on the topics: events as tagged structs, JSON on the wire.
+
+Evolution: unknown fields are ignored and missing ones take their default, so that producers and workers upgrade in any
+order. A field is never renamed and never changes its meaning; `type` names the struct.
+
+Times are event times in milliseconds since 1970 (UTC). Ids are strings of 1 to 256 UTF-8 bytes without control
+characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from forebay.errors import EventError
+
+MAX_ID_BYTES = 256
+MAX_RECORD_BYTES = 64 * 1024  # a behaviour event is about 200 bytes: past this it is not one
+MAX_VALUE = 1e6  # thousandths of it, summed over 2**31 events, still fit an int64
+
+Attribute: TypeAlias = str | float | list[str]
+Attributes: TypeAlias = dict[str, Attribute]
+
+
+class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults=True, frozen=True, gc=False):
+    """A user did something with an item. Topic `behaviour`, keyed by user.
+
+    `item_attributes` are the item's attributes as they were then, for user-side features: a join at processing time
+    would make the result depend on timing. Absent ones fall into the unknown bucket.
+    """
+
+    user: str
+    item: str
+    action: str
+    value: float = 0.0
+    time: int | None = None
+    id: str | None = None
+    item_attributes: Attributes = {}
+
+
+class UserProfile(msgspec.Struct, tag_field="type", tag="user_profile", omit_defaults=True, frozen=True, gc=False):
+    """What is known of a user besides behaviour; the newest one wins. Topic `behaviour`, keyed by user."""
+
+    user: str
+    attributes: Attributes
+    time: int | None = None
+    id: str | None = None
+
+
+class ItemUpdate(msgspec.Struct, tag_field="type", tag="item_update", omit_defaults=True, frozen=True, gc=False):
+    """What is known of an item; the newest one wins. Topic `item-updates`, keyed by item."""
+
+    item: str
+    attributes: Attributes
+    time: int | None = None
+    id: str | None = None
+
+
+class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defaults=True, frozen=True, gc=False):
+    """The slim item-side record of an accepted Behaviour, sent by the user Processor. Topic `item-updates`.
+
+    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again.
+    """
+
+    item: str
+    user: str
+    action: str
+    value: float
+    time: int
+    id: str
+    append_time: int
+
+
+class Tick(msgspec.Struct, tag_field="type", tag="tick", frozen=True, gc=False):
+    """A clock record in the log: windows end, and idle entities retire, no earlier than `time`. One per partition."""
+
+    time: int
+
+
+UserEvent: TypeAlias = Behaviour | UserProfile | Tick
+ItemEvent: TypeAlias = ItemUpdate | Interaction | Tick
+Event: TypeAlias = Behaviour | UserProfile | ItemUpdate | Interaction | Tick
+Published: TypeAlias = Behaviour | UserProfile | ItemUpdate
+P = TypeVar("P", Behaviour, UserProfile, ItemUpdate)
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode(event: Event) -> bytes:
+    """The event as UTF-8 JSON."""
+    return _encoder.encode(event)
+
+
+def decode(data: bytes) -> Event:
+    """The event in `data`. Raises EventError with reason `undecodable` or `too_large`."""
+    if len(data) > MAX_RECORD_BYTES:
+        raise EventError("too_large", f"a record of {len(data)} bytes", do=f"Send at most {MAX_RECORD_BYTES} bytes")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EventError("undecodable", str(error)) from None
+
+
+def entity_of(event: Event) -> str:
+    """The id that keys the event's record: its user on `behaviour`, its item on `item-updates`."""
+    match event:
+        case Behaviour(user=user) | UserProfile(user=user):
+            return user
+        case ItemUpdate(item=item) | Interaction(item=item):
+            return item
+        case Tick():
+            return ""
+
+
+def check_id(value: str, field: str) -> None:
+    """Raise EventError `bad_id` unless `value` can be an entity's or an event's id."""
+    size = len(value.encode("utf-8", "surrogatepass"))
+    if not 0 < size <= MAX_ID_BYTES:
+        raise EventError("bad_id", f"{field} has {size} bytes", do=f"Use 1 to {MAX_ID_BYTES} bytes")
+    if not value.isprintable():
+        raise EventError("bad_id", f"{field} {value[:40]!a} has a control character or a lone surrogate")
+
+
+def check(event: Event) -> None:
+    """Raise EventError unless every id, the time and the value of `event` can be folded."""
+    if isinstance(event, Tick):
+        _check_time(event.time)
+        return
+    check_id(entity_of(event), "the key")
+    if event.id is not None:
+        check_id(event.id, "id")
+    if event.time is not None:
+        _check_time(event.time)
+    if isinstance(event, Behaviour | Interaction):
+        check_id(event.item, "item")
+        if not abs(event.value) < MAX_VALUE:  # also refuses NaN
+            raise EventError("bad_value", f"value {event.value} is not a finite number below {MAX_VALUE:.0f}")
+
+
+def _check_time(value: int) -> None:
+    if not 0 < value < 1 << 53:
+        raise EventError("bad_time", f"time {value} is not in milliseconds since 1970")
+
+
+def stamped(event: P) -> P:
+    """`event` with an id and a time: absent ones are a random 128-bit id and now."""
+    if event.id is not None and event.time is not None:
+        return event
+    return msgspec.structs.replace(
+        event,
+        id=event.id if event.id is not None else uuid.uuid4().hex,
+        time=event.time if event.time is not None else time.time_ns() // 1_000_000,
+    )

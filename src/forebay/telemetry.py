@@ -1,0 +1,44 @@
+"""Hooks: the core says what happened, and whoever wants to know listens. No metrics library is imported by the core.
+
+    emit("step", number=4, name="transaction", side="user", seconds=0.008, events=4096)
+
+| name | said by | details |
+| --- | --- | --- |
+| step | Host | number 1–5 of DESIGN's batch, name, side, seconds, events |
+| restored | Host | side, partition, events folded silently, seconds |
+| dead_letter | Processor | side, reason |
+| held | Processor | side, segment, rows whose vector was not finite and stays as it was |
+| applied | Replica | side, rows, seconds since the newest record's append time |
+| request | server | path, status, seconds |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+Detail: TypeAlias = str | int | float
+Hook: TypeAlias = Callable[[str, Mapping[str, Detail]], None]
+
+_hooks: tuple[Hook, ...] = ()
+
+
+def add_hook(hook: Hook) -> Callable[[], None]:
+    """Call `hook(name, details)` at each emit, on the thread that emits; returns what takes it off again.
+
+    A hook that raises stops the batch or the request that it listens to: hooks that must not, catch.
+    """
+    global _hooks
+    _hooks = (*_hooks, hook)
+
+    def remove() -> None:
+        global _hooks
+        _hooks = tuple(h for h in _hooks if h is not hook)
+
+    return remove
+
+
+def emit(name: str, /, **details: Detail) -> None:
+    """Tell every hook. Costs an empty loop when there is none."""
+    for hook in _hooks:
+        hook(name, details)
