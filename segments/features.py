@@ -1,0 +1,189 @@
+"""The read-out: integer state rows into the arrays that an encoder takes. Here floats begin, decay and ages included.
+
+A read-out is a function of (row, spec, vocabulary) alone: ages count from the row's own newest event, never from a clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.segments.columns import THOUSANDTHS
+from forebay.segments.layout import Block, Layout
+from forebay.segments.spec import AttributeSpec, FeatureSpec, SegmentSpec, Spec
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one segment's encoder reads for n entities.
+
+    `dense` float32 [n, dense width]; `sequence` float32 [n, list size, sequence width], `items` int64 [n, list size] vocabulary
+    places and `length` int64 [n] entries in use (0 wide where the segment has no list); `own` int64 [n], the entity's own
+    vocabulary place. Unused entries are zero.
+    """
+
+    dense: Floats
+    sequence: Floats
+    items: Ints
+    length: Ints
+    own: Ints
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def take(self, index: slice | npt.NDArray[np.intp]) -> Inputs:
+        """The entities at `index`."""
+        return Inputs(self.dense[index], self.sequence[index], self.items[index], self.length[index], self.own[index])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The items known at training, sorted hashes int64 [m]. An item's place is 1 … m; 0 is any other."""
+
+    hashes: Ints
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, hashes: Ints) -> Vocabulary:
+        return cls(np.unique(hashes))
+
+    def places(self, hashes: Ints) -> Ints:
+        """int64 of the same shape."""
+        if not len(self.hashes):
+            return np.zeros_like(hashes)
+        found = np.searchsorted(self.hashes, hashes)
+        found[found == len(self.hashes)] = 0
+        return np.where(self.hashes[found] == hashes, found + 1, 0)
+
+
+class SegmentReader:
+    """Reads one segment's features out of its side's rows."""
+
+    def __init__(self, spec: Spec, segment: SegmentSpec, layout: Layout, vocabulary: Vocabulary) -> None:
+        self._spec, self._side, self._vocabulary = spec, segment.side, vocabulary
+        self._dense = [(f, layout.block(f)) for f in segment.features if f.kind in ("count", "mean", "latest")]
+        lists = [(f, layout.block(f)) for f in segment.features if f.kind == "last"]
+        self._list = lists[0] if lists else None
+        self._own = any(f.kind == "id" for f in segment.features)
+        self.dense_width = sum(self._width(f, b) for f, b in self._dense)
+        self.list_size = self._list[0].size if self._list else 0
+        self.sequence_width = sum(self._column_width(c) for c in self._list[0].of) if self._list else 0
+
+    def read(self, rows: Ints, hashes: Ints) -> Inputs:
+        """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""
+        count = len(rows)
+        dense = [self._read(f, b, rows) for f, b in self._dense]
+        sequence = np.zeros((count, self.list_size, self.sequence_width), dtype=np.float32)
+        items = np.zeros((count, self.list_size), dtype=np.int64)
+        length = np.zeros(count, dtype=np.int64)
+        if self._list:
+            length = self._read_list(*self._list, rows, sequence, items)
+        own = self._vocabulary.places(hashes) if self._own else np.zeros(count, dtype=np.int64)
+        joined = np.concatenate(dense, axis=1) if dense else np.zeros((count, 0), dtype=np.float32)
+        return Inputs(joined, sequence, items, length, own)
+
+    def newest(self, rows: Ints) -> Ints:
+        """Event time (ms) int64 [n] of the newest event in the segment; 0 where it has none."""
+        newest = np.zeros(len(rows), dtype=np.int64)
+        for _, block in self._dense:  # a dense block's first slot is its newest time
+            np.maximum(newest, rows[:, block.offset], out=newest)
+        if self._list:
+            _, block = self._list
+            used = rows[:, block.offset]
+            slot = block.offset + 1 + np.maximum(used - 1, 0) * block.stride
+            np.maximum(newest, np.where(used > 0, rows[np.arange(len(rows)), slot], 0), out=newest)
+        return newest
+
+    def _width(self, feature: FeatureSpec, block: Block) -> int:
+        match feature.kind:
+            case "latest":
+                return sum(_attribute_width(self._spec.attribute(self._side, c)) for c in feature.of)
+            case "mean":
+                return 2 * block.keys
+            case _:
+                return block.keys + (block.keys if block.keys > 1 else 0)
+
+    def _read(self, feature: FeatureSpec, block: Block, rows: Ints) -> Floats:
+        if feature.kind == "latest":
+            columns = rows[:, block.offset + 2 : block.offset + block.size]
+            parts = [
+                _spread(columns[:, place], self._spec.attribute(self._side, name))
+                for place, name in enumerate(feature.of)
+            ]
+            return np.concatenate(parts, axis=1)
+        span = feature.buckets * block.keys
+        first = block.offset + 1
+        counts = rows[:, first : first + span].reshape(len(rows), feature.buckets, block.keys).sum(axis=1)
+        if feature.kind == "count":
+            total = np.log1p(counts.astype(np.float32))
+            if block.keys == 1:
+                return total
+            # Shares beside sizes: taste is what part of the events a key had, however many there were.
+            return np.concatenate(
+                [total, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)], axis=1, dtype=np.float32
+            )
+        sums = rows[:, first + span : first + 2 * span].reshape(len(rows), feature.buckets, block.keys).sum(axis=1)
+        # Sum and count over (count + 5): a linear layer makes of the two a mean shrunk towards any prior it learns.
+        weight = 1.0 / (counts + 5.0)
+        return np.concatenate([sums / THOUSANDTHS * weight, counts * weight], axis=1, dtype=np.float32)
+
+    def _column_width(self, column: str) -> int:
+        match column:
+            case "item":
+                return 0  # an embedding of the encoder's own
+            case "action":
+                return len(self._spec.events.actions) + 1
+            case "value" | "age":
+                return 1
+        return _attribute_width(self._spec.attribute("item", column))
+
+    def _read_list(self, feature: FeatureSpec, block: Block, rows: Ints, sequence: Floats, items: Ints) -> Ints:
+        used = rows[:, block.offset]
+        entries = rows[:, block.offset + 1 : block.offset + block.size].reshape(len(rows), feature.size, block.stride)
+        valid = np.arange(feature.size) < used[:, None]
+        at = 0
+        for column in feature.of:
+            width = self._column_width(column)
+            if column == "age":
+                newest = entries[np.arange(len(rows)), np.maximum(used - 1, 0), 0]
+                seconds = (newest[:, None] - entries[:, :, 0]) / 1000.0
+                values = np.log1p(np.where(valid, seconds, 0))[:, :, None]
+            else:
+                stored = entries[:, :, 2 + block.columns.index(column)]
+                if column == "item":
+                    items[:] = np.where(valid, self._vocabulary.places(stored), 0)
+                    continue
+                if column == "value":
+                    values = stored[:, :, None] / THOUSANDTHS
+                elif column == "action":
+                    values = stored[:, :, None] == np.arange(width)
+                else:
+                    values = _spread(stored.reshape(-1), self._spec.attribute("item", column)).reshape(
+                        *stored.shape, width
+                    )
+            sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
+            at += width
+        return used.copy()
+
+
+def _attribute_width(attribute: AttributeSpec) -> int:
+    return 2 if attribute.kind == "number" else attribute.width
+
+
+def _spread(codes: Ints, attribute: AttributeSpec) -> Floats:
+    """float32 [n, width] of codes int64 [n]: one-hot, multi-hot, or (number, is it there)."""
+    match attribute.kind:
+        case "category":
+            return (codes[:, None] == np.arange(attribute.width)).astype(np.float32)
+        case "set":
+            return ((codes[:, None] >> np.arange(attribute.width)) & 1).astype(np.float32)
+        case "number":
+            # Odd codes are numbers (columns.py); 0, the slot of a row without an update, is none.
+            return np.stack([(codes >> 1) / THOUSANDTHS, codes & 1], axis=1).astype(np.float32)

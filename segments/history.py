@@ -1,0 +1,78 @@
+"""A whole log as training, backfill and evaluation read it: behaviours, profiles and items, from JSON lines or memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from forebay.errors import EventError, UsageError
+from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile, check, decode
+
+
+@dataclass(frozen=True)
+class History:
+    """Events with ids and times, `behaviours` in order of time."""
+
+    behaviours: list[Behaviour]
+    profiles: list[UserProfile]
+    items: list[ItemUpdate]
+
+    @classmethod
+    def of(cls, events: Iterable[Behaviour | UserProfile | ItemUpdate]) -> History:
+        acted: list[Behaviour] = []
+        profiles: list[UserProfile] = []
+        items: list[ItemUpdate] = []
+        for event in events:
+            match event:
+                case Behaviour():
+                    acted.append(event)
+                case UserProfile():
+                    profiles.append(event)
+                case ItemUpdate():
+                    items.append(event)
+        acted.sort(key=lambda e: (e.time or 0, e.id or ""))
+        return cls(acted, profiles, items)
+
+    @classmethod
+    def read(cls, path: Path) -> History:
+        """Events from a JSON-lines file. Raises UsageError that names the first line which is no event with id and time."""
+        events: list[Behaviour | UserProfile | ItemUpdate] = []
+        try:
+            with path.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    events.append(_event(line, f"{path}, line {number}"))
+        except FileNotFoundError:
+            raise UsageError("there is no such file", where=str(path), do="Name a JSON-lines file of events") from None
+        return cls.of(events)
+
+    def before(self, time: int) -> History:
+        """The behaviours strictly before `time` (ms); attributes as they are."""
+        return History([b for b in self.behaviours if (b.time or 0) < time], self.profiles, self.items)
+
+    def interactions(self) -> list[Interaction]:
+        """The item-side records of the behaviours, as the user Processor would send them on time."""
+        return [
+            Interaction(b.item, b.user, b.action, b.value, b.time or 0, b.id or "", b.time or 0)
+            for b in self.behaviours
+        ]
+
+    def moment(self, share: float) -> int:
+        """The time (ms) of the behaviour at `share` (0 to 1) of the log: the cut of a global split by time."""
+        if not self.behaviours:
+            raise UsageError("the history has no behaviour in it", do="Give a file with events of type behaviour")
+        place = min(int(len(self.behaviours) * share), len(self.behaviours) - 1)
+        return self.behaviours[place].time or 0
+
+
+def _event(line: bytes, where: str) -> Behaviour | UserProfile | ItemUpdate:
+    try:
+        event = decode(line)
+        check(event)
+    except EventError as error:
+        raise UsageError(f"not an event: {error.what}", where=where, do="Mend or remove the line") from None
+    if isinstance(event, Tick | Interaction):
+        raise UsageError("ticks and interactions are sent by workers, not by files", where=where, do="Remove the line")
+    if event.time is None or event.id is None:
+        raise UsageError("an event of the past without a time or an id", where=where, do="Give it both")
+    return event

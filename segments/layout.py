@@ -1,0 +1,129 @@
+"""How an entity's state lies in one row of int64 slots.
+
+Everything is an integer, an id or a timestamp, so that the same accepted events give the same bytes in any order; floats
+begin at the read-out. A row is a header and one block for each different feature of the side:
+
+    header   [0] time of the newest behaviour  [1] behaviours accepted  [2] time of the newest attribute update
+    latest   [0] time [1] id of the newest update, then its attributes
+    count    [0] time of the newest event counted, then buckets x keys
+    mean     [0] likewise, then counts (buckets x keys), then sums in thousandths (buckets x keys)
+    last     [0] entries in use, then entries (time, id, columns…) ascending by (time, id), unused ones zero
+
+Lists come last, so that trailing zeros, which storage trims, are most of a young row. On the user side one list without a
+condition doubles as the duplicate check: an event above its oldest entry is decided by the list alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.segments.spec import FeatureSpec, Side, Spec
+
+Ints = npt.NDArray[np.int64]
+
+NEWEST, ACCEPTED, UPDATED = 0, 1, 2
+HEADER = 3
+IDENTITY_SIZE = 30  # an implicit duplicate list, where no feature keeps one
+
+
+@dataclass(frozen=True)
+class Block:
+    """One feature's slots: `offset` to `offset + size`. `bits` has bit s set for each segment s that reads them."""
+
+    feature: FeatureSpec
+    offset: int
+    size: int
+    keys: int
+    columns: tuple[str, ...]
+    bits: int
+
+    @property
+    def stride(self) -> int:
+        """Slots of one entry of a `last` block."""
+        return 2 + len(self.columns)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The rows of one side. `digest` changes when, and only when, rows of an older layout cannot be read."""
+
+    side: Side
+    blocks: tuple[Block, ...]
+    width: int
+    identity: Block | None
+    event_columns: tuple[str, ...]
+    update_columns: tuple[str, ...]
+    sets: frozenset[str]
+    segment_bits: int
+    digest: str
+
+    @classmethod
+    def of(cls, spec: Spec, side: Side) -> Layout:
+        bits: dict[FeatureSpec, int] = {}
+        for place, segment in enumerate(spec.side(side)):
+            for feature in segment.features:
+                if feature.kind != "id":
+                    bits[feature] = bits.get(feature, 0) | 1 << place
+        lists = [f for f in bits if f.kind == "last" and f.where is None]
+        identity = max(lists, key=lambda f: f.size, default=None)
+        if side == "user" and identity is None:
+            identity = FeatureSpec("last", size=IDENTITY_SIZE)
+            bits[identity] = 0
+        offset, blocks = HEADER, []
+        for feature in sorted(bits, key=lambda f: f.kind == "last"):
+            block = _block(spec, feature, offset, bits[feature])
+            blocks.append(block)
+            offset += block.size
+        items = tuple(a.name for a in spec.attributes["item"])
+        events = ("item", "action", "value", *items) if side == "user" else ("user", "action", "value")
+        updates = tuple(a.name for a in spec.attributes[side])
+        described = repr([(b.feature, b.offset, b.keys) for b in blocks]) + repr((events, updates, spec.events.actions))
+        described += repr([(a.name, a.kind, a.values) for s in ("user", "item") for a in spec.attributes[s]])
+        return cls(
+            side=side,
+            blocks=tuple(blocks),
+            width=offset,
+            identity=next((b for b in blocks if b.feature == identity), None) if side == "user" else None,
+            event_columns=events,
+            update_columns=updates,
+            sets=frozenset(a.name for a in spec.attributes["item"] if a.kind == "set"),
+            segment_bits=(1 << len(spec.side(side))) - 1,
+            digest=hashlib.sha256(described.encode()).hexdigest()[:16],
+        )
+
+    def block(self, feature: FeatureSpec) -> Block:
+        return next(b for b in self.blocks if b.feature == feature)
+
+    def pack(self, row: Ints) -> bytes:
+        """One row int64 [width] for storage, its trailing zero bytes trimmed."""
+        return row.tobytes().rstrip(b"\0")
+
+    def unpack(self, data: bytes) -> Ints:
+        """The row int64 [width] that `pack` was given."""
+        return np.frombuffer(data.ljust(self.width * 8, b"\0"), dtype=np.int64)
+
+
+def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
+    columns: tuple[str, ...] = ()
+    keys = 1
+    match feature.kind:
+        case "last":
+            columns = tuple(c for c in feature.of if c != "age")  # an age is a read-out of the entry's time
+            size = 1 + feature.size * (2 + len(columns))
+        case "latest":
+            columns = feature.of
+            size = 2 + len(columns)
+        case _:
+            keys = _keys(spec, feature.key)
+            size = 1 + feature.buckets * keys * (2 if feature.kind == "mean" else 1)
+    return Block(feature, offset, size, keys, columns, bits)
+
+
+def _keys(spec: Spec, key: str) -> int:
+    if key == "events":
+        return 1
+    return len(spec.events.actions) + 1 if key == "action" else spec.attribute("item", key).width

@@ -1,0 +1,341 @@
+"""segments.toml, read into frozen dataclasses: the model's table of contents.
+
+A spec names the attributes that events may carry, the label, and for each side its segments: their features, the encoder
+over them and the dimension of its vector. It holds no weights; a Bundle is a Spec with its weights under one hash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from forebay.errors import SpecError
+from forebay.segments.expression import Condition
+
+Side: TypeAlias = Literal["user", "item"]
+SIDES: tuple[Side, Side] = ("user", "item")
+FeatureKind: TypeAlias = Literal["last", "count", "mean", "latest", "id"]
+AttributeKind: TypeAlias = Literal["category", "set", "number"]
+
+DAY_MS = 86_400_000
+MAX_SET_VALUES = 62  # a set is one int64: bit 0 is the unknown bucket and the sign bit stays free
+_UNITS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+@dataclass(frozen=True)
+class AttributeSpec:
+    """One attribute of an item or a user. `values` are the known ones of a category or a set; any other is unknown."""
+
+    name: str
+    kind: AttributeKind
+    values: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Buckets, the unknown one (the first) included; 1 for a number."""
+        return 1 if self.kind == "number" else len(self.values) + 1
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """One fold. Which fields are used follows from `kind`:
+
+    last    the `size` newest events, keeping the columns `of`
+    count   events by `key` (`events`, `action` or an item attribute), over `over_ms` in buckets of `bucket_ms`
+    mean    sum and count of `value`, by `key`, over the same kind of window
+    latest  the newest attributes `of` the entity
+    id      the entity's own id, as an embedding of `size` dimensions
+
+    Two features that are equal share one block of state.
+    """
+
+    kind: FeatureKind
+    key: str = "events"
+    of: tuple[str, ...] = ()
+    size: int = 0
+    where: Condition | None = None
+    bucket_ms: int = 0
+    over_ms: int = 0
+
+    @property
+    def buckets(self) -> int:
+        """Time buckets kept; 1 for a fold over all time."""
+        return self.over_ms // self.bucket_ms if self.over_ms else 1
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """`kind` names the encoder, `options` (sorted pairs) its shape."""
+
+    kind: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def option(self, name: str, default: Any) -> Any:
+        return dict(self.options).get(name, default)
+
+
+@dataclass(frozen=True)
+class SegmentSpec:
+    """A named part of one side's features with an encoder of its own and a vector of `dim` dimensions.
+
+    `late_after_ms` and `expires_after_ms` bound the age of `as_of` in an answer: past the first the segment is called
+    late, past the second its vector is not used. 0 means no bound.
+    """
+
+    side: Side
+    name: str
+    features: tuple[FeatureSpec, ...]
+    encoder: EncoderSpec
+    dim: int
+    late_after_ms: int = 10_000
+    expires_after_ms: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"{self.side}.{self.name}"
+
+
+@dataclass(frozen=True)
+class EventRules:
+    """What is accepted from the stream, decided from the record alone (append time against event time)."""
+
+    late_after_ms: int = DAY_MS
+    future_after_ms: int = 5 * 60_000
+    retire_users_after_ms: int = 0  # 0: never
+    actions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Label:
+    """What training predicts: `positive` among the events that are an `impression`."""
+
+    positive: Condition
+    impression: Condition | None = None
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole segments.toml. Equal specs have equal `canonical` texts."""
+
+    events: EventRules
+    label: Label
+    attributes: Mapping[Side, tuple[AttributeSpec, ...]]
+    segments: tuple[SegmentSpec, ...]
+    canonical: str = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Spec:
+        """Read `path`. Raises SpecError that names the file and the table."""
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SpecError("there is no such spec", where=str(path), do="Name a segments.toml with --spec") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SpecError(f"not a TOML file: {error}", where=str(path)) from None
+        try:
+            return cls.parse(data)
+        except SpecError as error:
+            raise SpecError(
+                error.what, where=f"{path}, {error.where}" if error.where else str(path), do=error.do
+            ) from None
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any]) -> Spec:
+        """The spec in `data`, the tables of a segments.toml."""
+        return _Reader().spec(data)
+
+    def side(self, side: Side) -> tuple[SegmentSpec, ...]:
+        """The side's segments, in the order of the file. Their place is their bit in every dirty mask."""
+        return self._by_side[side]
+
+    @cached_property
+    def _by_side(self) -> dict[Side, tuple[SegmentSpec, ...]]:
+        return {side: tuple(s for s in self.segments if s.side == side) for side in SIDES}
+
+    def attribute(self, side: Side, name: str) -> AttributeSpec:
+        return next(a for a in self.attributes[side] if a.name == name)
+
+
+def duration_ms(text: object, where: str) -> int:
+    """`"24h"` -> 86400000. Units: ms, s, m, h, d."""
+    match = re.fullmatch(r"(\d+)(ms|s|m|h|d)", text) if isinstance(text, str) else None
+    if match is None:
+        raise SpecError(f"{text!r} is not a duration", where=where, do='Write it as "30s", "10m", "24h" or "7d"')
+    return int(match[1]) * _UNITS[match[2]]
+
+
+class _Reader:
+    """One pass over the tables; it exists so that each error can name the table it was in."""
+
+    def spec(self, data: Mapping[str, Any]) -> Spec:
+        self._known(data, {"events", "label", "attributes", "user", "item", "fusion"}, "the file")
+        self.actions: tuple[str, ...] = tuple(data.get("events", {}).get("actions", ()))
+        attributes = data.get("attributes", {})
+        self._known(attributes, {"user", "item"}, "[attributes]")
+        self.attributes: dict[Side, tuple[AttributeSpec, ...]] = {
+            side: tuple(self._attribute(side, n, t) for n, t in attributes.get(side, {}).items()) for side in SIDES
+        }
+        segments = tuple(self._segment(side, n, t) for side in SIDES for n, t in data.get(side, {}).items())
+        for side in SIDES:
+            if not any(s.side == side for s in segments):
+                raise SpecError(f"no segment for side {side}", do=f"Add a table [{side}.NAME]")
+            if sum(s.side == side for s in segments) > 62:
+                raise SpecError("more than 62 segments", where=f"[{side}]")
+        fusion = data.get("fusion", {})
+        self._known(fusion, {"retrieve", "rank"}, "[fusion]")
+        for name, kind in fusion.items():
+            if kind != "weighted_sum":
+                raise SpecError(f"unknown fusion {kind!r}", where=f"[fusion] {name}", do='Use "weighted_sum"')
+        if len({s.dim for s in segments}) != 1:
+            dims = ", ".join(f"{s.title} {s.dim}" for s in segments)
+            raise SpecError(f"a weighted sum needs one dimension for all segments, here {dims}", where="[fusion]")
+        return Spec(
+            events=self._events(data.get("events", {})),
+            label=self._label(data.get("label", {})),
+            attributes=self.attributes,
+            segments=segments,
+            canonical=json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False),
+        )
+
+    def _known(self, table: Mapping[str, Any], names: set[str], where: str) -> None:
+        if not isinstance(table, Mapping):
+            raise SpecError(f"{table!r} where a table must stand", where=where)
+        for name in table:
+            if name not in names:
+                raise SpecError(f"unknown key {name!r}", where=where, do=f"Known: {', '.join(sorted(names))}")
+
+    def _events(self, table: Mapping[str, Any]) -> EventRules:
+        self._known(table, {"late_after", "future_after", "retire_users_after", "actions"}, "[events]")
+        times = {f"{n}_ms": duration_ms(v, f"[events] {n}") for n, v in table.items() if n != "actions"}
+        return EventRules(**times, actions=self.actions)
+
+    def _label(self, table: Mapping[str, Any]) -> Label:
+        self._known(table, {"positive", "impression"}, "[label]")
+        if "positive" not in table:
+            raise SpecError("no positive condition", where="[label]", do='Write positive = "value >= 4" or the like')
+        impression = table.get("impression")
+        return Label(
+            positive=Condition(table["positive"], self.actions, "[label] positive"),
+            impression=Condition(impression, self.actions, "[label] impression") if impression else None,
+        )
+
+    def _attribute(self, side: Side, name: str, table: Mapping[str, Any]) -> AttributeSpec:
+        where = f"[attributes.{side}] {name}"
+        self._name(name, where)
+        self._known(table, {"category", "set", "number"}, where)
+        if table == {"number": True}:
+            return AttributeSpec(name, "number")
+        if len(table) != 1 or "number" in table:
+            raise SpecError(
+                "an attribute has one kind",
+                where=where,
+                do='Use { set = ["a", "b"] }, { category = […] } or { number = true }',
+            )
+        ((kind, values),) = table.items()
+        if kind == "set" and len(values) > MAX_SET_VALUES:
+            raise SpecError(f"{len(values)} values", where=where, do=f"A set has at most {MAX_SET_VALUES}")
+        if len(set(values)) != len(values) or not all(isinstance(v, str) for v in values):
+            raise SpecError("values must be different strings", where=where)
+        return AttributeSpec(name, "set" if kind == "set" else "category", tuple(values))
+
+    def _segment(self, side: Side, name: str, table: Mapping[str, Any]) -> SegmentSpec:
+        where = f"[{side}.{name}]"
+        self._name(name, where)
+        self._known(table, {"features", "encoder", "dim", "late_after", "expires_after"}, where)
+        for needed in ("features", "encoder", "dim"):
+            if not table.get(needed):
+                raise SpecError(f"no {needed}", where=where)
+        if not isinstance(table["dim"], int) or not 1 <= table["dim"] <= 1024:
+            raise SpecError(f"dim = {table['dim']!r}", where=where, do="Use a whole number from 1 to 1024")
+        encoder = dict(table["encoder"])
+        kind = encoder.pop("kind", None)
+        if kind not in ("mlp", "attention_pool"):
+            raise SpecError(f"unknown encoder {kind!r}", where=where, do='Use "mlp" or "attention_pool"')
+        features = tuple(self._feature(side, f, f"{where} features") for f in table["features"])
+        lists = sum(f.kind == "last" for f in features)
+        if (kind == "attention_pool") != (lists == 1):
+            raise SpecError(
+                f"{lists} `last` features under a {kind}", where=where, do="attention_pool reads exactly one, mlp none"
+            )
+        return SegmentSpec(
+            side=side,
+            name=name,
+            features=features,
+            encoder=EncoderSpec(
+                kind, tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in encoder.items()))
+            ),
+            dim=table["dim"],
+            **{f"{n}_ms": duration_ms(table[n], f"{where} {n}") for n in ("late_after", "expires_after") if n in table},
+        )
+
+    def _feature(self, side: Side, table: Mapping[str, Any], where: str) -> FeatureSpec:
+        kinds = [k for k in ("last", "count", "mean", "latest", "id") if k in table]
+        if len(kinds) != 1:
+            raise SpecError(
+                f"{dict(table)} names {len(kinds)} folds", where=where, do="Name one: last, count, mean, latest, id"
+            )
+        kind = kinds[0]
+        keys = {
+            "last": {"of", "where"},
+            "count": {"where", "bucket", "over"},
+            "mean": {"by", "where", "bucket", "over"},
+        }
+        self._known(table, {kind, *keys.get(kind, set())}, where)
+        condition = Condition(table["where"], self.actions, where) if "where" in table else None
+        match kind:
+            case "last":
+                of = tuple(table.get("of", ()))
+                allowed = {"item", "value", "age", "action", *(a.name for a in self.attributes["item"])}
+                if side != "user" or not of or not set(of) <= allowed or not 1 <= table["last"] <= 1000:
+                    raise SpecError(
+                        f"{dict(table)}", where=where, do=f"On side user: last = 1…1000, of = some of {sorted(allowed)}"
+                    )
+                return FeatureSpec("last", of=of, size=table["last"], where=condition)
+            case "latest":
+                of = tuple(table["latest"])
+                self._attributes_known(side, of, where)
+                return FeatureSpec("latest", of=of)
+            case "id":
+                return FeatureSpec("id", size=int(table["id"]))
+        key = table["count"] if kind == "count" else table.get("by", "events")
+        if kind == "mean" and table["mean"] != "value":
+            raise SpecError(f"mean of {table['mean']!r}", where=where, do='Only "value" has a mean')
+        if key not in ("events", "action"):
+            if side != "user":
+                raise SpecError(
+                    f"{key!r} on side item", where=where, do='An interaction record has "events" and "action"'
+                )
+            self._attributes_known("item", (key,), where)
+            if self._attribute_named("item", key).kind == "number":
+                raise SpecError(f"{key!r} is a number and has no buckets", where=where)
+        if ("bucket" in table) != ("over" in table):
+            raise SpecError("bucket and over belong together", where=where)
+        bucket = duration_ms(table["bucket"], where) if "bucket" in table else 0
+        over = duration_ms(table["over"], where) if "over" in table else 0
+        if over and (bucket <= 0 or over % bucket or over // bucket > 1000):
+            raise SpecError("`over` is 1 to 1000 whole buckets", where=where)
+        return FeatureSpec(
+            "count" if kind == "count" else "mean", key=key, where=condition, bucket_ms=bucket, over_ms=over
+        )
+
+    def _attributes_known(self, side: Side, names: tuple[str, ...], where: str) -> None:
+        known = {a.name for a in self.attributes[side]}
+        for name in names:
+            if name not in known:
+                raise SpecError(
+                    f"attribute {name!r} is not declared", where=where, do=f"Add it under [attributes.{side}]"
+                )
+
+    def _attribute_named(self, side: Side, name: str) -> AttributeSpec:
+        return next(a for a in self.attributes[side] if a.name == name)
+
+    def _name(self, name: str, where: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise SpecError(f"the name {name!r}", where=where, do="Use a–z, 0–9 and _, a letter first")
