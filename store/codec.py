@@ -1,0 +1,154 @@
+"""One record per entity with every segment vector of its side: what travels on the vectors topics and rests in stores.
+
+    u1 version (1) | u1 segments | u2 bytes of the id
+    then for each segment: u8 encoder | i8 as_of ms | i8 last_event ms (0: never) | f4 scale | u4 flags | i1[dim] vector
+    then the id in UTF-8                                                            (numbers in bytes, little-endian)
+
+Each segment carries its encoder's hash, so that rows of two generations cannot meet unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.errors import GenerationMismatch, StoreCorrupt
+from forebay.segments.spec import Side
+
+Rows = npt.NDArray[np.void]
+
+VERSION = 1
+HELD = 1  # the partition's watermark may not carry this as_of on: an input of the segment waits to be encoded
+DEFAULT = 2  # the vector is the learned default one: nothing was known when it was written
+
+HEARTBEAT_KEY = b"\x00heartbeat"  # no entity's key: ids have no control characters
+_HEARTBEAT = np.dtype([("version", "u1"), ("as_of", "<i8")])
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """A segment's place in the record. `encoder` is the unsigned 64-bit hash of its encoder."""
+
+    name: str
+    dim: int
+    encoder: int
+
+
+@dataclass(frozen=True)
+class RowCodec:
+    """Packs and unpacks the records of one side of one generation, a batch at a time.
+
+    Rows are numpy structured arrays of `dtype`: `rows["segments"]["recent"]["vector"]` is int8 [n, dim], and `as_of`,
+    `last_event`, `scale`, `flags` and `encoder` are [n]. All of them can be assigned to. `encoder` is set by `empty`.
+    """
+
+    side: Side
+    segments: tuple[SlotSpec, ...]
+
+    @cached_property
+    def dtype(self) -> np.dtype[np.void]:
+        slots = [(s.name, _slot(s.dim)) for s in self.segments]
+        return np.dtype([("version", "u1"), ("count", "u1"), ("id_bytes", "<u2"), ("segments", np.dtype(slots))])
+
+    @cached_property
+    def bounds(self) -> npt.NDArray[np.int64]:
+        """int64 [segments + 1]: segment s has the dimensions bounds[s] to bounds[s + 1] of a concatenated vector."""
+        return np.cumsum([0, *(s.dim for s in self.segments)], dtype=np.int64)
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of all segments together."""
+        return int(self.bounds[-1])
+
+    def empty(self, n: int) -> Rows:
+        """`n` rows of zeros with version, count and encoders filled in: the form in which writers start."""
+        rows = np.zeros(n, self.dtype)
+        rows["version"] = VERSION
+        rows["count"] = len(self.segments)
+        for slot in self.segments:
+            rows["segments"][slot.name]["encoder"] = slot.encoder
+        return rows
+
+    def column(self, rows: Rows, field: str) -> npt.NDArray[Any]:
+        """A copy of one scalar field of all segments: [n, segments]."""
+        segments = rows["segments"]
+        return np.stack([segments[s.name][field] for s in self.segments], axis=1)
+
+    def vectors(self, rows: Rows) -> npt.NDArray[np.int8]:
+        """A copy of all codes, concatenated in segment order: int8 [n, dim]."""
+        segments = rows["segments"]
+        return np.concatenate([segments[s.name]["vector"] for s in self.segments], axis=1)
+
+    def pack(self, rows: Rows, ids: Sequence[str]) -> list[bytes]:
+        """The records of `rows` (made by `empty`), `ids` in the same order. Fills in `rows["id_bytes"]`."""
+        names = [entity.encode() for entity in ids]
+        rows["id_bytes"] = np.fromiter(map(len, names), np.uint16, len(names))
+        heads = np.ascontiguousarray(rows).view(f"V{self.dtype.itemsize}").tolist()
+        return [head + name for head, name in zip(heads, names, strict=True)]
+
+    def unpack(self, values: Sequence[bytes]) -> tuple[Rows, list[str]]:
+        """Rows (a writable copy) and ids of `values`.
+
+        Raises StoreCorrupt for a record that is cut short, of another version or not finite, and GenerationMismatch for
+        one whose segment count or encoders are not this codec's. All or nothing: the message names the record.
+        """
+        size = self.dtype.itemsize
+        if any(len(value) <= size for value in values):
+            self._explain(next(value for value in values if len(value) <= size))
+        rows = np.frombuffer(bytearray().join([value[:size] for value in values]), self.dtype)
+        lengths = np.fromiter(map(len, values), np.int64, len(values)) - size
+        good = (rows["version"] == VERSION) & (rows["count"] == len(self.segments)) & (rows["id_bytes"] == lengths)
+        for slot in self.segments:
+            column = rows["segments"][slot.name]
+            good &= (column["encoder"] == np.uint64(slot.encoder)) & np.isfinite(column["scale"])
+        if not good.all():
+            self._explain(values[int(np.argmin(good))])
+        try:
+            return rows, [value[size:].decode() for value in values]
+        except UnicodeDecodeError as error:
+            raise StoreCorrupt(f"a record's id is not UTF-8: {error}", where=f"{self.side} vectors") from None
+
+    def _explain(self, value: bytes) -> None:
+        """Raise what is wrong with `value`: the generation is judged before the length, which depends on it."""
+        where = f"{self.side} vectors"
+        if not value or value[0] != VERSION:
+            raise StoreCorrupt(f"record version {value[:1].hex() or 'absent'}, not {VERSION}", where=where)
+        if len(value) > 1 and value[1] != len(self.segments):
+            raise GenerationMismatch(
+                f"a record of {value[1]} segments where the generation has {len(self.segments)}",
+                where=where,
+                do="Point this reader at its own generation's topic and store",
+            )
+        offset = 4
+        for slot in self.segments:
+            encoder = int.from_bytes(value[offset : offset + 8], "little")
+            if len(value) >= offset + 8 and encoder != slot.encoder:
+                raise GenerationMismatch(
+                    f"encoder {encoder:016x} where the generation has {slot.encoder:016x}",
+                    where=f"segment {self.side}.{slot.name}",
+                    do="Point this reader at its own generation's topic and store",
+                )
+            offset += _slot(slot.dim).itemsize
+        raise StoreCorrupt(f"a record of {len(value)} bytes is cut short or damaged", where=where)
+
+
+def pack_heartbeat(as_of_ms: int) -> bytes:
+    """The 9 bytes under HEARTBEAT_KEY: everything appended up to `as_of_ms` has been applied in this partition."""
+    return np.array([(VERSION, as_of_ms)], _HEARTBEAT).tobytes()
+
+
+def unpack_heartbeat(value: bytes) -> int:
+    """as_of in ms. Raises StoreCorrupt for another length or version."""
+    if len(value) != _HEARTBEAT.itemsize or value[0] != VERSION:
+        raise StoreCorrupt(f"a heartbeat of {len(value)} bytes, version {value[:1].hex()}", where="a vectors topic")
+    return int(np.frombuffer(value, _HEARTBEAT)["as_of"][0])
+
+
+def _slot(dim: int) -> np.dtype[np.void]:
+    fields = [("encoder", "<u8"), ("as_of", "<i8"), ("last_event", "<i8"), ("scale", "<f4"), ("flags", "<u4")]
+    return np.dtype([*fields, ("vector", "i1", (dim,))])

@@ -1,0 +1,102 @@
+"""The manifest of one generation: whose vectors these are, from which offsets on, and what computed them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from forebay.errors import GenerationMismatch, GenerationUnavailable, StoreCorrupt
+
+MANIFEST = "manifest.json"
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """One bundle's vectors, index and offsets, served as one.
+
+    `cut` is a vector of source offsets: state folded up to it is what the first vectors were encoded from, and the
+    stream goes on there. `platform` names what the numbers depend on: vectors are bit-equal within one, and within 1e-5
+    across two.
+    """
+
+    name: str
+    bundle_hash: str
+    partitions: dict[str, int]  # of the source topics, by side
+    cut: dict[str, dict[int, int]]  # topic -> partition -> next offset
+    platform: str
+    created: int  # ms
+
+    @classmethod
+    def new(
+        cls,
+        name: str,
+        bundle_hash: str,
+        partitions: dict[str, int],
+        cut: dict[str, dict[int, int]],
+        device: str = "cpu",
+    ) -> Generation:
+        """A generation made here and now."""
+        return cls(name, bundle_hash, partitions, cut, numeric_platform(device), time.time_ns() // 1_000_000)
+
+    def save(self, directory: Path) -> None:
+        """Write the manifest into `directory`. After a crash there is the old one or the new one, never a half."""
+        directory.mkdir(parents=True, exist_ok=True)
+        target, beside = directory / MANIFEST, directory / f".{MANIFEST}.{os.getpid()}"
+        with beside.open("wb") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+        folder = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @classmethod
+    def load(cls, directory: Path, *, name: str | None = None, bundle_hash: str | None = None) -> Generation:
+        """The generation in `directory`.
+
+        Raises GenerationUnavailable when there is none, StoreCorrupt when its manifest cannot be read, and
+        GenerationMismatch when it is not the one that `name` or `bundle_hash` ask for.
+        """
+        path = directory / MANIFEST
+        try:
+            found = msgspec.json.decode(path.read_bytes(), type=cls)
+        except FileNotFoundError:
+            raise GenerationUnavailable("there is no generation", where=str(path), do="Run a backfill") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise StoreCorrupt(f"unreadable manifest: {error}", where=str(path), do="Run a backfill") from None
+        for word, wanted, stored in (("name", name, found.name), ("bundle", bundle_hash, found.bundle_hash)):
+            if wanted is not None and wanted != stored:
+                raise GenerationMismatch(
+                    f"{word} {stored} where {wanted} is wanted", where=str(path), do="Run a backfill for this bundle"
+                )
+        return found
+
+
+def numeric_platform(device: str = "cpu") -> str:
+    """What vectors depend on besides state and bundle, as one line of text. Imports none of what it names."""
+    parts = [f"{platform.machine()} {_cpu_family()}".strip()]
+    for package in ("torch", "numpy", "numba"):
+        try:
+            parts.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            parts.append(f"{package} absent")
+    return "; ".join([*parts, device])
+
+
+def _cpu_family() -> str:
+    """Vendor and family, and the widest vectors, which decide the kernels that a BLAS picks; "" off Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+    except OSError:
+        return platform.processor()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    flags = set(facts.get("flags", "").split())
+    widest = next((flag for flag in ("avx512f", "avx2", "avx") if flag in flags), "")
+    return " ".join(filter(None, [facts.get("vendor_id", ""), facts.get("cpu family", ""), widest]))

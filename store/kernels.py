@@ -1,0 +1,282 @@
+"""Compiled kernels of the tables: hash lookup and insert, fused gather and dot, top-k. Nothing else is native here.
+
+At top level and with `cache=True`: kernels made in a factory are compiled again at every start. Dtypes are fixed at the
+boundary by their callers, for each new one compiles again. All of them release the GIL.
+
+Open addressing: a slot holds a row number, FREE or DEAD (deleted; probing goes on behind it). Linear probing from the
+low bits of the hash, which xxh3 mixes well; at most half of the slots are in use, the dead ones included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+FREE, DEAD = np.int32(-1), np.int32(-2)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _kernel(function: F) -> F:
+    compiled: F = njit(cache=True, nogil=True)(function)
+    return compiled
+
+
+@_kernel
+def find_rows(
+    slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], rows: Any
+) -> None:
+    """Write the row of each wanted hash to `rows` (int64 [n]), -1 where there is none."""
+    mask = len(slots) - 1
+    for i in range(len(wanted)):
+        at = wanted[i] & mask
+        found = np.int64(-1)
+        while slots[at] != -1:
+            row = slots[at]
+            if row >= 0 and hashes[row] == wanted[i]:
+                found = np.int64(row)
+                break
+            at = (at + 1) & mask
+        rows[i] = found
+
+
+@_kernel
+def claim_rows(
+    slots: npt.NDArray[np.int32],
+    hashes: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.int64],
+    free: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    fresh: npt.NDArray[np.bool_],
+) -> int:
+    """Find or insert each wanted hash. New ones take rows off the end of `free`; returns how many were taken.
+
+    The caller has made room: free slots and free rows for all of `wanted`. A hash that comes twice gets one row.
+    """
+    mask = len(slots) - 1
+    taken = 0
+    for i in range(len(wanted)):
+        at = wanted[i] & mask
+        fresh[i] = True
+        while slots[at] != -1:  # dead slots are not reused: they go when the table is rebuilt
+            row = slots[at]
+            if row >= 0 and hashes[row] == wanted[i]:
+                rows[i] = row
+                fresh[i] = False
+                break
+            at = (at + 1) & mask
+        if fresh[i]:
+            taken += 1
+            row = free[len(free) - taken]
+            hashes[row] = wanted[i]
+            slots[at] = row
+            rows[i] = row
+    return taken
+
+
+@_kernel
+def release_rows(slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+    """Mark the slots of `rows` (all present) as dead."""
+    mask = len(slots) - 1
+    for i in range(len(rows)):
+        at = hashes[rows[i]] & mask
+        while slots[at] != rows[i]:
+            at = (at + 1) & mask
+        slots[at] = -2
+
+
+@_kernel
+def fill_slots(slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
+    """Insert `rows`, whose hashes differ, into slots that are all free."""
+    mask = len(slots) - 1
+    for i in range(len(rows)):
+        at = hashes[rows[i]] & mask
+        while slots[at] != -1:
+            at = (at + 1) & mask
+        slots[at] = rows[i]
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+def gather_dot_i8(
+    vectors: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    query: npt.NDArray[np.float32],
+    bounds: npt.NDArray[np.int64],
+    default: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
+    """Scores float32 [n]: for each row the sum over segments of scale · <codes, query>, in one pass and without a copy.
+
+    `vectors` int8 [capacity, dim], `scales` float32 [capacity, segments], `query` float32 [dim], `bounds` int64
+    [segments + 1]. A row of -1 scores as the default vectors do: `default` float32 [segments] holds their dots. NaN and
+    infinity keep their meaning; only the order of additions is the compiler's.
+    """
+    segments = len(bounds) - 1
+    scores = np.empty(len(rows), np.float32)
+    missing = np.float32(0)
+    for s in range(segments):
+        missing += default[s]
+    for i in range(len(rows)):
+        row = rows[i]
+        if row < 0:
+            scores[i] = missing
+            continue
+        score = np.float32(0)
+        for s in range(segments):
+            # Slices, and an index that is known not to be negative: numba's wrap-around test would stop vectorisation.
+            codes, part = vectors[row, bounds[s] : bounds[s + 1]], query[bounds[s] : bounds[s + 1]]
+            dot = np.float32(0)
+            for d in range(len(codes)):
+                dot += np.float32(codes[d]) * part[d]
+            score += dot * scales[row, s]
+        scores[i] = score
+    return scores
+
+
+@_kernel
+def replace_expired(
+    scores: npt.NDArray[np.float32],
+    vectors: npt.NDArray[np.int8],
+    scales: npt.NDArray[np.float32],
+    rows: npt.NDArray[np.int64],
+    query: npt.NDArray[np.float32],
+    bounds: npt.NDArray[np.int64],
+    default: npt.NDArray[np.float32],
+    as_of: npt.NDArray[np.int64],
+    oldest: npt.NDArray[np.int64],
+) -> None:
+    """Score again, in place, each row with a segment whose `as_of` int64 [n, segments] is before `oldest` [segments].
+
+    Such a segment counts as its default vector does. Only called for sides that have an expiry at all.
+    """
+    segments = len(bounds) - 1
+    for i in range(len(rows)):
+        row = rows[i]
+        if row < 0:
+            continue
+        expired = False
+        for s in range(segments):
+            expired = expired or as_of[i, s] < oldest[s]
+        if not expired:
+            continue
+        score = np.float32(0)
+        for s in range(segments):
+            if as_of[i, s] < oldest[s]:
+                score += default[s]
+                continue
+            dot = np.float32(0)
+            for d in range(bounds[s], bounds[s + 1]):
+                dot += np.float32(vectors[row, d]) * query[d]
+            score += dot * scales[row, s]
+        scores[i] = score
+
+
+@_kernel
+def carried_as_of(
+    as_of: npt.NDArray[np.int64],
+    flags: npt.NDArray[np.uint32],
+    partitions: npt.NDArray[np.int32],
+    watermarks: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """int64 [n, segments]: each row's as_of, carried on by its partition's watermark unless HELD (bit 0); 0 for row -1."""
+    segments = as_of.shape[1]
+    times = np.zeros((len(rows), segments), np.int64)
+    for i in range(len(rows)):
+        row = rows[i]
+        if row < 0:
+            continue
+        mark = watermarks[partitions[row]]
+        for s in range(segments):
+            time = as_of[row, s]
+            if mark > time and flags[row, s] & np.uint32(1) == 0:
+                time = mark
+            times[i, s] = time
+    return times
+
+
+@_kernel
+def weakest_times(
+    as_of: npt.NDArray[np.int64],
+    last_event: npt.NDArray[np.int64],
+    flags: npt.NDArray[np.uint32],
+    rows: npt.NDArray[np.int64],
+    carried: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """int64 [3, segments] over `rows`: oldest as_of (`carried`, from `carried_as_of`) and oldest last_event of the rows
+    that have one (0 if none has), and how many rows know nothing: row -1, as_of 0, or DEFAULT (bit 1)."""
+    segments = as_of.shape[1]
+    weakest = np.zeros((3, segments), np.int64)
+    for i in range(len(rows)):
+        row = rows[i]
+        for s in range(segments):
+            if row < 0:
+                weakest[2, s] += 1
+                continue
+            time, event = carried[i, s], last_event[row, s]
+            if time > 0 and (weakest[0, s] == 0 or time < weakest[0, s]):
+                weakest[0, s] = time
+            if event > 0 and (weakest[1, s] == 0 or event < weakest[1, s]):
+                weakest[1, s] = event
+            if time <= 0 or flags[row, s] & np.uint32(2) != 0:
+                weakest[2, s] += 1
+    return weakest
+
+
+@_kernel
+def top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+    """Places of the `k` highest scores, best first; equal scores in order of place. NaN counts as lowest.
+
+    A heap of k places with the worst on top: a later place with an equal score never displaces an earlier one.
+    """
+    n = len(scores)
+    k = min(k, n)
+    keys = np.empty(k, np.float32)
+    heap = np.empty(k, np.int64)
+    size = 0
+    for place in range(n):
+        score = scores[place]
+        if np.isnan(score):
+            score = np.float32(-np.inf)
+        if size < k:
+            at = size
+            size += 1
+            while at > 0:
+                up = (at - 1) >> 1
+                # up is worse than the new one (lower score, or equal and later): the new one stays below it
+                if keys[up] < score or (keys[up] == score and heap[up] > place):
+                    break
+                keys[at], heap[at] = keys[up], heap[up]
+                at = up
+            keys[at], heap[at] = score, place
+        elif k > 0 and score > keys[0]:
+            _sift(keys, heap, k, score, place)
+    order = np.empty(k, np.int64)
+    for out in range(k - 1, -1, -1):  # the top is the worst that is left
+        order[out] = heap[0]
+        size -= 1
+        if size > 0:
+            _sift(keys, heap, size, keys[size], heap[size])
+    return order
+
+
+@_kernel
+def _sift(keys: npt.NDArray[np.float32], heap: npt.NDArray[np.int64], size: int, score: Any, place: Any) -> None:
+    """Put (score, place) in the top's stead and restore the heap of `size`."""
+    at = 0
+    while True:
+        down = 2 * at + 1
+        if down >= size:
+            break
+        other = down + 1
+        if other < size and (keys[other] < keys[down] or (keys[other] == keys[down] and heap[other] > heap[down])):
+            down = other
+        if keys[down] > score or (keys[down] == score and heap[down] < place):
+            break
+        keys[at], heap[at] = keys[down], heap[down]
+        at = down
+    keys[at], heap[at] = score, place

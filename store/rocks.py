@@ -1,0 +1,195 @@
+"""One RocksDB directory behind the few calls that are safe: raw bytes, bounded memory, one batch per write.
+
+rocksdict's defaults are traps that this file exists to close (each was measured, and tests/store/test_rocks.py holds
+them): values are pickled, a given block cache is ignored when an existing database is opened, `items()` ends silently
+at a corrupt block, a write that raised may still be found after the next open, and a forked child's writes vanish.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
+
+from forebay.errors import StoreCorrupt, StoreError, StoreLocked
+
+R = TypeVar("R")
+
+CACHE_BYTES = 32 << 20  # per open directory: blocks and memtables together, so that twenty partitions stay under 1 GiB
+MEMTABLE_BYTES = 16 << 20
+_LOCKED = ("lock hold by current process", "While lock file")
+
+
+class Rocks:
+    """A raw-mode RocksDB directory with one writer. Keys are bytes; the owner of a room's store chooses their prefixes.
+
+    A process that is killed leaves whole batches: all acknowledged ones, perhaps one more. A *machine* that loses power
+    may lose the newest ones, which is why offsets lie in the same batch as what they account for.
+    """
+
+    def __init__(self, path: Path, *, create: bool) -> None:
+        """Open `path`; with `create`, make it when there is nothing.
+
+        Raises StoreLocked when another process (or another object of this one) has it open, StoreCorrupt when its files
+        do not fit together, StoreError when there is no store and `create` is false.
+        """
+        self.path = path
+        if not create and not (path / "CURRENT").exists() and not any(path.glob("MANIFEST-*")):
+            raise StoreError("there is no store", where=str(path), do="Restore a checkpoint, or create an empty one")
+        if create:
+            path.mkdir(parents=True, exist_ok=True)
+        options, self._cache = _options(create)
+        self._raised = False
+        self._pid = os.getpid()
+        self._scans: weakref.WeakSet[Scan] = weakref.WeakSet()
+        # close() of rocksdict raises while another thread is inside a call: every call and close() take turns.
+        self._turn = threading.RLock()
+        try:
+            # An existing database takes its stored options unless the column family is named: the cache would be 8 MiB.
+            self._db: Rdict | None = Rdict(str(path), options, column_families={"default": options})
+        except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
+            raise _named(error, path) from None
+        capacity = self._db.property_int_value("rocksdb.block-cache-capacity")
+        if capacity != CACHE_BYTES:
+            self.close()
+            raise StoreError(f"the block cache has {capacity} bytes, not {CACHE_BYTES}", where=str(path))
+
+    def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values of `keys`, None where there is none, in one multi-get. Raises StoreCorrupt on a damaged block."""
+        return list(self._read(lambda db: db.get(list(keys))) or ())
+
+    def write(self, batch: WriteBatch) -> None:
+        """Apply `batch`, all or nothing. The GIL is held meanwhile: about 1.4 ms per 1,000 rows of 1 KiB.
+
+        A write that raises is *unknown*, not failed: the batch may be there after the next open. This object then
+        refuses every further call but `close`. The owner closes, reopens, reads its offset and resumes from there.
+        """
+        with self._turn:
+            db = self._usable()
+            try:
+                db.write(batch)
+            except Exception as error:  # noqa: BLE001
+                self._raised = True
+                raise StoreError(
+                    f"a write raised: {error}",
+                    where=str(self.path),
+                    do="Stop, close, reopen, and resume from the offset in the store; never retry the write",
+                ) from None
+
+    def scan(self, prefix: bytes) -> Scan:
+        """Keys (without `prefix`) and values of all keys that start with `prefix`, in key order."""
+        iterator: RdictIter = self._read(lambda db: db.iter())
+        scan = Scan(self, iterator, prefix)
+        self._scans.add(scan)
+        return scan
+
+    def flush(self) -> None:
+        """Write what is in memory to sorted files: a checkpoint then links files only."""
+        self._read(lambda db: db.flush())
+
+    def close(self) -> None:
+        """Release the directory. Open scans end first: one that lives on would keep the lock. Closing twice is fine."""
+        with self._turn:
+            for scan in list(self._scans):
+                scan.close()
+            if self._db is not None:
+                db, self._db = self._db, None
+                try:
+                    db.close()
+                except Exception as error:  # noqa: BLE001
+                    # After a failed write, closing flushes again and raises the same error; the lock is free all the same.
+                    if not self._raised:
+                        raise _named(error, self.path) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, call: Callable[[Rdict], R]) -> R:
+        with self._turn:
+            db = self._usable()
+            try:
+                return call(db)
+            except Exception as error:  # noqa: BLE001
+                raise _named(error, self.path) from None
+
+    def _usable(self) -> Rdict:
+        if self._db is None:
+            raise StoreError("the store is closed", where=str(self.path))
+        if self._raised:
+            raise StoreError("an earlier write raised", where=str(self.path), do="Close and reopen the store")
+        if os.getpid() != self._pid:
+            raise StoreError(
+                "opened before a fork", where=str(self.path), do="Open the store in the child, or spawn it"
+            )
+        return self._db
+
+
+class Scan(Iterator[tuple[bytes, bytes]]):
+    """One pass over a prefix as of when it was opened. A damaged block raises StoreCorrupt; it never just ends."""
+
+    def __init__(self, store: Rocks, iterator: RdictIter, prefix: bytes) -> None:
+        self._store, self._prefix = store, prefix
+        self._iterator: RdictIter | None = iterator
+        iterator.seek(prefix)
+
+    def __next__(self) -> tuple[bytes, bytes]:
+        with self._store._turn:
+            it = self._iterator
+            if it is None:
+                raise StoreError("the store was closed during a scan", where=str(self._store.path))
+            try:
+                if not it.valid():
+                    it.status()  # raises where valid() alone would have ended the pass early
+                    raise StopIteration
+                key: bytes = it.key()
+                if not key.startswith(self._prefix):
+                    raise StopIteration
+                value: bytes = it.value()
+                it.next()
+            except StopIteration:
+                raise
+            except Exception as error:  # noqa: BLE001
+                raise _named(error, self._store.path) from None
+            return key[len(self._prefix) :], value
+
+    def close(self) -> None:
+        """Drop RocksDB's iterator, and with it the files and the lock that it keeps."""
+        self._iterator = None
+
+
+def _options(create: bool) -> tuple[Options, Cache]:
+    options = Options(raw_mode=True)
+    options.create_if_missing(create)
+    cache = Cache(CACHE_BYTES)
+    blocks = BlockBasedOptions()
+    blocks.set_block_cache(cache)
+    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_bloom_filter(10, False)
+    options.set_block_based_table_factory(blocks)
+    # Memtables are charged to the cache; without a stall a full one is flushed early instead of stopping the writer.
+    options.set_write_buffer_manager(
+        WriteBufferManager.new_write_buffer_manager_with_cache(MEMTABLE_BYTES, False, cache)
+    )
+    options.set_keep_log_file_num(5)
+    return options, cache
+
+
+def _named(error: Exception, path: Path) -> StoreError:
+    """rocksdict raises plain Exceptions: RocksDB's own words are what tells them apart."""
+    text = str(error)
+    if any(words in text for words in _LOCKED):
+        return StoreLocked("another process or object has the store open", where=str(path), do="Stop that one first")
+    if text.startswith("Corruption") or "No such file" in text or "does not exist" in text:
+        return StoreCorrupt(text, where=str(path), do="Delete the directory: it is rebuilt from the log")
+    return StoreError(text, where=str(path))
