@@ -1,0 +1,141 @@
+"""A generation out of history: the Processor's own fold and encode over files, into partition stores and vectors topics.
+
+The order of steps decides what a crash leaves: stores first (each whole, with its offset at the Cut), then the vectors, then the
+manifest. Without a manifest there is no generation, and the next run begins by clearing what the last one left.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from confluent_kafka import Consumer
+
+from forebay.errors import GenerationError, UsageError
+from forebay.events import Behaviour, Event, ItemUpdate, Tick, UserProfile, encode, entity_of
+from forebay.segments.bundle import Bundle
+from forebay.segments.history import History
+from forebay.segments.spec import SIDES, Side
+from forebay.store.generation import MANIFEST, Generation
+from forebay.streams.offsets import bounds
+from forebay.streams.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.routing import partitions_of
+from forebay.streams.topics import Topics, describe
+from forebay.streams.transactions import TICK_KEY, TransactionLog
+
+BATCH = 4096
+HOUR_MS = 3_600_000
+Progress = Callable[[int, int], None]
+
+
+def backfill(
+    bundle: Bundle,
+    history: History,
+    *,
+    name: str,
+    bootstrap: str,
+    topics: Topics,
+    folder: Path,
+    state_folder: Path,
+    now_ms: int,
+    progress: Progress | None = None,
+) -> Generation:
+    """Fold `history` into generation `name`: stores under `state_folder`, vectors in the generation's topics, manifest in `folder`.
+
+    The Cut is the end of both source topics as they are now: workers of the generation go on from there. `now_ms` is the clock of
+    the last tick that the history would have had. `progress(done, total)` counts events. Raises GenerationError if it exists.
+    """
+    if (folder / MANIFEST).exists():
+        raise GenerationError(
+            f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
+        )
+    shutil.rmtree(state_folder, ignore_errors=True)
+    sources = {side: topics.source(side) for side in SIDES}
+    info = describe(bootstrap, list(sources.values()))
+    cut = {topic: _ends(bootstrap, topic, info[topic].partitions) for topic in sources.values()}
+    events: dict[Side, Sequence[Event]] = {
+        "user": [*history.profiles, *history.behaviours],
+        "item": [*history.items, *history.interactions()],
+    }
+    total, done = sum(len(e) for e in events.values()), 0
+    for side in SIDES:
+        topic, count = sources[side], info[sources[side]].partitions
+        processor = Processor(bundle, side, topic, count, state_folder, history=True)
+        log = TransactionLog(
+            bootstrap,
+            topics,
+            name,
+            side,
+            transactional_id=f"{topics.prefix}forebay.backfill.{name}.{side}",
+            timeout_ms=60_000,
+        )
+        for partition in range(count):
+            processor.open(partition, info[topic].topic_id, 0)
+        for batches in _batches(events[side], count):
+            outcome = processor.apply(batches)
+            if outcome.dead_letters:
+                bad = outcome.dead_letters[0]
+                raise UsageError(
+                    f"an event of the history is not acceptable: {bad.reason}, {bad.message}", where=str(bad.key)
+                )
+            done += outcome.events
+            if progress is not None:
+                progress(done, total)
+        tick = encode(Tick(now_ms // HOUR_MS * HOUR_MS))
+        processor.apply([PartitionBatch(p, [TICK_KEY], [tick], [0], [now_ms]) for p in range(count)])
+        for number, owned in processor.partitions.items():
+            owned.settle(cut[topic][number], now_ms)
+        processor.flush()
+        _publish(processor, log)
+        for partition in range(count):
+            processor.close(partition)
+        log.close()
+    partitions: dict[str, int] = {side: info[sources[side]].partitions for side in SIDES}
+    generation = Generation.new(name, bundle.hash, partitions, cut)
+    generation.save(folder)
+    return generation
+
+
+def _batches(events: Sequence[Event], count: int) -> Iterator[list[PartitionBatch]]:
+    for start in range(0, len(events), BATCH):
+        part = events[start : start + BATCH]
+        keys = [entity_of(e).encode() for e in part]
+        by_partition: dict[int, list[int]] = {}
+        for place, partition in enumerate(partitions_of(keys, count).tolist()):
+            by_partition.setdefault(partition, []).append(place)
+        yield [
+            PartitionBatch(
+                partition,
+                [keys[i] for i in places],
+                [encode(part[i]) for i in places],
+                [0] * len(places),
+                [_time(part[i]) for i in places],
+            )
+            for partition, places in by_partition.items()
+        ]
+
+
+def _time(event: Event) -> int:
+    assert isinstance(event, Behaviour | UserProfile | ItemUpdate) or event.time is not None
+    return event.time or 0
+
+
+def _publish(processor: Processor, log: TransactionLog) -> None:
+    """Every entity's vectors, a partition at a time."""
+    for number, owned in processor.partitions.items():
+        for start in range(0, len(owned), BATCH):
+            ids = owned.ids[start : start + BATCH]
+            values = processor.codec.pack(owned.vectors[start : start + len(ids)], ids)
+            outcome = Outcome(vectors=[(number, e.encode(), v) for e, v in zip(ids, values, strict=True)])
+            if start + BATCH >= len(owned):
+                outcome.watermarks[number] = owned.meta.newest_append
+            log.commit(outcome, [], None, {}, interactions=False)
+
+
+def _ends(bootstrap: str, topic: str, count: int) -> dict[int, int]:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "forebay.backfill", "log_level": 0})
+    try:
+        return {p: bounds(consumer, topic, p)[1] for p in range(count)}
+    finally:
+        consumer.close()

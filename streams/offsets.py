@@ -1,0 +1,41 @@
+"""Asking a broker where a partition begins and ends, and where a group stands, with patience for elections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from forebay.errors import BrokerUnavailable
+
+T = TypeVar("T")
+PATIENCE_S = 15.0  # a topic just created, or a broker just restarted, has no leader for a moment
+
+
+def bounds(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
+    """The first offset kept and the one after the last. Raises BrokerUnavailable after 15 s of no answer."""
+    place = TopicPartition(topic, partition)
+    return _patiently(lambda: consumer.get_watermark_offsets(place, 5.0), f"{topic}[{partition}]")
+
+
+def committed(consumer: Consumer, topic: str, partition: int) -> int | None:
+    """The next offset of the consumer's group, None before its first commit. Waits for transactions under way."""
+    place = TopicPartition(topic, partition)
+    offset: int = _patiently(lambda: consumer.committed([place], 5.0), f"{topic}[{partition}]")[0].offset
+    return offset if offset >= 0 else None
+
+
+def _patiently(ask: Callable[[], T], where: str) -> T:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except KafkaException as error:
+            if time.monotonic() > deadline:
+                said = error.args[0].str()
+                raise BrokerUnavailable(
+                    f"no answer about offsets: {said}", where=where, do="Run: forebay doctor"
+                ) from None
+            time.sleep(0.1)

@@ -1,0 +1,105 @@
+"""Dead letters: the original bytes, the place and the reason come back as they were written, committed ones only."""
+
+from __future__ import annotations
+
+import confluent_kafka
+import pytest
+
+from forebay.errors import EventError, TopicMissing
+from forebay.events import decode
+from forebay.streams.deadletters import MAX_MESSAGE, DeadLetter, count, read
+from forebay.streams.devkafka import DevKafka
+from forebay.streams.topics import Topics, ensure
+
+
+def _letter(number: int = 0, reason: str = "late", value: bytes | None = b"\x00\xff not JSON") -> DeadLetter:
+    return DeadLetter(b"u1", value, reason, f"number {number}", "behaviour", 3, number, 1_790_000_000_000, "user")
+
+
+def test_a_letter_is_the_same_after_a_round_trip() -> None:
+    """Bytes untouched, every field as it was; absent keys and values stay absent."""
+    for letter in (_letter(), DeadLetter(None, None, "undecodable", "ü", "t", 0, 0, 0, "item")):
+        assert DeadLetter.from_record(*letter.to_record()) == letter
+
+
+def test_headers_are_the_documented_text() -> None:
+    """The names and the form are what other tools read."""
+    headers = dict(_letter(7).to_record()[2])
+    assert headers.pop("forebay.version")
+    assert headers == {
+        "forebay.reason": b"late",
+        "forebay.message": b"number 7",
+        "forebay.topic": b"behaviour",
+        "forebay.partition": b"3",
+        "forebay.offset": b"7",
+        "forebay.append_time": b"1790000000000",
+        "forebay.processor": b"user",
+    }
+
+
+def test_a_message_is_cut_and_quotes_nothing_of_the_record() -> None:
+    """An error may quote what it refuses; its letter's headers do not."""
+    with pytest.raises(EventError) as refused:
+        decode(b'{"type": "secret-kind"}')
+    assert "secret-kind" in refused.value.what
+    letter = DeadLetter.of(
+        refused.value, key=None, value=b"", topic="t", partition=0, offset=1, append_time=2, processor="user"
+    )
+    assert "secret" not in letter.message and letter.reason == "undecodable"
+    long = EventError("bad_id", "x" * 1000)
+    letter = DeadLetter.of(long, key=None, value=b"", topic="t", partition=0, offset=1, append_time=2, processor="user")
+    assert len(letter.message) == MAX_MESSAGE
+
+
+def test_a_foreign_record_reads_as_a_letter_without_a_reason() -> None:
+    """Listing never fails on what someone else wrote."""
+    letter = DeadLetter.from_record(b"k", b"v", [("forebay.offset", b"no number"), ("other", b"\xff")])
+    assert (letter.key, letter.value, letter.reason, letter.offset, letter.partition) == (b"k", b"v", "", -1, -1)
+
+
+@pytest.mark.broker
+def test_only_committed_letters_are_listed_newest_last_and_counted_by_reason(kafka: DevKafka, topics: Topics) -> None:
+    """Many small transactions, every third aborted: markers and aborted records are no letters."""
+    ensure(kafka.bootstrap, topics, generation=None, partitions=1)
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{topics.prefix}letters"}
+    )
+    producer.init_transactions(10)
+    for number in range(60):
+        producer.begin_transaction()
+        key, value, headers = _letter(number, "late" if number % 2 else "future").to_record()
+        producer.produce(topics.dead_letters, key=key, value=value, headers=headers)
+        producer.flush()
+        if number % 3 == 2:
+            producer.abort_transaction()
+        else:
+            producer.commit_transaction()
+    committed = [number for number in range(60) if number % 3 != 2]
+    assert [letter.offset for letter in read(kafka.bootstrap, topics, 1000)] == committed
+    assert [letter.offset for letter in read(kafka.bootstrap, topics, 10)] == committed[-10:]
+    assert read(kafka.bootstrap, topics, 5)[-1] == _letter(58, "future")
+    assert read(kafka.bootstrap, topics, 0) == []
+    assert count(kafka.bootstrap, topics) == {"future": 20, "late": 20}
+
+
+@pytest.mark.broker
+def test_an_open_transaction_holds_nobody_up(kafka: DevKafka, topics: Topics) -> None:
+    """Its letters are not listed, and listing does not wait for it."""
+    ensure(kafka.bootstrap, topics, generation=None, partitions=1)
+    producer = confluent_kafka.Producer(
+        {"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{topics.prefix}open"}
+    )
+    producer.init_transactions(10)
+    producer.begin_transaction()
+    producer.produce(topics.dead_letters, key=b"k", value=b"v")
+    producer.flush()
+    assert read(kafka.bootstrap, topics) == []
+    assert count(kafka.bootstrap, topics) == {}
+    producer.abort_transaction()
+
+
+@pytest.mark.broker
+def test_without_its_topic_the_remedy_is_named(kafka: DevKafka, topics: Topics) -> None:
+    """Nothing is created by looking."""
+    with pytest.raises(TopicMissing, match="Run: forebay topics create"):
+        read(kafka.bootstrap, topics)
