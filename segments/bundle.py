@@ -109,12 +109,14 @@ class Bundle:
             "spec": json.loads(self.spec.canonical),
             "weights_sha256": hashlib.sha256(self.weights).hexdigest(),
             "record": dict(self.record),
+            "record_sha256": _record_hash(self.record),
         }
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
             draft = Path(scratch) / "bundle"
             draft.mkdir()
             _write(draft / WEIGHTS, self.weights)
             _write(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
+            _sync_folder(draft)
             os.rename(draft, target)
         _sync_folder(folder)
         return target
@@ -128,8 +130,9 @@ class Bundle:
             if (size := (folder / WEIGHTS).stat().st_size) > MAX_WEIGHTS_BYTES:
                 raise BundleError(f"weights of {size} bytes", where=str(folder / WEIGHTS))
             weights = (folder / WEIGHTS).read_bytes()
-            canonical = json.dumps(manifest["spec"], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            canonical = json.dumps(manifest["spec"], separators=(",", ":"), ensure_ascii=False)
             stated, record = str(manifest["hash"]), manifest["record"]
+            of_weights, of_record = manifest["weights_sha256"], manifest["record_sha256"]
         except FileNotFoundError as error:
             raise BundleError(
                 "there is no bundle", where=str(error.filename), do="Train one with: forebay train"
@@ -138,9 +141,13 @@ class Bundle:
             raise BundleError(
                 f"the manifest cannot be read: {error!r}", where=str(folder / MANIFEST), do=remedy
             ) from None
-        if _hash(canonical, weights) != stated:
+        whole = _hash(canonical, weights) == stated
+        weights_whole = hashlib.sha256(weights).hexdigest() == of_weights
+        if not whole or not weights_whole or _record_hash(record) != of_record:
             raise BundleError(
-                f"its files do not have the hash {stated[:12]} of its manifest", where=str(folder), do=remedy
+                f"not the bytes that were written: the bundle does not have the hash {stated[:12]}",
+                where=str(folder / (MANIFEST if whole or weights_whole else WEIGHTS)),
+                do=remedy,
             )
         try:
             tensors = parse_tensors(weights)
@@ -159,6 +166,10 @@ def _hash(canonical: str, weights: bytes) -> str:
     digest.update(canonical.encode())
     digest.update(weights)
     return digest.hexdigest()
+
+
+def _record_hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -89,7 +89,7 @@ class AttentionPool(SegmentEncoder):
         assert self.embedding is not None
         entries = torch.relu(self.entry(torch.cat([self.embedding(items), sequence], 2)))
         used = torch.arange(items.shape[1]).unsqueeze(0) < length.unsqueeze(1)
-        logits = self.attend(entries).masked_fill(~used.unsqueeze(2), -1e9)
+        logits = self.attend(entries).masked_fill(~used.unsqueeze(2), torch.finfo(torch.float32).min)
         weights = torch.softmax(logits, 1) * used.unsqueeze(2)
         pooled = torch.bmm(weights.transpose(1, 2), entries).flatten(1)
         return self.out(torch.cat([self.dropout(pooled), self.dense(dense, own)], 1))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.errors import SpecError
+from forebay.events import MAX_VALUE
 
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -39,11 +40,15 @@ class Condition:
     _evaluate: Evaluate = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise self._error("is not a text")
         try:
-            tree = ast.parse(self.text, mode="eval").body
+            evaluate = self._compile(ast.parse(self.text, mode="eval").body)
         except SyntaxError as error:
             raise self._error(f"cannot be read ({error.msg})") from None
-        object.__setattr__(self, "_evaluate", self._compile(tree))
+        except RecursionError:
+            raise self._error("is nested too deeply") from None
+        object.__setattr__(self, "_evaluate", evaluate)
 
     def __call__(self, columns: Mapping[str, Ints]) -> Bools:
         """True for each event that meets the condition. `columns` holds int64 `action` (codes) and `value`
@@ -92,6 +97,8 @@ class Condition:
         except ValueError:
             raise self._error(f"has {ast.unparse(node)!r} where a plain value must stand") from None
         if name == "value" and isinstance(value, int | float) and not isinstance(value, bool):
+            if not abs(value) <= MAX_VALUE:
+                raise self._error(f"compares value with {value}, past any that an event may have")
             return round(value * 1000)
         if name == "action" and isinstance(value, str):
             if value not in self.actions:

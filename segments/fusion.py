@@ -55,7 +55,7 @@ class WeightedSum:
         return (self.weights.T @ user).reshape(-1)
 
     def join(self, query: Floats, items: Floats) -> Floats:
-        return items.reshape(len(items), -1) @ query + np.float32(self.bias)
+        return items.reshape(len(items), len(query)) @ query + np.float32(self.bias)
 
     def shares(self, user: Floats, item: Floats) -> Floats:
         return self.weights * (user @ item.T)

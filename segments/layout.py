@@ -16,6 +16,7 @@ condition doubles as the duplicate check: an event above its oldest entry is dec
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,8 +82,7 @@ class Layout:
         items = tuple(a.name for a in spec.attributes["item"])
         events = ("item", "action", "value", *items) if side == "user" else ("user", "action", "value")
         updates = tuple(a.name for a in spec.attributes[side])
-        described = repr([(b.feature, b.offset, b.keys) for b in blocks]) + repr((events, updates, spec.events.actions))
-        described += repr([(a.name, a.kind, a.values) for s in ("user", "item") for a in spec.attributes[s]])
+        described = repr([_meaning(spec, side, b) for b in blocks])
         return cls(
             side=side,
             blocks=tuple(blocks),
@@ -121,6 +121,18 @@ def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
             keys = _keys(spec, feature.key)
             size = 1 + feature.buckets * keys * (2 if feature.kind == "mean" else 1)
     return Block(feature, offset, size, keys, columns, bits)
+
+
+def _meaning(spec: Spec, side: Side, block: Block) -> object:
+    """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new layout."""
+    feature = block.feature
+    condition = feature.where.text if feature.where else ""
+    names = {feature.key, *block.columns}
+    whose: Side = side if feature.kind == "latest" else "item"
+    attributes = [(a.name, a.kind, a.values) for a in spec.attributes[whose] if a.name in names]
+    actions = spec.events.actions if "action" in {*names, *re.findall(r"\w+", condition)} else ()
+    shape = (feature.kind, feature.key, block.columns, feature.size, feature.bucket_ms, feature.over_ms)
+    return block.offset, shape, condition, sorted(attributes), actions
 
 
 def _keys(spec: Spec, key: str) -> int:

@@ -19,7 +19,8 @@ def quantize(vectors: Floats) -> tuple[Int8s, Floats]:
     """
     peak = np.abs(vectors).max(axis=1)
     scale = (peak / np.float32(127)).astype(np.float32)
-    inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
+    with np.errstate(over="ignore"):
+        inverse = np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale > 0)
     # A subnormal scale has an infinite inverse; such a vector is zero for every purpose.
     tiny = ~np.isfinite(inverse)
     scale[tiny], inverse[tiny] = 0, 0

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.errors import GenerationMismatch, StoreCorrupt
+from forebay.segments.bundle import Bundle
 from forebay.segments.spec import Side
 
 Rows = npt.NDArray[np.void]
@@ -135,6 +136,11 @@ class RowCodec:
                 )
             offset += _slot(slot.dim).itemsize
         raise StoreCorrupt(f"a record of {len(value)} bytes is cut short or damaged", where=where)
+
+
+def codec_of(bundle: Bundle, side: Side) -> RowCodec:
+    """The record format of one side of a bundle's generation."""
+    return RowCodec(side, tuple(SlotSpec(s.name, s.dim, bundle.encoder_tag(s)) for s in bundle.spec.side(side)))
 
 
 def pack_heartbeat(as_of_ms: int) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from forebay.errors import BrokerError, UsageError
+from forebay.streams.child import end, spawn
 from forebay.streams.kafkajars import VERSION, jars, java
 
 JVM = (
@@ -35,16 +35,6 @@ JVM = (
 )
 READY_LINE = b"Kafka Server started"  # written once requests are answered, which is later than the port being open
 MIN_FREE_BYTES = 256 << 20
-# Runs in the child and then becomes Java (same process id): the kernel sends it SIGTERM when its parent dies, even by
-# SIGKILL. The signal comes when the *thread* that started the child ends, not its process. A program of its own instead
-# of preexec_fn, which can hang a parent that has other threads.
-DIE_WITH_PARENT = f"""
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
-if os.getppid() != int(sys.argv[1]):
-    sys.exit("the process that started Kafka has ended")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 class DevKafka:
@@ -93,7 +83,7 @@ class DevKafka:
         """Start the broker and return when it answers. The first start on a machine fetches 45 MB; that is not counted.
 
         Raises BrokerError (port or directory in use, disk full, Java's own words) and MissingExtra. Whatever is raised,
-        no process is left. Call it from a thread that lives as long as the broker shall (see DIE_WITH_PARENT).
+        no process is left. Call it from a thread that lives as long as the broker shall (see child.spawn).
         """
         if self.pid is not None:
             return self
@@ -117,15 +107,8 @@ class DevKafka:
     def stop(self, timeout_s: float = 20) -> None:
         """End the broker: SIGTERM, then SIGKILL after `timeout_s`. Its data stays. Only this object's own process."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        process.wait()
+        if process is not None:
+            end(process, timeout_s)
 
     def kill(self) -> None:
         """SIGKILL, for tests of what a broker's crash leaves behind; `start()` brings it back with its log."""
@@ -175,17 +158,7 @@ class DevKafka:
                 log.truncate(0)
 
     def _spawn(self, command: list[str], log: IO[bytes]) -> None:
-        # Its own session: Ctrl-C in the terminal reaches us, and we stop it in our own order.
-        if sys.platform == "linux":
-            command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=self.directory,
-            start_new_session=True,
-        )
+        self._process = spawn(command, log, self.directory)
 
     def _wait(self, deadline: float, ready: bytes | None) -> None:
         """Return when the log has `ready`, or (None) when the process ended well; else end it and raise its last words."""

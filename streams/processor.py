@@ -42,7 +42,7 @@ from forebay.segments.columns import ColumnCoder, Columns
 from forebay.segments.fold import DEEP, DUPLICATE, Fold
 from forebay.segments.model import SideEncoders
 from forebay.segments.spec import Side
-from forebay.store.codec import DEFAULT, HELD, RowCodec, SlotSpec
+from forebay.store.codec import DEFAULT, HELD, codec_of
 from forebay.store.partition import PartitionMeta
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.partition import Partition
@@ -78,11 +78,6 @@ class Outcome:
     offsets: dict[int, int] = field(default_factory=dict)
     events: int = 0
     accepted: int = 0
-
-
-def codec_of(bundle: Bundle, side: Side) -> RowCodec:
-    """The record format of one side of a bundle's generation."""
-    return RowCodec(side, tuple(SlotSpec(s.name, s.dim, bundle.encoder_tag(s)) for s in bundle.spec.side(side)))
 
 
 class Processor:

@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError("there is no such file", where=str(path), do="Name an existing one with --config") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"not a TOML file: {error}", where=str(path)) from None
+        raise ConfigError(f"not a TOML file: {error}", where=str(path), do="Mend the place that it names") from None
 
 
 def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
@@ -89,10 +89,14 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
     try:
         if kinds[name] == "int":
             values[name] = int(value)
-            if not 0 < values[name] < 65_536:
+            if isinstance(value, bool | float) or not 0 < values[name] < 65_536:
                 raise ValueError
-        else:
+        elif isinstance(value, str | Path):
             values[name] = Path(value) if "Path" in kinds[name] else str(value)
+        else:
+            raise ConfigError(f"{name} = {value!r} is not a text", where=origin, do=f'Write it as {name} = "…"')
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} = {value!r} is not a number from 1 to 65535", where=origin) from None
+        raise ConfigError(
+            f"{name} = {value!r} is not a number from 1 to 65535", where=origin, do="Use a whole number"
+        ) from None
     origins[name] = origin

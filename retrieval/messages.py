@@ -1,0 +1,131 @@
+"""What a lookup says and what it is told: structs, as JSON or msgpack on the wire.
+
+Times are milliseconds since 1970 (UTC). Unknown fields are ignored and missing ones take their default, so that clients
+and servers upgrade in any order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import msgspec
+
+State: TypeAlias = Literal["fresh", "late", "expired", "missing"]
+JSON, MSGPACK = "application/json", "application/msgpack"
+
+
+class RankRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Order `candidates` for `user` and return the best `k`. `generation` None: the one that is served."""
+
+    user: str
+    candidates: list[str]
+    k: int = 50
+    generation: str | None = None
+    explain: bool = False
+
+
+class RetrieveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The best `k` of all items for `user`, without those in `deny`."""
+
+    user: str
+    k: int = 50
+    deny: list[str] = []
+    generation: str | None = None
+    explain: bool = False
+
+
+class Hit(msgspec.Struct, frozen=True, gc=False):
+    """One item. Not `known`: no vector of it is here, and it was scored with the learned default vectors.
+
+    `shares` (only when asked to explain): what each user segment adds to the score; they sum to it less the bias.
+    """
+
+    item: str
+    score: float
+    known: bool
+    shares: dict[str, float] | None = None
+
+
+class SegmentFreshness(msgspec.Struct, frozen=True, gc=False):
+    """How current a segment is. `as_of`: what was appended to the log up to then is in it. `last_event`: the event time
+    of the newest event in it; None if there is none.
+
+    State, by the age of `as_of`: `fresh`, `late` (past the segment's bound), `expired` (past its end: the default
+    vector was used instead), `missing` (nothing was known: the default vector was used).
+    """
+
+    as_of: int | None
+    last_event: int | None
+    state: State
+
+    def age_ms(self, now_ms: int | None = None) -> int | None:
+        """Milliseconds from `as_of` to now by this machine's clock; None without an `as_of`."""
+        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        return None if self.as_of is None else now - self.as_of
+
+
+class RankResponse(msgspec.Struct, frozen=True):
+    """`hits`, best first; equal scores keep the order of the candidates. Fewer than `k` when there are no more.
+
+    `segments` are the user's. `item_segments` tell the weakest link among the returned items: for each item segment
+    the oldest `as_of` and the oldest `last_event` of those that are known (None when none is) and the worst state of
+    all of them, an unknown item counting as `missing`.
+    """
+
+    hits: list[Hit]
+    generation: str
+    bundle: str
+    user_known: bool
+    segments: dict[str, SegmentFreshness]
+    item_segments: dict[str, SegmentFreshness]
+
+    def __iter__(self) -> Iterator[Hit]:
+        return iter(self.hits)
+
+    def __len__(self) -> int:
+        return len(self.hits)
+
+
+class SegmentEntry(msgspec.Struct, frozen=True):
+    """One segment of an entity: how current it is and, when asked for, the stored vector: int8 `codes` times `scale`.
+
+    The codes are the bytes that the encoder wrote, also when the segment is expired and lookups do not use them.
+    """
+
+    freshness: SegmentFreshness
+    codes: bytes | None = None
+    scale: float | None = None
+
+
+class EntityResponse(msgspec.Struct, frozen=True):
+    """What is stored of one entity. Not `known`: no row here, and `segments` is empty."""
+
+    side: str
+    id: str
+    known: bool
+    generation: str
+    bundle: str
+    partition: int | None
+    segments: dict[str, SegmentEntry]
+
+
+class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether lookups should come here; `reason` says why not. `lag_ms` is the replica's distance to the log's end."""
+
+    ready: bool
+    reason: str = ""
+    lag_ms: int | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """Why there is no answer. `error` is one of the codes below, `do` the remedy.
+
+    bad_request 400 · not_found 404 · generation_unavailable 404 · too_large 413 · internal 500 · not_ready 503 ·
+    deadline_exceeded 504
+    """
+
+    error: str
+    message: str
+    do: str = ""

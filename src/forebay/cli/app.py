@@ -1,0 +1,286 @@
+"""The verbs and their words. Each takes its settings from file < environment < flag and hands them to one function."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from forebay.cli.console import print_error, print_json, print_table
+from forebay.config import Settings, load
+from forebay.errors import ForebayError
+
+app = typer.Typer(
+    name="forebay",
+    help="Segment vectors of a recommender, ready before the request.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+topics_app = typer.Typer(help="The topics: what is there, and making what is missing.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
+Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="In front of every topic and group", show_default=False)]
+Data = Annotated[Path | None, typer.Option("--data", help="Folder of bundles and generations", show_default=False)]
+GenerationName = Annotated[str | None, typer.Option("--generation", help="Name of the generation", show_default=False)]
+
+
+def run() -> int:
+    """Run the command in sys.argv; returns its exit code. Our own errors are a line or two, never a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("forebay").setLevel(logging.INFO)
+    try:
+        result = app(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ForebayError as error:
+        print_error(error)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except OSError as error:
+        print_error(ForebayError(error.strerror or str(error), where=str(error.filename or ""), do=_for_system(error)))
+        return 1
+
+
+def _for_system(error: OSError) -> str:
+    return "Make room on that disk and start again: nothing acknowledged is lost" if error.errno == 28 else ""
+
+
+def settings(**flags: Any) -> Settings:
+    return load(flags)[0]
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards, to be asked")] = False,
+    port: Annotated[int, typer.Option(help="Of the lookup server")] = 8080,
+    kafka_port: Annotated[int, typer.Option(help="Of the Kafka broker")] = 19092,
+    json: Json = False,
+) -> int:
+    """The main job on MovieLens-100K: real Kafka, a trained bundle, a stream worker, a lookup server, a ranking that moves."""
+    from forebay.cli.demo import Demo
+
+    return Demo(port=port, kafka_port=kafka_port, keep=keep, as_json=json).run()
+
+
+@app.command()
+def kafka(
+    directory: Annotated[Path, typer.Option("--dir", help="Where its data lives")] = Path("forebay-data/kafka"),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1")] = 9092,
+) -> None:
+    """Run Apache Kafka for development in the foreground: one node, no Java and no Docker needed."""
+    from forebay.cli.processes import stop_event
+    from forebay.streams.devkafka import DevKafka
+
+    stop = stop_event()
+    with DevKafka(directory, port=port) as broker:
+        typer.echo(f"Kafka 4.3.1 on {broker.bootstrap}, data in {broker.directory}. Ctrl-C ends it.")
+        while not stop.wait(0.5):
+            if broker.pid is None:
+                raise ForebayError("Kafka ended by itself", where=str(broker.log_file), do="Read its log")
+
+
+@topics_app.command("create")
+def topics_create(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    partitions: Annotated[int | None, typer.Option(help="Of new topics", show_default=False)] = None,
+    replication: Annotated[int, typer.Option(help="Copies of each partition; 3 in production")] = 1,
+    json: Json = False,
+) -> None:
+    """Create the topics that are missing; check the settings of those that are there."""
+    from forebay.streams.topics import Topics, ensure
+
+    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, partitions=partitions)
+    found = ensure(
+        s.bootstrap, Topics(s.topic_prefix), generation=s.generation, partitions=s.partitions, replication=replication
+    )
+    rows = [
+        (f.info.name, f.info.partitions, f.info.cleanup_policy, "created" if f.created else "was there") for f in found
+    ]
+    _print(json, ("topic", "partitions", "cleanup", "state"), rows)
+
+
+@topics_app.command("list")
+def topics_list(
+    bootstrap: Bootstrap = None, prefix: Prefix = None, generation: GenerationName = None, json: Json = False
+) -> None:
+    """The topics of this installation and their settings."""
+    from forebay.streams.topics import SIDES, Topics, describe
+
+    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
+    topics = Topics(s.topic_prefix)
+    names = [topics.behaviour, topics.item_updates, topics.dead_letters]
+    names += [topics.vectors(s.generation, side) for side in SIDES]
+    found = describe(s.bootstrap, names).values()
+    rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
+    _print(json, ("topic", "partitions", "replication", "timestamps", "cleanup", "retention_ms"), rows)
+
+
+@app.command()
+def publish(
+    events: Annotated[str, typer.Argument(help="A JSON-lines file of events, or - for standard input")],
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Send events to Kafka: validated, keyed by entity, idempotent. Exit code 3 when some lines were refused."""
+    from forebay.cli.publish import publish as verb
+
+    return verb(settings(bootstrap=bootstrap, topic_prefix=prefix), events, json)
+
+
+@app.command()
+def train(
+    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")],
+    spec: Annotated[
+        Path | None, typer.Option(help="segments.toml; with movielens the built-in one", show_default=False)
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the bundle", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bundle")] = 0,
+    epochs: Annotated[int, typer.Option(help="At most; training stops when validation does not gain")] = 20,
+    weight_decay: Annotated[float, typer.Option(help="1.0 for 100 thousand events, 0.02 for millions")] = 1.0,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Train a bundle: encoders and fusion together, on what was known before each event."""
+    from forebay.cli.train import train as verb
+
+    verb(
+        settings(data_dir=data), events, spec, out, {"seed": seed, "epochs": epochs, "weight_decay": weight_decay}, json
+    )
+
+
+@app.command()
+def backfill(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle")],
+    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")],
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    data: Data = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Build a generation out of history: partition stores at the Cut, vectors in the generation's topics, manifest."""
+    from forebay.cli.train import backfill as verb
+
+    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state)
+    verb(s, bundle, events, json)
+
+
+@app.command()
+def work(
+    side: Annotated[str, typer.Option(help="user, item or both")] = "both",
+    slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    data: Data = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+) -> None:
+    """Run a stream worker: events in, segment vectors out, until it is stopped."""
+    from forebay.cli.processes import work as verb
+
+    verb(
+        settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state),
+        side,
+        slot,
+    )
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on", show_default=False)] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    data: Data = None,
+    vectors: Annotated[Path | None, typer.Option(help="Folder of this node's copy", show_default=False)] = None,
+    max_lag: Annotated[float, typer.Option(help="Seconds behind the log up to which this node is ready")] = 30.0,
+) -> None:
+    """Serve lookups over HTTP from this node's own copy of a generation's vectors."""
+    from forebay.cli.processes import serve as verb
+
+    s = settings(
+        host=host,
+        port=port,
+        bootstrap=bootstrap,
+        topic_prefix=prefix,
+        generation=generation,
+        data_dir=data,
+        vectors_dir=vectors,
+    )
+    verb(s, max_lag)
+
+
+@app.command()
+def lookup(
+    entity: Annotated[str, typer.Argument(help="user:ID or item:ID")],
+    k: Annotated[int, typer.Option("-k", help="Items to rank for a user")] = 10,
+    server: Annotated[str | None, typer.Option(help="Address of a lookup server", show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """What is known of an entity: its segments with both times and, for a user, the best items and why."""
+    from forebay.cli.lookup import lookup as verb
+
+    verb(settings(server=server), entity, k, json)
+
+
+@app.command()
+def doctor(
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    data: Data = None,
+    server: Annotated[str | None, typer.Option(help="Address of a lookup server", show_default=False)] = None,
+    json: Json = False,
+) -> int:
+    """One line for each check, with the remedy of what is wrong. Exit code 1 when something is."""
+    from forebay.cli.doctor import doctor as verb
+
+    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, server=server)
+    return verb(s, json)
+
+
+@app.command()
+def spec(
+    path: Annotated[Path, typer.Argument(help="segments.toml")],
+    json: Json = False,
+) -> None:
+    """Check a spec and print its partition: segments, features, widths, bytes of state and vector for an entity."""
+    from forebay.cli.spec import show
+
+    show(path, json)
+
+
+@app.command()
+def config(json: Json = False) -> None:
+    """Every setting, its value and where that came from."""
+    found, origins = load({})
+    rows = [
+        (name, getattr(found, name) if getattr(found, name) is not None else "", origin)
+        for name, origin in origins.items()
+    ]
+    _print(json, ("setting", "value", "from"), rows)
+
+
+def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    if as_json:
+        print_json(
+            [{c: str(v) if isinstance(v, Path) else v for c, v in zip(columns, row, strict=True)} for row in rows]
+        )
+    else:
+        print_table(columns, rows)

@@ -1,0 +1,164 @@
+"""`forebay doctor`: one line for each check, with the remedy of what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+from forebay.cli.console import out, print_json
+from forebay.config import Settings
+from forebay.errors import ForebayError
+from forebay.retrieval.client import Client
+from forebay.segments.bundle import Bundle
+from forebay.segments.spec import SIDES
+from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
+from forebay.store.generation import Generation, numeric_platform
+from forebay.streams import deadletters, tail
+from forebay.streams.connection import reach
+from forebay.streams.topics import TopicInfo, Topics, describe
+
+LAG_BOUND_S = 10.0
+DISK_FLOOR_BYTES = 2 << 30
+CLOCK_BOUND_S = 2.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: `ok`, what was found, and what to do where it is not."""
+
+    name: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def doctor(settings: Settings, as_json: bool) -> int:
+    """Run every check; one that cannot run is one that failed. Returns 0 when all is well, else 1."""
+    checks = list(_Doctor(settings).checks())
+    if as_json:
+        print_json([asdict(c) for c in checks])
+    else:
+        for check in checks:
+            mark = "[green]ok[/]  " if check.ok else "[bold red]bad[/] "
+            out.print(f"{mark} {check.name:<18}", end="")
+            out.print(check.found, markup=False)
+            if check.remedy and not check.ok:
+                out.print(f"     {'':<18}{check.remedy}", markup=False)
+    return 0 if all(c.ok for c in checks) else 1
+
+
+class _Doctor:
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.topics = settings, Topics(settings.topic_prefix)
+        self._newest_mark_s = 0.0  # append time of the newest heartbeat read
+
+    def checks(self) -> Iterator[Check]:
+        parts: list[tuple[str, Callable[[], Check]]] = [
+            ("broker", self._broker),
+            ("topics", self._topics),
+            ("generation", self._generation),
+            *((f"{side} worker lag", lambda side=side: self._lag(side)) for side in SIDES),  # type: ignore[misc]
+            ("dead letters", self._dead_letters),
+            ("lookup server", self._server),
+            ("clock", self._clock),
+            ("disk", self._disk),
+        ]
+        for name, run in parts:
+            try:
+                yield run()
+            except ForebayError as error:
+                yield Check(name, False, error.what + (f" ({error.where})" if error.where else ""), error.do)
+                if name == "broker":
+                    return  # everything else would say the same
+
+    @cached_property
+    def _infos(self) -> dict[str, TopicInfo]:
+        names = [self.topics.behaviour, self.topics.item_updates, self.topics.dead_letters]
+        return describe(
+            self.settings.bootstrap, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)]
+        )
+
+    def _broker(self) -> Check:
+        reach(self.settings.bootstrap)
+        return Check("broker", True, f"answers at {self.settings.bootstrap}")
+
+    def _topics(self) -> Check:
+        for side in SIDES:
+            source, vectors = (
+                self._infos[self.topics.source(side)],
+                self._infos[self.topics.vectors(self.settings.generation, side)],
+            )
+            if source.partitions != vectors.partitions:
+                found = f"{source.name} has {source.partitions} partitions, {vectors.name} {vectors.partitions}"
+                return Check("topics", False, found, "Build a new generation: the two must be partitioned alike")
+            if source.timestamp_type != "LogAppendTime":
+                return Check(
+                    "topics",
+                    False,
+                    f"{source.name} has {source.timestamp_type}",
+                    "Set message.timestamp.type=LogAppendTime",
+                )
+        return Check("topics", True, f"{len(self._infos)} with the right settings")
+
+    def _generation(self) -> Check:
+        generation = Generation.load(self.settings.generation_dir, name=self.settings.generation)
+        bundle = Bundle.load(self.settings.bundles / generation.bundle_hash[:12])
+        here = numeric_platform()
+        if generation.platform != here:
+            found = f"built on {generation.platform}; here {here}"
+            return Check(
+                "generation", False, found, "Vectors encoded here differ in their last bits: build it on this platform"
+            )
+        return Check("generation", True, f"{generation.name}, bundle {bundle.name}, its hash is right")
+
+    def _lag(self, side: str) -> Check:
+        """Seconds since the oldest watermark: what the heartbeats on the vectors topic say, not a count of records."""
+        name = f"{side} worker lag"
+        info = self._infos[self.topics.vectors(self.settings.generation, side)]
+        marks = dict.fromkeys(range(info.partitions), 0)
+        for message in tail.read(self.settings.bootstrap, info.name, dict.fromkeys(marks, 0)):
+            self._newest_mark_s = max(self._newest_mark_s, message.timestamp()[1] / 1000)
+            if message.key() == HEARTBEAT_KEY:
+                marks[message.partition()] = max(marks[message.partition()], unpack_heartbeat(message.value() or b""))
+        lag = time.time() - min(marks.values()) / 1000
+        # An idle item side is known to be applied only up to its longest transaction ago.
+        bound = LAG_BOUND_S if side == "user" else 3 * LAG_BOUND_S
+        found = f"{lag:.1f} s" if min(marks.values()) else "never ran"
+        return Check(name, lag <= bound, found, f"Is it running? forebay work --side {side}")
+
+    def _dead_letters(self) -> Check:
+        counts = deadletters.count(self.settings.bootstrap, self.topics)
+        found = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items())) or "none"
+        return Check(
+            "dead letters",
+            not counts,
+            found,
+            f"Look at topic {self.topics.dead_letters}: headers say why and where from",
+        )
+
+    def _server(self) -> Check:
+        with Client(self.settings.server, timeout_s=2.0) as client:
+            state = client.ready()
+        found = f"ready at {self.settings.server}" if state.ready else f"not ready: {state.reason}"
+        return Check(
+            "lookup server", state.ready, found, "Start it with: forebay serve, and a worker with: forebay work"
+        )
+
+    def _clock(self) -> Check:
+        ahead = self._newest_mark_s - time.time()
+        found = "not behind the broker's" if ahead <= CLOCK_BOUND_S else f"{ahead:.1f} s behind the broker's"
+        return Check("clock", ahead <= CLOCK_BOUND_S, found, "Run a time daemon: ages and lateness compare the two")
+
+    def _disk(self) -> Check:
+        folder = self.settings.data_dir if self.settings.data_dir.exists() else Path()
+        free = shutil.disk_usage(folder).free
+        return Check(
+            "disk",
+            free >= DISK_FLOOR_BYTES,
+            f"{free / (1 << 30):.1f} GiB free",
+            "Make room: a full disk stops the worker",
+        )

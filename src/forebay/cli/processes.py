@@ -1,0 +1,122 @@
+"""`forebay work` and `forebay serve`: the two long-running processes, put together from their rooms."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+
+from forebay.config import Settings
+from forebay.errors import UsageError
+
+log = logging.getLogger("forebay")
+
+
+def stop_event() -> threading.Event:
+    """Set by SIGINT or SIGTERM: a worker then leaves its group with everything written."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+def work(settings: Settings, side: str, slot: str) -> None:
+    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it again."""
+    from forebay.segments.bundle import Bundle
+    from forebay.segments.spec import SIDES
+    from forebay.store.generation import Generation
+    from forebay.streams.host import Host, HostOptions
+    from forebay.streams.processor import Processor
+    from forebay.streams.topics import Topics, describe
+
+    if side not in (*SIDES, "both"):
+        raise UsageError(f"side {side!r}", do="Use user, item or both")
+    generation = Generation.load(settings.generation_dir, name=settings.generation)
+    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
+    topics, stop = Topics(settings.topic_prefix), stop_event()
+    runs: list[Callable[[], None]] = []
+    for one in SIDES if side == "both" else (side,):
+        topic = topics.source(one)
+        partitions = describe(settings.bootstrap, [topic])[topic].partitions
+        processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
+        host = Host(processor, settings.bootstrap, topics, generation.name, HostOptions(slot=slot))
+        runs.append(partial(host.run, stop))
+        log.info(
+            "%s worker, slot %s, generation %s, bundle %s, group %s",
+            one,
+            slot,
+            generation.name,
+            bundle.name,
+            host.group,
+        )
+    _together(runs, stop)
+
+
+def serve(settings: Settings, max_lag_s: float) -> None:
+    """A Replica on a thread, and the server over its tables, until stopped or until the replica cannot go on."""
+    from forebay.retrieval.engine import Engine
+    from forebay.retrieval.messages import Readiness
+    from forebay.retrieval.server import create_app
+    from forebay.retrieval.server import serve as listen
+    from forebay.segments.bundle import Bundle
+    from forebay.segments.spec import SIDES
+    from forebay.store.codec import codec_of
+    from forebay.store.generation import Generation
+    from forebay.store.index import ItemIndex
+    from forebay.store.table import SegmentTable
+    from forebay.store.vectors import VectorStore
+    from forebay.streams.replica import Replica
+    from forebay.streams.topics import Topics
+
+    generation = Generation.load(settings.generation_dir, name=settings.generation)
+    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
+    codecs = {side: codec_of(bundle, side) for side in SIDES}
+    tables = {side: SegmentTable(codecs[side], partitions=generation.partitions[side]) for side in SIDES}
+    index = ItemIndex(codecs["item"].dim)
+    store = VectorStore.open(settings.vectors, create=True, generation=generation.name, bundle_hash=bundle.hash)
+    replica = Replica(settings.bootstrap, Topics(settings.topic_prefix), generation.name, store, codecs, tables, index)
+    log.info("%d rows loaded from %s", replica.load(), settings.vectors)
+    stop = threading.Event()
+
+    def ready() -> Readiness:
+        status = replica.status()
+        lag_ms = round(status.lag_s * 1000)
+        if not status.caught_up:
+            return Readiness(False, "the copy is still being read", lag_ms)
+        if status.lag_s > max_lag_s:
+            return Readiness(
+                False, f"{status.lag_s:.0f} s behind the log, past {max_lag_s:.0f}: is a worker running?", lag_ms
+            )
+        return Readiness(True, "", lag_ms)
+
+    engine = Engine(
+        generation.name, bundle.hash, bundle.fusion, tables["user"], tables["item"], index,
+        bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
+    )  # fmt: skip
+    app = create_app(engine, ready)
+    with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
+        # A replica that cannot go on ends the server in its own order; its error is raised below.
+        follower = pool.submit(replica.run, stop)
+        follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
+        try:
+            listen(app, settings.host, settings.port)
+        finally:
+            stop.set()
+            wait([follower])
+            store.close()
+    follower.result()
+
+
+def _together(runs: list[Callable[[], None]], stop: threading.Event) -> None:
+    """Run all until one ends, then ask the others to; raises the first error."""
+    with ThreadPoolExecutor(len(runs), thread_name_prefix="host") as pool:
+        under_way = [pool.submit(run) for run in runs]
+        for future in under_way:
+            future.add_done_callback(lambda _: stop.set())
+        while not stop.wait(0.5):  # a wait without an end would keep the signal handler waiting
+            pass
+    for future in under_way:
+        future.result()

@@ -1,0 +1,119 @@
+"""A small serving node: two tables, an index and an engine over them, with a clock that tests set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from forebay.retrieval.engine import Engine, EngineLimits
+from forebay.segments.fusion import Fusion, WeightedSum
+from forebay.segments.quantize import dequantize
+from forebay.segments.spec import EncoderSpec, SegmentSpec, Side
+from forebay.store.codec import RowCodec, SlotSpec
+from forebay.store.index import ItemIndex
+from forebay.store.table import SegmentTable
+
+D = 8
+NOW = 1_790_000_000_000
+Floats = npt.NDArray[np.float32]
+
+
+def _segment(side: Side, name: str, expires_after_ms: int = 0) -> SegmentSpec:
+    return SegmentSpec(side, name, (), EncoderSpec("mlp"), D, late_after_ms=10_000, expires_after_ms=expires_after_ms)
+
+
+@dataclass
+class Node:
+    """`put` writes as a replica does; `vectors` and `defaults` are what scores can be checked against."""
+
+    now_ms: int = NOW
+    fusion: Fusion = field(
+        default_factory=lambda: WeightedSum(np.array([[1, 0.5], [-0.25, 2]], np.float32), bias=0.125)
+    )
+    specs: dict[Side, tuple[SegmentSpec, ...]] = field(
+        default_factory=lambda: {
+            "user": (_segment("user", "recent", expires_after_ms=60_000), _segment("user", "taste")),
+            "item": (_segment("item", "content"), _segment("item", "stats", expires_after_ms=60_000)),
+        }
+    )
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(5)
+        self.codecs: dict[Side, RowCodec] = {
+            side: RowCodec(side, tuple(SlotSpec(s.name, s.dim, i) for i, s in enumerate(specs)))
+            for side, specs in self.specs.items()
+        }
+        self.tables = {side: SegmentTable(codec, 16, partitions=4) for side, codec in self.codecs.items()}
+        self.index = ItemIndex(2 * D)
+        # Multiples of 1/127 with a peak of 1: the same after quantisation.
+        codes = rng.integers(-127, 128, (2, 2, D))
+        codes[:, :, 0] = 127
+        defaults = (codes / 127).astype(np.float32)
+        self.defaults: dict[Side, Floats] = {"user": defaults[0], "item": defaults[1]}
+        self.engine = Engine(
+            "g1",
+            "b" * 64,
+            self.fusion,
+            self.tables["user"],
+            self.tables["item"],
+            self.index,
+            self.specs["user"],
+            self.specs["item"],
+            self.defaults,
+            clock=lambda: self.now_ms / 1000,
+            limits=EngineLimits(max_candidates=5000, max_k=1000, max_deny=100),
+        )
+
+    def put(
+        self,
+        side: Side,
+        ids: Sequence[str],
+        *,
+        as_of: int = NOW,
+        last_event: int = NOW - 5,
+        flags: dict[str, int] | None = None,
+        partition: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Rows of random vectors, the same ones for the same `seed`."""
+        codec, rng = self.codecs[side], np.random.default_rng(seed)
+        rows = codec.empty(len(ids))
+        for slot in codec.segments:
+            part = rows["segments"][slot.name]
+            part["vector"] = rng.integers(-127, 128, (len(ids), D))
+            part["scale"] = rng.random(len(ids), np.float32) / 100
+            part["as_of"], part["last_event"] = as_of, last_event
+            part["flags"] = (flags or {}).get(slot.name, 0)
+        places = self.tables[side].upsert(ids, rows, [partition] * len(ids))
+        if side == "item":
+            self.index.upsert(places, self.vectors("item", ids).reshape(len(ids), -1))
+
+    def vectors(self, side: Side, ids: Sequence[str]) -> Floats:
+        """What the table holds of `ids`, float32 [n, 2, D]; default vectors for unknown ones."""
+        table = self.tables[side]
+        rows = table.find(ids)
+        codes, scales = table.vectors[rows].reshape(-1, D), table.scales[rows].reshape(-1)
+        stored = dequantize(codes, scales).reshape(len(ids), 2, D)
+        return np.where((rows >= 0)[:, None, None], stored, self.defaults[side])
+
+    def scores(self, user: Floats, items: Floats) -> Floats:
+        """By the fusion's plain numpy form."""
+        return self.fusion.join(self.fusion.user_half(user), items)
+
+
+@pytest.fixture
+def make_node() -> Callable[..., Node]:
+    return Node
+
+
+@pytest.fixture
+def node() -> Node:
+    """Thirty items, one user."""
+    built = Node()
+    built.put("item", [f"i{n}" for n in range(30)], seed=1)
+    built.put("user", ["u"], seed=2)
+    return built
