@@ -16,7 +16,6 @@ condition doubles as the duplicate check: an event above its oldest entry is dec
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,13 +125,12 @@ def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
 def _meaning(spec: Spec, side: Side, block: Block) -> object:
     """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new layout."""
     feature = block.feature
-    condition = feature.where.text if feature.where else ""
     names = {feature.key, *block.columns}
     whose: Side = side if feature.kind == "latest" else "item"
     attributes = [(a.name, a.kind, a.values) for a in spec.attributes[whose] if a.name in names]
-    actions = spec.events.actions if "action" in {*names, *re.findall(r"\w+", condition)} else ()
+    actions = spec.events.actions if "action" in names else ()  # a condition means the same whatever else is listed
     shape = (feature.kind, feature.key, block.columns, feature.size, feature.bucket_ms, feature.over_ms)
-    return block.offset, shape, condition, sorted(attributes), actions
+    return block.offset, shape, feature.where.text if feature.where else "", sorted(attributes), actions
 
 
 def _keys(spec: Spec, key: str) -> int:

@@ -117,6 +117,16 @@ def train(spec: Spec, history: History, options: TrainingOptions, progress: Prog
     return Bundle(spec, _tensors(model, spec, layouts, readers, vocabulary), record)
 
 
+def untrained(spec: Spec, items: npt.NDArray[np.int64], seed: int = 0) -> Bundle:
+    """A bundle with random weights over the items of hashed ids int64 [m]: for benchmarks of all but quality."""
+    torch.manual_seed(seed)
+    vocabulary = Vocabulary.of(items)
+    layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
+    readers = {s.title: SegmentReader(spec, s, layouts[s.side], vocabulary) for s in spec.segments}
+    model = TwoSides(spec, readers, len(vocabulary))
+    return Bundle(spec, _tensors(model, spec, layouts, readers, vocabulary), {"trained": False})
+
+
 def _stale(part: Examples, options: TrainingOptions) -> npt.NDArray[np.int64]:
     random = np.random.default_rng(options.seed)
     lag_s = np.exp(random.uniform(0.0, np.log(options.stale_max_s), len(part)))

@@ -256,6 +256,18 @@ def doctor(
 
 
 @app.command()
+def bench(
+    what: Annotated[str, typer.Argument(help="lookup, apply or all")] = "all",
+    repeats: Annotated[int, typer.Option(help="Of each measurement; the median and the spread are told")] = 5,
+    json: Json = False,
+) -> None:
+    """Measure this machine against the budgets: lookups in process and over HTTP, and events through a Processor."""
+    from forebay.cli.bench import bench as verb
+
+    verb(what, repeats, json)
+
+
+@app.command()
 def spec(
     path: Annotated[Path, typer.Argument(help="segments.toml")],
     json: Json = False,

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from forebay.errors import ForebayError
 
-out = Console(highlight=False, soft_wrap=True)
+PIPED_WIDTH = 140  # where there is no terminal to ask: a table is then cut for a page, not for 80 columns
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 LINE_EVERY_S = 5.0  # where no bar can be drawn
 

@@ -16,8 +16,10 @@ from forebay.segments.history import History
 from forebay.segments.movielens import titles
 
 INVENTED = 5
-SHOWN = 8
-MIN_RATINGS, MIN_LEFT = 20, 15  # a user with history; a genre with films left to recommend
+SHOWN, RISEN_INTO = 10, 100
+RECENT_USERS, MIN_RATINGS = 30, 20  # a user with history
+MIN_LEFT = 10  # films of the genre to rank
+MIN_POPULAR = 10  # ratings of a film that is ranked
 
 
 @dataclass(frozen=True)
@@ -33,24 +35,26 @@ class Story:
 
 
 def choose(client: Client, history: History) -> Story:
-    """The user with history whose top of the ranking has least of a genre that there is enough of; ties by id."""
+    """Of the users active last, the one whose history is shortest (five ratings weigh most in it), and the genre whose films stand
+    highest in the ranking now: a plausible new interest."""
     attributes = {i.item: i.attributes for i in history.items}
     rated: dict[str, set[str]] = {}
     for event in history.behaviours:
         rated.setdefault(event.user, set()).add(event.item)
     popular = Counter(event.item for event in history.behaviours)
-    recent = list(dict.fromkeys(b.user for b in reversed(history.behaviours)))
-    user = next(u for u in recent if len(rated[u]) >= MIN_RATINGS)
-    unseen = [i for i in attributes if i not in rated[user]]
-    top = {hit.item for hit in client.rank(user, unseen, k=50)}
-    best: tuple[int, str, list[str]] = (1 << 30, "", [])
+    recent = list(dict.fromkeys(b.user for b in reversed(history.behaviours)))[:RECENT_USERS]
+    user = min((u for u in recent if len(rated[u]) >= MIN_RATINGS), key=lambda u: len(rated[u]))
+    unseen = [i for i in attributes if i not in rated[user] and popular[i] >= MIN_POPULAR]
+    place = {hit.item: n for n, hit in enumerate(client.rank(user, unseen, k=min(len(unseen), 1000)))}
+    means: list[tuple[float, str]] = []
     for genre in sorted({g for a in attributes.values() for g in _genres(a)}):
-        films = sorted((i for i in unseen if genre in _genres(attributes[i])), key=lambda i: (-popular[i], i))
+        films = [i for i in unseen if genre in _genres(attributes[i])]
         if len(films) >= MIN_LEFT:
-            best = min(best, (sum(f in top for f in films), genre, films))
-    invented = best[2][:INVENTED]
-    candidates = [i for i in unseen if i not in invented]
-    return Story(user, best[1], invented, candidates, attributes, titles())
+            means.append((sum(place.get(i, len(unseen)) for i in films) / len(films), genre))
+    genre = min(means)[1]
+    films = sorted((i for i in unseen if genre in _genres(attributes[i])), key=lambda i: (-popular[i], i))
+    invented = films[:INVENTED]
+    return Story(user, genre, invented, [i for i in unseen if i not in invented], attributes, titles())
 
 
 def ranking(client: Client, story: Story) -> RankResponse:
@@ -59,18 +63,28 @@ def ranking(client: Client, story: Story) -> RankResponse:
 
 
 def show(story: Story, before: RankResponse, after: RankResponse) -> None:
-    """The two rankings side by side; each film of the second with the segment that moved it most."""
-    old = {hit.item: hit for hit in before}
+    """The two rankings side by side, each film of the second with its move and the segment that moved it."""
+    old = {hit.item: (place, hit) for place, hit in enumerate(before, start=1)}
+    drift = _drift(before, after)
     rows = []
-    for place in range(SHOWN):
-        was, now = before.hits[place], after.hits[place]
-        rows.append(
-            (
-                place + 1, _title(story, was), f"{_chance(was):.2f}", _title(story, now), f"{_chance(now):.2f}",
-                _why(now, old.get(now.item)),
-            )
-        )  # fmt: skip
-    print_table(("", "before", "p", "after", "p", "why"), rows, right=("", "p"))
+    for place, (was, now) in enumerate(zip(before.hits[:SHOWN], after.hits[:SHOWN], strict=True), start=1):
+        rows.append((place, _title(story, was), f"{_chance(was):.2f}", _title(story, now), f"{_chance(now):.2f}",
+                     *_moved(place, now, old.get(now.item), drift)))  # fmt: skip
+    print_table(("", "before", "p", "after", "p", "moved", "why"), rows, right=("", "p", "moved"))
+    ranks = [
+        [n for n, h in enumerate(r, start=1) if story.genre in _genres(story.attributes[h.item])]
+        for r in (before, after)
+    ]
+    risers = sorted(
+        (n - old[h.item][0], n, h) for n, h in enumerate(after.hits[:RISEN_INTO], start=1) if h.item in old
+    )[:3]
+    told = ", ".join(f"{_title(story, h)} {n - step} -> {n}" for step, n, h in risers if step < 0)
+    out.print(f"moved most into the first {RISEN_INTO}: {told or 'nothing'}", markup=False)
+    out.print(
+        f"* {story.genre}: {len(ranks[0])} films, mean rank {sum(ranks[0]) / len(ranks[0]):.0f} -> {sum(ranks[1]) / len(ranks[1]):.0f} "
+        f"of {len(story.candidates):,}. Why: what a segment added to this film beyond what it added to the average film.",
+        markup=False,
+    )
     clock = time.time_ns() // 1_000_000
     parts = [
         f"{name} {seconds(f.as_of, clock)} / {seconds(f.last_event, clock)}"
@@ -92,12 +106,23 @@ def as_data(story: Story, before: RankResponse, after: RankResponse) -> dict[str
     }
 
 
-def _why(now: Hit, was: Hit | None) -> str:
-    if was is None or now.shares is None or was.shares is None:
-        return "new"
-    moved = {name: share - was.shares[name] for name, share in now.shares.items()}
-    name = max(moved, key=lambda n: moved[n])
-    return f"{name} {moved[name]:+.2f}"
+def _drift(before: RankResponse, after: RankResponse) -> dict[str, float]:
+    """What each user segment's share grew by for the average film: it lifts all alike, and so moves none."""
+    means = []
+    for ranking in (before, after):
+        shares = [hit.shares or {} for hit in ranking]
+        means.append({name: sum(s.get(name, 0.0) for s in shares) / len(shares) for name in after.segments})
+    return {name: means[1][name] - means[0][name] for name in after.segments}
+
+
+def _moved(place: int, now: Hit, was: tuple[int, Hit] | None, drift: dict[str, float]) -> tuple[str, str]:
+    if was is None:
+        return "new", ""
+    step = was[0] - place
+    arrow = f"↑{step}" if step > 0 else f"↓{-step}" if step < 0 else "="
+    gains = {name: share - (was[1].shares or {})[name] - drift[name] for name, share in (now.shares or {}).items()}
+    name = max(gains, key=lambda n: abs(gains[n]))
+    return arrow, f"{name} {gains[name]:+.2f}"
 
 
 def _title(story: Story, hit: Hit) -> str:

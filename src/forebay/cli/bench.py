@@ -1,0 +1,161 @@
+"""`forebay bench`: this machine against the budgets of the README. Synthetic data, uniform access, no other load assumed.
+
+Each measurement is repeated and told as median and spread: on a shared machine single figures mean little.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.cli import source
+from forebay.cli.console import budget, err, out, print_json, print_table
+from forebay.errors import UsageError
+from forebay.events import Behaviour, encode
+from forebay.retrieval.client import Client
+from forebay.retrieval.engine import Engine
+from forebay.retrieval.messages import RankRequest, Readiness
+from forebay.retrieval.server import create_app, serving
+from forebay.segments.bundle import Bundle
+from forebay.segments.ids import hash_ids
+from forebay.segments.spec import SIDES
+from forebay.segments.training import untrained
+from forebay.store.codec import codec_of
+from forebay.store.index import ItemIndex
+from forebay.store.table import SegmentTable
+from forebay.streams.processor import PartitionBatch, Processor
+
+ITEMS, USERS, CANDIDATES, LOOKUPS = 100_000, 10_000, 1_000, 1_000
+EVENTS, BATCH, SKEW = 100_000, 4_096, 1.1
+
+Line = dict[str, Any]
+
+
+def bench(what: str, repeats: int, as_json: bool) -> None:
+    """Run the named benches and print their lines; with `as_json` an object with a list `budgets`."""
+    benches: dict[str, Callable[[Bundle, int], list[Line]]] = {"lookup": _lookup, "apply": _apply}
+    chosen = list(benches) if what == "all" else [what]
+    if not set(chosen) <= set(benches):
+        raise UsageError(f"no bench {what!r}", do=f"Name one of: {', '.join(benches)}, all")
+    bundle = untrained(source.spec(None, "movielens"), hash_ids([f"i{n}" for n in range(20_000)]))
+    lines: list[Line] = []
+    for name in chosen:
+        err.print(f"      measuring {name}, {repeats} times", markup=False)
+        lines += benches[name](bundle, repeats)
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    budgets = [budget(n["name"], n["target"], n["median"], n["unit"], at_most=n["at_most"]) for n in lines]
+    if as_json:
+        print_json({"machine": machine, "budgets": budgets, "lines": lines})
+        return
+    out.print(machine)
+    rows = [
+        (n["name"], f"{n['median']:,.4g}", f"{n['low']:,.4g} – {n['high']:,.4g}", n["unit"],
+         ("≤ " if n["at_most"] else "≥ ") + f"{n['target']:,.4g}", "met" if b["met"] else "missed")
+        for n, b in zip(lines, budgets, strict=True)
+    ]  # fmt: skip
+    print_table(("what", "median", "spread", "unit", "budget", ""), rows, right=("median", "spread", "budget"))
+
+
+def _line(name: str, values: list[float], unit: str, target: float, *, at_most: bool) -> Line:
+    return {
+        "name": name, "median": float(np.median(values)), "low": min(values), "high": max(values), "unit": unit,
+        "target": target, "at_most": at_most,
+    }  # fmt: skip
+
+
+def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
+    random = np.random.default_rng(0)
+    codecs = {side: codec_of(bundle, side) for side in SIDES}
+    tables = {side: SegmentTable(codecs[side], partitions=1) for side in SIDES}
+    now = time.time_ns() // 1_000_000
+    for side, count in (("user", USERS), ("item", ITEMS)):
+        rows = codecs[side].empty(count)  # type: ignore[index]
+        for segment in bundle.spec.side(side):  # type: ignore[arg-type]
+            slot = rows["segments"][segment.name]
+            slot["vector"] = random.integers(-127, 128, slot["vector"].shape)
+            slot["scale"], slot["as_of"], slot["last_event"] = 0.01, now, now
+        tables[side].upsert([f"{side[0]}{n}" for n in range(count)], rows, np.zeros(count, np.int32))  # type: ignore[index]
+    engine = Engine(
+        "bench", bundle.hash, bundle.fusion, tables["user"], tables["item"], ItemIndex(codecs["item"].dim),
+        bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
+    )  # fmt: skip
+    engine.warm()
+    requests = [
+        RankRequest(f"u{random.integers(USERS)}", [f"i{n}" for n in random.integers(0, ITEMS, CANDIDATES)], 50)
+        for _ in range(LOOKUPS)
+    ]
+    inside: dict[str, list[float]] = {"p50": [], "p99": []}
+    over: dict[str, list[float]] = {"p50": [], "p99": [], "rate": []}
+    with serving(create_app(engine, lambda: Readiness(True))) as url, Client(url, timeout_s=5.0) as client:
+        for _ in range(repeats):  # interleaved: the machine's speed drifts
+            _percentiles([_timed(lambda r=r: engine.rank(r)) for r in requests], inside)  # type: ignore[misc]
+            waits = [_timed(lambda r=r: client.rank(r.user, r.candidates, r.k)) for r in requests]  # type: ignore[misc]
+            _percentiles(waits, over)
+            over["rate"].append(len(waits) / sum(waits))
+    size = f"{CANDIDATES:,} of {ITEMS:,} items"
+    return [
+        _line(f"lookup in process, {size}, p50", inside["p50"], "µs", 200, at_most=True),
+        _line(f"lookup in process, {size}, p99", inside["p99"], "µs", 1000, at_most=True),
+        _line(f"lookup over HTTP, one client, {size}, p50", over["p50"], "µs", 1000, at_most=True),
+        _line(f"lookup over HTTP, one client, {size}, p99", over["p99"], "µs", 1000, at_most=True),
+        _line("lookups over HTTP, one client in the server's process", over["rate"], "1/s", 3000, at_most=False),
+    ]
+
+
+def _apply(bundle: Bundle, repeats: int) -> list[Line]:
+    """Events through a Processor and its store, without Kafka: decode, fold, encode, write behind every 8 batches."""
+    random = np.random.default_rng(0)
+    users = _skewed(random, 100_000, EVENTS * (repeats + 1))
+    items = _skewed(random, 20_000, EVENTS * (repeats + 1))
+    genres = [a for a in bundle.spec.attribute("item", "genres").values]
+    now = time.time_ns() // 1_000_000
+    rates: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="forebay-bench-") as folder:
+        processor = Processor(bundle, "user", "bench", 1, Path(folder))
+        processor.open(0, "bench", 0)
+        for turn in range(repeats + 1):  # the first warms up and fills the table
+            batches = []
+            for start in range(turn * EVENTS, (turn + 1) * EVENTS, BATCH):
+                places = range(start, min(start + BATCH, (turn + 1) * EVENTS))
+                events = [
+                    Behaviour(f"u{users[p]}", f"i{items[p]}", "rate", float(1 + p % 5), now + p, f"e{p}", {"genres": [genres[items[p] % 18]]})
+                    for p in places
+                ]  # fmt: skip
+                batches.append(
+                    PartitionBatch(0, [e.user.encode() for e in events], [encode(e) for e in events], list(places), [now + p for p in places])
+                )  # fmt: skip
+            started = time.perf_counter()
+            for number, batch in enumerate(batches, start=1):
+                processor.apply([batch])
+                if number % 8 == 0:
+                    processor.flush()
+            processor.flush()
+            if turn:
+                rates.append(EVENTS / (time.perf_counter() - started))
+        processor.close(0)
+    return [_line("events through the user Processor and its store, no Kafka", rates, "1/s", 80_000, at_most=False)]
+
+
+def _skewed(random: np.random.Generator, kinds: int, count: int) -> npt.NDArray[np.int64]:
+    """Zipf with exponent 1.1 over `kinds`, as behaviour logs are."""
+    weights = 1.0 / np.arange(1, kinds + 1) ** SKEW
+    return random.choice(kinds, count, p=weights / weights.sum())
+
+
+def _timed(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _percentiles(seconds: list[float], into: Mapping[str, list[float]]) -> None:
+    for name, value in zip(("p50", "p99"), np.percentile(np.array(seconds) * 1e6, [50, 99]), strict=True):
+        into[name].append(float(value))
