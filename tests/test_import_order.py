@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [p for room in ("src/forebay", "segments", "store", "streams", "retrieval") for p in (ROOT / room).rglob("*.py")]
+SOURCES = [
+    p for room in ("src/forebay", "segments", "store", "streams", "retrieval") for p in (ROOT / room).rglob("*.py")
+]
 
 
 def test_no_room_imports_what_stands_above_it() -> None:
     """import-linter's contracts hold: cli -> streams | retrieval -> store -> segments -> events -> errors."""
     pytest.importorskip("importlinter", reason="make lint installs it")
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout
 
 

@@ -20,7 +20,9 @@ HEAVY = ("torch", "faiss", "rocksdict", "confluent_kafka", "kafka", "numba", "st
 
 
 def _run(*command: str | Path, **options: object) -> str:
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+    done = subprocess.run(
+        [str(c) for c in command], check=False, capture_output=True, text=True, timeout=300, **options
+    )  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
 
@@ -73,7 +75,7 @@ def test_a_missing_extra_is_named_with_its_command(bare: Path, tmp_path: Path) -
         "except ForebayError as error: print(error)"
     )
     assert "pip install 'forebay[publisher]'" in _run(bare / "python", "-c", code, cwd=tmp_path)
-    done = subprocess.run([bare / "forebay", "doctor"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([bare / "forebay", "doctor"], check=False, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "pip install 'forebay[cli]'" in done.stderr
 

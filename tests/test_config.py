@@ -1,0 +1,123 @@
+"""Settings: file < environment < flag, with the origin of each, and errors that name where a bad one stands."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from forebay.config import Settings, load
+from forebay.errors import ConfigError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.toml"
+    path.write_text('port = 1000\nbootstrap = "file:1"\ngeneration = "of-file"\n')
+    return path
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A working directory without a forebay.toml."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_nothing_given_is_the_defaults() -> None:
+    """And says so of each."""
+    settings, origins = load({}, environment={})
+    assert settings == Settings()
+    assert origins == {f.name: "default" for f in fields(Settings)}
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(file: Path) -> None:
+    """Three settings, each given once more than the one before."""
+    environment = {"FOREBAY_PORT": "2000", "FOREBAY_BOOTSTRAP": "environment:1", "PORT": "9"}
+    settings, origins = load({"port": 3000, "host": None}, file=file, environment=environment)
+    assert (settings.port, settings.bootstrap, settings.generation) == (3000, "environment:1", "of-file")
+    assert settings.host == Settings().host
+    assert origins["port"] == "flag"
+    assert origins["bootstrap"] == "FOREBAY_BOOTSTRAP"
+    assert origins["generation"] == str(file)
+    assert origins["host"] == "default"
+
+
+def test_values_have_their_types(file: Path) -> None:
+    """The environment has only texts: numbers and paths are made of them."""
+    settings, _ = load({}, environment={"FOREBAY_PARTITIONS": "12", "FOREBAY_STATE_DIR": "/fast"})
+    assert settings.partitions == 12 and settings.state_dir == Path("/fast")
+    given, _ = load({"data_dir": Path("/data")}, environment={})
+    assert given.data_dir == Path("/data")
+
+
+def test_the_file_is_named_by_flag_then_variable_then_found(file: Path, tmp_path: Path) -> None:
+    """forebay.toml in the working directory is the last resort."""
+    (tmp_path / "forebay.toml").write_text("port = 4000\n")
+    (tmp_path / "other.toml").write_text("port = 5000\n")
+    variable = {"FOREBAY_CONFIG": str(tmp_path / "other.toml")}
+    assert load({}, file=file, environment=variable)[0].port == 1000
+    assert load({}, environment=variable)[0].port == 5000
+    settings, origins = load({}, environment={})
+    assert settings.port == 4000 and origins["port"] == "forebay.toml"
+
+
+def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As any command does."""
+    monkeypatch.setenv("FOREBAY_PORT", "6000")
+    assert load({})[0].port == 6000
+    assert load({}, environment={})[0].port == Settings().port
+
+
+def test_directories_follow_the_data_directory() -> None:
+    """Unless they are named; each generation has its own."""
+    settings = Settings(data_dir=Path("/d"), generation="g7")
+    assert settings.bundles == Path("/d/bundles")
+    assert settings.generation_dir == Path("/d/generations/g7")
+    assert settings.state == Path("/d/state/g7") and settings.vectors == Path("/d/vectors/g7")
+    moved = Settings(data_dir=Path("/d"), state_dir=Path("/s"), vectors_dir=Path("/v"))
+    assert moved.state == Path("/s/g1") and moved.vectors == Path("/v/g1")
+
+
+def test_an_unknown_setting_is_refused_where_it_stands(file: Path) -> None:
+    """In the file, the environment and the flags: a misspelled one would be silently without effect."""
+    file.write_text("prot = 1\n")
+    for arguments, where in (
+        ({"flags": {}, "file": file, "environment": {}}, str(file)),
+        ({"flags": {}, "environment": {"FOREBAY_PROT": "1"}}, "FOREBAY_PROT"),
+        ({"flags": {"prot": 1}, "environment": {}}, "flag"),
+    ):
+        with pytest.raises(ConfigError, match="unknown setting 'prot'") as caught:
+            load(**arguments)  # type: ignore[arg-type]
+        assert caught.value.where == where and "bootstrap" in caught.value.do and caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "65536", "-1", "80.5"])
+def test_a_number_out_of_range_is_refused(text: str) -> None:
+    """With the value, the range and the variable."""
+    with pytest.raises(ConfigError, match="is not a number from 1 to 65535") as caught:
+        load({}, environment={"FOREBAY_PORT": text})
+    assert repr(text) in caught.value.what and caught.value.where == "FOREBAY_PORT" and caught.value.do
+
+
+@pytest.mark.parametrize(
+    "line", ["port = 80.5", "port = true", "port = [80]", "host = 5", "data_dir = 5", "host = ['a']"]
+)
+def test_a_value_of_another_type_is_refused(line: str, file: Path) -> None:
+    """TOML has types, and a number is no text: nothing is guessed."""
+    file.write_text(line)
+    with pytest.raises(ConfigError) as caught:
+        load({}, file=file, environment={})
+    expected = "is not a number" if line.startswith("port") else "is not a text"
+    assert expected in caught.value.what and caught.value.where == str(file) and caught.value.do
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """Missing, or no TOML; a forebay.toml that nobody named may be missing."""
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load({}, environment={"FOREBAY_CONFIG": str(tmp_path / "none.toml")})
+    assert caught.value.where == str(tmp_path / "none.toml") and "--config" in caught.value.do
+    (tmp_path / "forebay.toml").write_bytes(b"port = \xff")
+    with pytest.raises(ConfigError, match="not a TOML file") as caught:
+        load({}, environment={})
+    assert caught.value.where == "forebay.toml" and caught.value.do
