@@ -4,6 +4,10 @@ A linear layer's result for a row depends, in its last bits, on the shape of the
 equal). In one fixed shape, padded, it does not: rows are then bit-identical whatever their neighbours, their place, and
 whether one thread or two compute them. So `encode` always runs batches of CANONICAL rows, in the stream, in backfill and in
 evaluation alike. torch's native MultiheadAttention is the known exception and is not used.
+
+Place needs one thing more: rows of equal alignment. Where a layer has 2 to 11 outputs and inputs that are no multiple of four, the
+matrix kernels treat rows by where they lie in memory, and two equal rows of one batch differ (measured with the MKL of torch
+2.13). So layers here are `Aligned`, and the widths that `bmm` sees are multiples of eight (spec.py).
 """
 
 from __future__ import annotations
@@ -21,6 +25,17 @@ from forebay.segments.spec import SegmentSpec
 Floats = npt.NDArray[np.float32]
 
 CANONICAL = 128  # at 64 per-call overhead shows, at 256 a single dirty user pays for 255 empty rows
+
+
+class Aligned(nn.Linear):
+    """A linear layer over joined inputs, padded with zero columns to a multiple of 16 (64 bytes), so that every row starts alike."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        weight = self.weight
+        if short := -self.in_features % 16:
+            parts = (*parts, parts[0].new_zeros(*parts[0].shape[:-1], short))
+            weight = nn.functional.pad(weight, (0, short))
+        return nn.functional.linear(torch.cat(parts, -1) if len(parts) > 1 else parts[0], weight, self.bias)
 
 
 class SegmentEncoder(nn.Module):
@@ -63,8 +78,8 @@ class Mlp(SegmentEncoder):
         widths = [reader.dense_width + self.own_width, *segment.encoder.option("hidden", (64,))]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(), self.dropout]
-        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], segment.dim))
+            layers += [Aligned(before, after), nn.ReLU(), self.dropout]
+        self.layers = nn.Sequential(*layers, Aligned(widths[-1], segment.dim))
 
     def forward(self, dense: Tensor, sequence: Tensor, items: Tensor, length: Tensor, own: Tensor) -> Tensor:
         return self.layers(self.dense(dense, own))
@@ -81,18 +96,18 @@ class AttentionPool(SegmentEncoder):
         option = segment.encoder.option
         hidden, queries = option("hidden", 64), option("queries", 4)
         assert self.embedding is not None
-        self.entry = nn.Linear(self.embedding.embedding_dim + reader.sequence_width, hidden)
-        self.attend = nn.Linear(hidden, queries)
-        self.out = nn.Linear(hidden * queries + reader.dense_width + self.own_width, segment.dim)
+        self.entry = Aligned(self.embedding.embedding_dim + reader.sequence_width, hidden)
+        self.attend = Aligned(hidden, queries)
+        self.out = Aligned(hidden * queries + reader.dense_width + self.own_width, segment.dim)
 
     def forward(self, dense: Tensor, sequence: Tensor, items: Tensor, length: Tensor, own: Tensor) -> Tensor:
         assert self.embedding is not None
-        entries = torch.relu(self.entry(torch.cat([self.embedding(items), sequence], 2)))
+        entries = torch.relu(self.entry(self.embedding(items), sequence))
         used = torch.arange(items.shape[1]).unsqueeze(0) < length.unsqueeze(1)
         logits = self.attend(entries).masked_fill(~used.unsqueeze(2), torch.finfo(torch.float32).min)
         weights = torch.softmax(logits, 1) * used.unsqueeze(2)
         pooled = torch.bmm(weights.transpose(1, 2), entries).flatten(1)
-        return self.out(torch.cat([self.dropout(pooled), self.dense(dense, own)], 1))
+        return self.out(self.dropout(pooled), self.dense(dense, own))
 
 
 ENCODERS: dict[str, type[SegmentEncoder]] = {"mlp": Mlp, "attention_pool": AttentionPool}

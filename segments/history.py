@@ -12,7 +12,8 @@ from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile
 
 @dataclass(frozen=True)
 class History:
-    """Events with ids and times, `behaviours` in order of time."""
+    """Events with ids and times, `behaviours` in order of time. `of` and `read` take a behaviour once, however often it is there:
+    one of the same user, time and id is the same."""
 
     behaviours: list[Behaviour]
     profiles: list[UserProfile]
@@ -20,19 +21,18 @@ class History:
 
     @classmethod
     def of(cls, events: Iterable[Behaviour | UserProfile | ItemUpdate]) -> History:
-        acted: list[Behaviour] = []
+        acted: dict[tuple[str, int | None, str | None], Behaviour] = {}
         profiles: list[UserProfile] = []
         items: list[ItemUpdate] = []
         for event in events:
             match event:
                 case Behaviour():
-                    acted.append(event)
+                    acted.setdefault((event.user, event.time, event.id), event)
                 case UserProfile():
                     profiles.append(event)
                 case ItemUpdate():
                     items.append(event)
-        acted.sort(key=lambda e: (e.time or 0, e.id or ""))
-        return cls(acted, profiles, items)
+        return cls(sorted(acted.values(), key=lambda e: (e.time or 0, e.id or "")), profiles, items)
 
     @classmethod
     def read(cls, path: Path) -> History:

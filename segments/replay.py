@@ -47,13 +47,15 @@ class SideLog:
         behaviours: Sequence[Behaviour | Interaction],
         updates: Sequence[UserProfile | ItemUpdate],
     ) -> SideLog:
-        """The history of one side, entries of one (entity, time, id) taken once."""
+        """The history of one side; a user's entries of one (time, id) are taken once."""
         coder = ColumnCoder(spec, side)
         acted, updated = coder.behaviours(behaviours), coder.updates(updates)
         names = sorted({*acted.entities, *updated.entities})
         row = {name: place for place, name in enumerate(names)}
         at = np.array([row[e] for e in acted.entities], dtype=np.int64)
-        acted, at = acted.take(order := Fold.order(at, acted)), at[order]
+        # Interactions were told apart as behaviours: those of two users may share (item, time, id).
+        order = Fold.order(at, acted) if side == "user" else np.lexsort((acted.ids, acted.times, at))
+        acted, at = acted.take(order), at[order]
         updated_at = np.array([row[e] for e in updated.entities], dtype=np.int64)
         entity = np.concatenate([at, updated_at])
         time = np.concatenate([acted.times, updated.times])

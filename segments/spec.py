@@ -330,6 +330,10 @@ class _Reader:
                 options[name] = tuple(value)
             else:
                 self._whole(value, 1, 65_536, f"{where} {name}")
+                if kind == "attention_pool" and name == "hidden" and value % 8:
+                    raise SpecError(
+                        f"hidden = {value}", where=where, do="Use a multiple of 8: rows of other widths differ"
+                    )
         return EncoderSpec(kind, tuple(sorted(options.items())))
 
     def _whole(self, value: Any, low: int, high: int, where: str) -> int:

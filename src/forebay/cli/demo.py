@@ -156,7 +156,7 @@ class Demo:
         publisher.flush()
         if newest >= (event.time or 0):
             return None
-        self._until(lambda: _served(client, {event.user: event.time or 0}), "an event is not served", pause_s=0.0005)
+        self._until(lambda: _served(client, {event.user: event.time or 0}), "an event is not served", pause_s=0.002)
         return time.monotonic() - started
 
     def _measure(self, client: Client, history: History) -> None:

@@ -1,0 +1,152 @@
+"""Specs for the tests of this room, and bundles of them that nobody trained."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from forebay.segments.bundle import Bundle
+from forebay.segments.encoders import build, encode
+from forebay.segments.features import SegmentReader, Vocabulary
+from forebay.segments.layout import Layout
+from forebay.segments.spec import SIDES, Side, Spec
+
+MOVIELENS = Path(__file__).parents[2] / "segments" / "movielens.toml"
+
+# Every kind of feature, each with the options that make it harder: conditions, windows, all kinds of keys, shared blocks.
+NASTY = """
+[events]
+actions = ["view", "like", "buy"]
+[label]
+positive = "action == 'buy'"
+impression = "action != 'like'"
+[attributes.item]
+genres = { set = ["war", "love", "crime"] }
+colour = { category = ["red", "blue"] }
+price = { number = true }
+[attributes.user]
+languages = { set = ["de", "fr"] }
+country = { category = ["at", "ch"] }
+born = { number = true }
+[user.profile]
+features = [{ latest = ["country", "languages", "born"] }, { count = "events" }]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[user.recent]
+features = [{ last = 4, of = ["item", "action", "value", "age", "genres", "colour", "price"] }, { count = "events" }]
+encoder = { kind = "attention_pool", queries = 2, hidden = 8 }
+dim = 8
+[user.liked]
+features = [{ last = 3, of = ["item", "age"], where = "action in ('like', 'buy') and value > 0" }]
+encoder = { kind = "attention_pool", queries = 1, hidden = 8, embedding = 4 }
+dim = 8
+[user.short]
+features = [{ last = 2, of = ["value"] }, { latest = ["born"] }]
+encoder = { kind = "attention_pool", queries = 1, hidden = 8 }
+dim = 8
+[user.windows]
+features = [
+    { count = "events", bucket = "1s", over = "5s" },
+    { count = "action", bucket = "1h", over = "24h" },
+    { mean = "value", by = "genres", bucket = "1d", over = "30d", where = "not action == 'view'" },
+    { count = "colour", bucket = "10m", over = "1h", where = "value <= 0 or value == 2.5" },
+    { mean = "value", bucket = "7ms", over = "7ms" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[user.counts]
+features = [
+    { count = "genres" },
+    { count = "genres", where = "value >= 2.5" },
+    { mean = "value", by = "action" },
+    { mean = "value", by = "colour", where = "action not in ('buy', 'view')" },
+]
+encoder = { kind = "mlp", hidden = [] }
+dim = 8
+[item.id]
+features = [{ id = 4 }, { latest = ["colour"] }]
+encoder = { kind = "mlp", hidden = [8, 8] }
+dim = 8
+[item.content]
+features = [{ latest = ["genres", "colour", "price"] }]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[item.stats]
+features = [
+    { count = "events" },
+    { count = "action", bucket = "1h", over = "6h" },
+    { mean = "value", by = "action", bucket = "1d", over = "7d", where = "action != 'view'" },
+    { count = "events", bucket = "1s", over = "3s" },
+    { mean = "value" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+"""
+
+# No list without a condition: the layout adds one of 30 for the duplicate check.
+LISTLESS = """
+[events]
+actions = ["view", "like"]
+[label]
+positive = "value > 3"
+[attributes.item]
+genres = { set = ["war", "love"] }
+[user.taste]
+features = [{ count = "genres", bucket = "1m", over = "10m" }, { mean = "value" }]
+encoder = { kind = "mlp" }
+dim = 4
+[user.liked]
+features = [{ last = 40, of = ["value"], where = "action == 'like'" }]
+encoder = { kind = "attention_pool" }
+dim = 4
+[item.stats]
+features = [{ count = "events" }]
+encoder = { kind = "mlp" }
+dim = 4
+"""
+
+
+@cache
+def spec(name: str) -> Spec:
+    """The spec called movielens, nasty or listless."""
+    if name == "movielens":
+        return Spec.load(MOVIELENS)
+    return Spec.parse(tables(name))
+
+
+def tables(name: str) -> dict[str, Any]:
+    """A spec's tables, to be changed by whoever asks."""
+    text = {"movielens": MOVIELENS.read_text(), "nasty": NASTY, "listless": LISTLESS}[name]
+    return tomllib.loads(text)
+
+
+def untrained(spec: Spec, vocabulary: Vocabulary, seed: int, keep: Mapping[str, np.ndarray] | None = None) -> Bundle:
+    """A bundle with random weights, scales included; those in `keep` are taken over from another one."""
+    layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
+    tensors: dict[str, np.ndarray] = {"vocabulary.item": vocabulary.hashes}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for side in SIDES:
+            defaults = []
+            for segment in spec.side(side):
+                reader = SegmentReader(spec, segment, layouts[side], vocabulary)
+                encoder = build(reader, len(vocabulary), segment)
+                encoder.mean.normal_()
+                encoder.scale.uniform_(0.5, 2.0)
+                for name, tensor in encoder.state_dict().items():
+                    title = f"{segment.title}.{name}"
+                    if keep and title in keep:
+                        tensor.copy_(torch.from_numpy(keep[title]))
+                    tensors[title] = tensor.numpy().copy()
+                empty = reader.read(np.zeros((1, layouts[side].width), np.int64), np.zeros(1, np.int64))
+                defaults.append(encode(encoder, empty)[0])
+            tensors[f"default.{side}"] = np.stack(defaults)
+        tensors["fusion.weights"] = torch.randn(len(spec.side("user")), len(spec.side("item"))).numpy()
+        tensors["fusion.bias"] = torch.randn(1).numpy()
+    return Bundle(spec, tensors, {"trained": False})

@@ -1,0 +1,148 @@
+"""The naive fold: the definition of what the compiled kernels compute, byte for byte.
+
+An entity's row is a function of a set: its accepted behaviours, its updates and the newest tick of its partition. Nothing here has
+an order, a batch, an earlier row or a numpy operation on more than one number. Events are coded anew, from the words of
+columns.py, so that a mistake there shows as well; only the hash of an id is taken over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.segments.ids import hash_id
+from forebay.segments.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
+from forebay.segments.spec import AttributeSpec, Side, Spec
+
+Ints = npt.NDArray[np.int64]
+Behaving = Behaviour | Interaction
+Updating = UserProfile | ItemUpdate
+
+
+def row(
+    spec: Spec, layout: Layout, behaviours: Collection[Behaving], updates: Collection[Updating], clock: int = 0
+) -> Ints:
+    """The row int64 [layout.width] of one entity; `clock` is the newest tick (ms), 0 for none."""
+    out = [0] * layout.width
+    out[NEWEST] = max((time_of(e) for e in behaviours), default=0)
+    out[ACCEPTED] = len(behaviours)
+    out[UPDATED] = max((time_of(e) for e in updates), default=0)
+    for block in layout.blocks:
+        where = block.feature.where
+        chosen = [e for e in behaviours if where is None or meets(where.text, e)]
+        match block.feature.kind:
+            case "last":
+                slots = _last(spec, layout.side, block, chosen)
+            case "latest":
+                slots = _latest(spec, layout.side, block, updates)
+            case _:
+                slots = _sums(spec, block, chosen, max(out[NEWEST], clock))
+        for place, number in slots.items():
+            assert 0 <= place < block.size
+            out[block.offset + place] = number
+    return np.array(out, dtype=np.int64)
+
+
+def spilled(layout: Layout, behaviours: Collection[Behaving]) -> set[tuple[int, int]]:
+    """The (time, id) that the duplicate check must know beside the row: all that the list does not hold."""
+    if layout.identity is None:
+        return set()
+    return set(sorted(map(order_of, behaviours))[: -layout.identity.feature.size])
+
+
+def time_of(event: Behaving | Updating) -> int:
+    """The event time, which every accepted event has."""
+    assert event.time is not None
+    return event.time
+
+
+def order_of(event: Behaving | Updating) -> tuple[int, int]:
+    """What newest means: the greatest (time, hashed id)."""
+    return time_of(event), hash_id(event.id or "")
+
+
+def meets(text: str, event: Behaving) -> bool:
+    """Whether an event meets a condition, by Python's own reading of it."""
+    names = {"action": event.action, "value": thousandths(event.value) / 1000}
+    return bool(eval(text, {"__builtins__": {}}, names))
+
+
+def thousandths(value: float) -> int:
+    """A half goes to the even neighbour."""
+    return round(value * 1000)
+
+
+def code(attribute: AttributeSpec, value: Attribute | None) -> int:
+    """The one integer that an attribute is kept as."""
+    match attribute.kind:
+        case "number":
+            return 2 * thousandths(value) + 1 if isinstance(value, int | float) else 0
+        case "category":
+            return attribute.values.index(value) + 1 if value in attribute.values else 0
+        case "set":
+            members = value if isinstance(value, list) and value else ["of no known value"]
+            return sum({1 << (attribute.values.index(m) + 1 if m in attribute.values else 0) for m in members})
+
+
+def _last(spec: Spec, side: Side, block: Block, chosen: list[Behaving]) -> dict[int, int]:
+    slots = {0: min(len(chosen), block.feature.size)}
+    for number, event in enumerate(sorted(chosen, key=order_of)[-block.feature.size :]):
+        values = (*order_of(event), *(_column(spec, side, event, c) for c in block.feature.of if c != "age"))
+        slots.update({1 + number * len(values) + place: v for place, v in enumerate(values)})
+    return slots
+
+
+def _latest(spec: Spec, side: Side, block: Block, updates: Collection[Updating]) -> dict[int, int]:
+    if not updates:
+        return {}
+    newest = max(updates, key=order_of)
+    codes = [code(spec.attribute(side, name), newest.attributes.get(name)) for name in block.feature.of]
+    return dict(enumerate((*order_of(newest), *codes)))
+
+
+def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[int, int]:
+    feature = block.feature
+    slots = {0: max((time_of(e) for e in chosen), default=0)}
+    for event in chosen:
+        bucket = 0
+        if feature.over_ms:
+            bucket = time_of(event) // feature.bucket_ms
+            if bucket <= end // feature.bucket_ms - feature.buckets:
+                continue
+        for key in _keys(spec, feature.key, event):
+            place = 1 + bucket % feature.buckets * block.keys + key
+            slots[place] = slots.get(place, 0) + 1
+            if feature.kind == "mean":
+                place += feature.buckets * block.keys
+                slots[place] = slots.get(place, 0) + thousandths(event.value)
+    return slots
+
+
+def _keys(spec: Spec, key: str, event: Behaving) -> list[int]:
+    if key == "events":
+        return [0]
+    if key == "action":
+        return [_action(spec, event)]
+    assert isinstance(event, Behaviour)
+    attribute = spec.attribute("item", key)
+    number = code(attribute, event.item_attributes.get(key))
+    return [number] if attribute.kind == "category" else [k for k in range(attribute.width) if number >> k & 1]
+
+
+def _column(spec: Spec, side: Side, event: Behaving, name: str) -> int:
+    match name:
+        case "item":
+            return hash_id(event.item)
+        case "action":
+            return _action(spec, event)
+        case "value":
+            return thousandths(event.value)
+    assert isinstance(event, Behaviour) and side == "user"
+    return code(spec.attribute("item", name), event.item_attributes.get(name))
+
+
+def _action(spec: Spec, event: Behaving) -> int:
+    return spec.events.actions.index(event.action) + 1 if event.action in spec.events.actions else 0

@@ -1,0 +1,108 @@
+"""Conditions: what they mean, and that what cannot be meant is refused with a remedy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forebay.errors import SpecError
+from forebay.segments.expression import Condition, action_code
+
+ACTIONS = ("view", "like", "buy")
+EVENTS = [(action, value) for action in (*ACTIONS, "unheard of") for value in (-1000, 0, 2499, 2500, 4000)]
+COLUMNS = {
+    "action": np.array([action_code(ACTIONS, a) for a, _ in EVENTS], dtype=np.int64),
+    "value": np.array([v for _, v in EVENTS], dtype=np.int64),
+}
+
+NUMBERS = st.sampled_from(["-1", "0", "2.5", "4", "+4.0"])
+NAMES = st.sampled_from(["'view'", "'like'", '"buy"'])
+COMPARISONS = st.one_of(
+    st.builds("value {} {}".format, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), NUMBERS),
+    st.builds("action {} {}".format, st.sampled_from(["==", "!="]), NAMES),
+    st.builds("action {} [{}]".format, st.sampled_from(["in", "not in"]), st.lists(NAMES).map(", ".join)),
+    st.builds("value in ({},)".format, NUMBERS),
+)
+CONDITIONS = st.recursive(
+    COMPARISONS,
+    lambda inner: st.one_of(
+        st.builds("({} and {})".format, inner, inner),
+        st.builds("({} or {} or {})".format, inner, inner, inner),
+        st.builds("not {}".format, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(CONDITIONS)
+def test_a_condition_means_what_python_means_by_it(text: str) -> None:
+    """Compiled over columns it gives what the same words give over one event at a time."""
+    expected = [bool(eval(text, {}, {"action": action, "value": value / 1000})) for action, value in EVENTS]
+    assert Condition(text, ACTIONS)(COLUMNS).tolist() == expected
+
+
+def test_value_is_compared_in_thousandths() -> None:
+    """2.4994 is kept as 2.499, so it is no 2.5; 2.4996 is kept as 2.5."""
+    kept = np.array([round(2.4994 * 1000), round(2.4996 * 1000)], dtype=np.int64)
+    condition = Condition("value >= 2.5", ACTIONS)
+    assert condition({"action": np.zeros(2, dtype=np.int64), "value": kept}).tolist() == [False, True]
+
+
+def test_an_unknown_action_is_unequal_to_every_known_one() -> None:
+    """It has the code 0, which no listed action has."""
+    assert action_code(ACTIONS, "unheard of") == 0
+    columns = {"action": np.zeros(1, dtype=np.int64), "value": np.zeros(1, dtype=np.int64)}
+    assert Condition("action not in ('view', 'like', 'buy')", ACTIONS)(columns).tolist() == [True]
+
+
+def test_equal_texts_are_equal_conditions() -> None:
+    """Where a condition stands is for its errors only: equal features must share a block."""
+    assert Condition("value > 1", ACTIONS, "here") == Condition("value > 1", ACTIONS, "there")
+    assert Condition("value > 1", ACTIONS) != Condition("value > 2", ACTIONS)
+    assert Condition("value > 1", ACTIONS) != Condition("value > 1", ("view",))
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("value >=", "cannot be read"),
+        ("", "cannot be read"),
+        (4, "is not a text"),
+        ("not " * 5000 + "value > 1", "nested too deeply"),
+        ("value", "is no comparison"),
+        ("value + 1 > 2", "is no comparison"),
+        ("1 < value", "is no comparison"),
+        ("0 < value < 4", "is no comparison"),
+        ("__import__('os').system('true')", "is no comparison"),
+        ("user == 'u'", "names 'user'"),
+        ("value in 4", "`in` without a list"),
+        ("action < 'view'", "in a way that it does not have"),
+        ("value is 4", "in a way that it does not have"),
+        ("value > value", "where a plain value must stand"),
+        ("value in (1, *[2])", "where a plain value must stand"),
+        ("value > 'four'", "compares value with 'four'"),
+        ("value > True", "compares value with True"),
+        ("value < 1e400", "past any"),
+        ("value in (1e30,)", "past any"),
+        ("action == 4", "compares action with 4"),
+    ],
+    ids=lambda text: str(text)[:24],
+)
+def test_what_is_no_condition_is_refused(text: str, what: str) -> None:
+    """Each refusal quotes the condition, says what is wrong with it and where, and what would be right."""
+    with pytest.raises(SpecError) as caught:
+        Condition(text, ACTIONS, "[user.taste] features")
+    assert what in caught.value.what
+    assert repr(text) in caught.value.what
+    assert caught.value.where == "[user.taste] features"
+    assert caught.value.do.startswith("Use and/or/not")
+
+
+def test_an_action_that_is_not_listed_is_refused() -> None:
+    """It would be equal to every other unknown action."""
+    with pytest.raises(SpecError, match="'share', which") as caught:
+        Condition("action == 'share'", ACTIONS, "[label]")
+    assert "Add it to actions" in caught.value.do and caught.value.where == "[label]"

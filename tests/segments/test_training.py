@@ -1,0 +1,168 @@
+"""Training on a history whose answer is evident: every user likes the films of one genre, and no others."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from forebay.errors import UsageError
+from forebay.events import Behaviour, ItemUpdate, UserProfile
+from forebay.segments.bundle import Bundle
+from forebay.segments.encoders import encode
+from forebay.segments.evaluation import auc
+from forebay.segments.examples import Examples
+from forebay.segments.history import History
+from forebay.segments.ids import hash_id
+from forebay.segments.model import SideEncoders
+from forebay.segments.spec import SIDES, Spec
+from forebay.segments.training import TrainingOptions, train
+
+SPEC = Spec.parse(
+    tomllib.loads("""
+[events]
+actions = ["rate"]
+[label]
+positive = "value >= 4"
+[attributes.item]
+genre = { category = ["war", "love", "crime"] }
+[user.taste]
+features = [{ count = "genre", where = "value >= 4" }, { count = "genre" }]
+encoder = { kind = "mlp", hidden = [16] }
+dim = 8
+[user.recent]
+features = [{ last = 5, of = ["item", "genre", "value", "age"] }]
+encoder = { kind = "attention_pool", queries = 2, hidden = 16 }
+dim = 8
+[item.content]
+features = [{ latest = ["genre"] }]
+encoder = { kind = "mlp", hidden = [16] }
+dim = 8
+[item.id]
+features = [{ id = 4 }]
+encoder = { kind = "mlp", hidden = [] }
+dim = 8
+""")
+)
+GENRES = ("war", "love", "crime")
+OPTIONS = TrainingOptions(
+    train_share=0.5, validation_share=0.25, epochs=10, patience_epochs=10, batch_size=64, learning_rate=0.01,
+    weight_decay=0.01, seed=1,
+)  # fmt: skip
+USERS, ROUNDS, ITEMS = 24, 40, 12
+START, STEP = 1_700_000_000_000, 60_000
+
+
+def _genre(number: int) -> str:
+    return GENRES[number % 3]
+
+
+def _history(flip_after: int = 1 << 62) -> History:
+    """User u and item i have genre number u and i (mod 3); a rating is 5 where they agree, else 1, and the other way round
+    after `flip_after`."""
+    random = np.random.default_rng(0)
+    events: list[Behaviour | UserProfile | ItemUpdate] = [
+        ItemUpdate(f"i{n}", {"genre": _genre(n)}, START - 1, "new") for n in range(ITEMS)
+    ]
+    for number in range(USERS * ROUNDS):
+        user, item, time = number % USERS, int(random.integers(ITEMS)), START + number * STEP
+        agrees = (user % 3 == item % 3) != (time >= flip_after)
+        value = 5.0 if agrees else 1.0
+        events.append(Behaviour(f"u{user}", f"i{item}", "rate", value, time, f"e{number}", {"genre": _genre(item)}))
+    return History.of(events)
+
+
+@pytest.fixture(scope="module")
+def bundle() -> Bundle:
+    return train(SPEC, _history(), OPTIONS)
+
+
+def test_training_finds_the_evident_answer(bundle: Bundle) -> None:
+    """AUC on what came after the training part is far above chance, and the record says so."""
+    assert bundle.record["validation_auc"] > 0.95
+    assert bundle.record["examples"] == {"train": 480, "validation": 240}
+    assert bundle.record["options"]["seed"] == 1
+
+
+def test_what_was_trained_is_what_is_served(bundle: Bundle) -> None:
+    """Ratings that training never saw, scored through the int8 vectors and the fusion that serve."""
+    end = bundle.record["validation_until_ms"]
+    unseen = Examples.of(SPEC, _history()).between(end, 1 << 62)
+    assert len(unseen) == 240
+    vectors = [
+        SideEncoders(bundle, side).encode_all(unseen.states(bundle.layouts[side], unseen.times), unseen.hashes(side))
+        for side in SIDES
+    ]
+    scores = [bundle.fusion.join(bundle.fusion.user_half(u), v[None])[0] for u, v in zip(*vectors, strict=True)]
+    assert auc(np.array(scores), unseen.labels) > 0.95
+
+
+def test_the_same_seed_gives_the_same_bundle() -> None:
+    """To the last bit of its hash; another seed gives another one."""
+    short = replace(OPTIONS, epochs=2)
+    first = train(SPEC, _history(), short)
+    assert train(SPEC, _history(), short).hash == first.hash
+    assert train(SPEC, _history(), replace(short, seed=2)).hash != first.hash
+
+
+def test_what_comes_after_the_validation_part_is_not_read() -> None:
+    """The last quarter of the log says the opposite: the bundle is the same. One event earlier it is seen in the figures."""
+    short = replace(OPTIONS, epochs=2)
+    end = START + USERS * ROUNDS * 3 // 4 * STEP
+    before = train(SPEC, _history(), short)
+    assert train(SPEC, _history(flip_after=end), short).hash == before.hash
+    assert train(SPEC, _history(flip_after=end - STEP), short).record != before.record
+
+
+def test_the_default_vectors_are_those_of_an_empty_state(bundle: Bundle) -> None:
+    """Finite, of the declared shape, and what the trained encoders give for nothing."""
+    for side in SIDES:
+        rows = np.zeros((1, bundle.layouts[side].width), dtype=np.int64)
+        encoders = SideEncoders(bundle, side)
+        assert bundle.defaults(side).shape == (2, 8)
+        for place, segment in enumerate(encoders.segments):
+            again = encode(encoders._encoders[place], bundle.reader(segment).read(rows, np.zeros(1, dtype=np.int64)))
+            assert again[0].tobytes() == bundle.defaults(side)[place].tobytes()
+
+
+def test_the_vocabulary_is_of_items_in_the_training_part() -> None:
+    """An item that first shows up later is unknown, as any new item will be when the model serves."""
+    history = _history()
+    late = Behaviour("u0", "new", "rate", 5.0, START + 950 * STEP, "late", {})
+    bundle = train(SPEC, History.of([*history.behaviours, late, *history.items]), replace(OPTIONS, epochs=1))
+    places = bundle.vocabulary.places(np.array([hash_id("i0"), hash_id("new")]))
+    assert places[0] > 0 and places[1] == 0 and len(bundle.vocabulary) == ITEMS
+
+
+def test_progress_is_told_after_each_epoch() -> None:
+    """Steps rise to the number of steps, which early stopping makes the last one."""
+    told: list[tuple[int, int, Mapping[str, float]]] = []
+    options = replace(OPTIONS, epochs=8, patience_epochs=1, learning_rate=0.0)
+    train(SPEC, _history(), options, lambda *figures: told.append(figures))
+    assert [step for step, _, _ in told] == [1, 8] and {steps for _, steps, _ in told} == {8}
+    assert set(told[0][2]) == {"validation_auc", "validation_logloss", "epoch"}
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_both_labels_are_needed(part: str) -> None:
+    """In the part that fits and in the part that stops: the error says which, and what helps."""
+    history = _history()
+    cut = history.moment(OPTIONS.train_share)
+    same = [
+        Behaviour(b.user, b.item, b.action, 5.0, b.time, b.id, b.item_attributes)
+        if ((b.time or 0) < cut) == (part == "train")
+        else b
+        for b in history.behaviours
+    ]
+    with pytest.raises(UsageError, match=f"the {part} part") as caught:
+        train(SPEC, History.of([*same, *history.items]), OPTIONS)
+    assert caught.value.do == "Give a longer history"
+
+
+def test_a_history_without_behaviour_is_refused() -> None:
+    """There is nothing to learn from a catalogue."""
+    with pytest.raises(UsageError, match="no behaviour"):
+        train(SPEC, History.of(_history().items), OPTIONS)
