@@ -150,7 +150,7 @@ class Client:
             except msgspec.MsgspecError as error:
                 raise ServerUnavailable(f"the answer cannot be read: {error}", where=self.url) from None
             except NewConnectionError as error:
-                problem = ServerUnavailable(f"no connection: {error}", where=self.url, do="Is the server running?")
+                problem = ServerUnavailable(f"no connection{_said(error)}", where=self.url, do="Is the server running?")
             except TimeoutError:
                 raise self._late() from None
             except ProtocolError as error:
@@ -214,3 +214,8 @@ class Client:
 
     def _late(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"no answer in {self.timeout_s * 1000:.0f} ms", where=self.url)
+
+
+def _said(error: Exception) -> str:
+    """The system's own words behind urllib3's description of its connection object."""
+    return str(error)[str(error).find(": ") :] if ": " in str(error) else ""
