@@ -29,6 +29,8 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("movielens", "user.taste", "one feature less", lambda d: d["user"]["taste"]["features"].pop(0)),
     ("movielens", "user.profile", "one feature more", lambda d: d["user"]["profile"]["features"].append({"count": "genres"})),
     ("movielens", "item.stats", "another window", lambda d: d["item"]["stats"]["features"][2].update(bucket="6h", over="3d")),
+    ("movielens", "user.taste", "a condition", lambda d: d["user"]["taste"]["features"][0].update(where="value < 3")),
+    ("nasty", "user.profile", "a condition", lambda d: d["user"]["profile"]["features"][1].update(where="action == 'like'")),
     ("nasty", "user.recent", "a shorter duplicate list", lambda d: d["user"]["recent"]["features"][0].update(last=1)),
     ("nasty", "user.liked", "another condition", lambda d: d["user"]["liked"]["features"][0].update(where="value > 2")),
     ("nasty", "user.windows", "another bucket", lambda d: d["user"]["windows"]["features"][0].update(bucket="2s", over="4s")),
