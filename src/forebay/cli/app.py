@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics: what is there, and making what is missing.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", no_args_is_help=True)
+app.add_typer(spec_app, name="spec")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
@@ -267,8 +269,8 @@ def bench(
     verb(what, repeats, json)
 
 
-@app.command()
-def spec(
+@spec_app.command("check")
+def spec_check(
     path: Annotated[Path, typer.Argument(help="segments.toml")],
     json: Json = False,
 ) -> None:

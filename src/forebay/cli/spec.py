@@ -1,4 +1,4 @@
-"""`forebay spec`: a segments.toml as the partition that it declares."""
+"""`forebay spec check`: a segments.toml as the partition that it declares."""
 
 from __future__ import annotations
 
