@@ -144,8 +144,7 @@ class Host:
                 self._judge(error, message)
                 continue
             partition = message.partition()
-            # Fetched before a revoke or a seek back: no longer ours, or to be read again.
-            if partition in self.processor.partitions and partition not in self._restoring:
+            if partition in self.processor.partitions:  # else it was fetched before a revoke
                 by_partition.setdefault(partition, []).append(message)
                 self._at_end.discard(partition)
         return [_batch(p, m) for p, m in by_partition.items()]
@@ -216,6 +215,8 @@ class Host:
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         starts = [self._take_over(tp.partition) for tp in partitions]
         consumer.incremental_assign([TopicPartition(self._topic, p, o) for p, o in starts])
+        # This call stands inside a consume(), which may go on to return records of what was just assigned.
+        consumer.pause([TopicPartition(self._topic, p) for p, _ in starts if p in self._restoring])
 
     def _take_over(self, partition: int) -> tuple[int, int]:
         """Open the partition's store; returns where to read aloud from."""
@@ -260,6 +261,7 @@ class Host:
                     events += self.processor.apply([_batch(partition, records)], aloud=False).events
         finally:
             reader.close()
+        self._consumer.resume([TopicPartition(self._topic, partition)])
         owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
         seconds = time.perf_counter() - started
         log.info("%s[%d]: %d events folded again in %.2f s", self._topic, partition, events, seconds)
@@ -298,6 +300,8 @@ class Host:
         for partition in owned:
             number, offset = self._take_over(partition)
             self._consumer.seek(TopicPartition(self._topic, number, offset))
+            if number in self._restoring:
+                self._consumer.pause([TopicPartition(self._topic, number)])
 
     def _gap(self, partition: int) -> LogGap:
         return LogGap(

@@ -133,10 +133,11 @@ class Partition:
     def settle(self, offset: int, as_of: int) -> None:
         """Backfill's last word: state is what the log has up to `offset`, at append time `as_of` (ms), in every row."""
         self.meta = msgspec.structs.replace(self.meta, offset=offset, newest_append=as_of)
+        rows = np.array([r for r, entity in enumerate(self.ids) if entity], dtype=np.int64)
         for segment in self.codec.segments:
             slot = self.vectors["segments"][segment.name]
-            slot["as_of"][: len(self.ids)] = np.where(slot["flags"][: len(self.ids)] & HELD, 0, as_of)
-        self.touched(np.arange(len(self.ids)))
+            slot["as_of"][rows] = np.where(slot["flags"][rows] & HELD, 0, as_of)
+        self.touched(rows)
 
     def flush(self, keep_ids_ms: int) -> None:
         """Write behind: everything that changed since the last flush and the offset, in one batch.

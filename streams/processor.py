@@ -235,8 +235,11 @@ class Processor:
         if behaviours:
             columns = self._coder.behaviours(behaviours)
             at = owned.rows_of(columns.entities)
-            order = Fold.order(at, columns)
-            order = order[self._is_new(owned, at[order], columns.take(order))]
+            if self.layout.identity is not None:
+                order = Fold.order(at, columns)
+                order = order[self._is_new(owned, at[order], columns.take(order))]
+            else:  # interactions are in the log once; two users' ones may share (item, time, id)
+                order = np.lexsort((columns.ids, columns.times, at))
             at, columns = at[order], columns.take(order)
             left = self._fold.behaviours(owned.rows, at, columns, owned.meta.clock, owned.dirty)
             gone = np.flatnonzero(left[:, 0])

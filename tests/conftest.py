@@ -6,12 +6,25 @@ The broker starts when the first test asks for it, on free ports and in a folder
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pytest
 
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile, encode, entity_of
 from forebay.streams.devkafka import DevKafka
 from forebay.streams.topics import Topics
+
+if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
+    from forebay.segments.bundle import Bundle
+    from forebay.segments.history import History
+    from forebay.store.codec import RowCodec
+    from forebay.streams.host import Host
 
 _number = itertools.count(1)
 
@@ -27,3 +40,291 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
 def topics() -> Topics:
     """Names under a prefix that no other test of this run has."""
     return Topics(f"t{next(_number)}.")
+
+
+# -- a small model, its events, and workers over them: for streams, faults and integration
+
+NOW = 1_790_000_000_000
+HOUR_MS = 3_600_000
+SMALL_SPEC: dict[str, Any] = {
+    "events": {"actions": ["rate", "view"], "late_after": "24h"},
+    "label": {"positive": "value >= 4"},
+    "attributes": {
+        "item": {"genres": {"set": ["a", "b", "c"]}, "year": {"number": True}},
+        "user": {"age": {"number": True}, "plan": {"category": ["free", "paid"]}},
+    },
+    "user": {
+        "profile": {
+            "features": [{"latest": ["age", "plan"]}],
+            "encoder": {"kind": "mlp", "hidden": [8]},
+            "dim": 8,
+        },
+        # A short list, so that deep duplicates (older than the list) are the rule.
+        "recent": {
+            "features": [{"last": 6, "of": ["item", "genres", "value", "action", "age"]}],
+            "encoder": {"kind": "attention_pool", "queries": 2, "hidden": 8, "embedding": 4},
+            "dim": 8,
+        },
+        "taste": {
+            "features": [{"count": "genres"}, {"mean": "value", "by": "genres", "where": "action == 'rate'"}],
+            "encoder": {"kind": "mlp", "hidden": [8]},
+            "dim": 8,
+        },
+    },
+    "item": {
+        "id": {"features": [{"id": 4}], "encoder": {"kind": "mlp", "hidden": []}, "dim": 8},
+        "content": {"features": [{"latest": ["genres", "year"]}], "encoder": {"kind": "mlp", "hidden": [8]}, "dim": 8},
+        "stats": {
+            "features": [{"count": "events"}, {"mean": "value", "bucket": "1h", "over": "6h"}],
+            "encoder": {"kind": "mlp", "hidden": [8]},
+            "dim": 8,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def make_history() -> Callable[..., History]:
+    """Random behaviours of the hours before `until_ms`, profiles for half of the users and updates for most items."""
+    from forebay.segments.history import History
+
+    def make(
+        count: int, *, seed: int = 0, users: int = 40, items: int = 25, until_ms: int = NOW, span_ms: int = 9 * HOUR_MS
+    ) -> History:
+        pick = random.Random(seed)
+        attributes: dict[str, Attributes] = {
+            f"i{n}": {"genres": pick.sample(["a", "b", "c", "other"], 2), "year": float(1950 + n)} for n in range(items)
+        }
+        acted = []
+        for n in range(count):
+            user, item = f"u{int(users * pick.random() ** 2)}", f"i{int(items * pick.random() ** 2)}"
+            acted.append(
+                Behaviour(
+                    user, item, pick.choice(["rate", "view", "unlisted"]), float(pick.randint(1, 5)),
+                    # Whole seconds: many events share one.
+                    until_ms - 1000 - int(pick.random() * span_ms) // 1000 * 1000, f"e{seed}-{n}", attributes[item],
+                )
+            )  # fmt: skip
+        profiles = [
+            UserProfile(f"u{n}", {"age": float(20 + n), "plan": "paid"}, until_ms - span_ms - n, f"p{n}")
+            for n in range(0, users, 2)
+        ]
+        updates = [
+            ItemUpdate(i, a, until_ms - span_ms, f"up{i}") for n, (i, a) in enumerate(attributes.items()) if n % 5
+        ]
+        return History.of([*acted, *profiles, *updates])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def arrivals() -> Callable[..., list[Event]]:
+    """A history's user-side events as they come in: shuffled within some hundred places, and 5 % of them twice."""
+
+    def arrive(history: History, seed: int = 0) -> list[Event]:
+        pick = random.Random(seed)
+        events: list[Event] = [*history.profiles, *history.behaviours]
+        places = [(n + pick.uniform(0, 200), e) for n, e in enumerate(events)]
+        places += [(n + pick.uniform(0, 900), e) for n, e in enumerate(events) if pick.random() < 0.05]
+        return [e for _, e in sorted(places, key=lambda pair: pair[0])]
+
+    return arrive
+
+
+@pytest.fixture(scope="session")
+def bundle(make_history: Callable[..., History]) -> Bundle:
+    """SMALL_SPEC after one epoch over a small history: weights like any, and no quality."""
+    from forebay.segments.spec import Spec
+    from forebay.segments.training import TrainingOptions, train
+
+    return train(Spec.parse(SMALL_SPEC), make_history(600), TrainingOptions(epochs=1, seed=1))
+
+
+@pytest.fixture(scope="session")
+def spec_tables() -> dict[str, Any]:
+    """The tables of the small model's segments.toml, to vary: a copy for each caller is the caller's business."""
+    return SMALL_SPEC
+
+
+@pytest.fixture(scope="session")
+def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
+    """All that partition stores hold, closed ones (by folder and side): entity -> (state, vectors without their as_of)."""
+    from forebay.segments.spec import Side
+    from forebay.store.codec import codec_of
+    from forebay.store.partition import PartitionStore
+
+    def read(bundle: Bundle, folder: Path, side: Side) -> dict[str, tuple[bytes, bytes]]:
+        found: dict[str, tuple[bytes, bytes]] = {}
+        for path in sorted(folder.glob(f"{side}-*")):
+            with PartitionStore.open(path, create=False) as store:
+                for entity, state, vectors in store.scan():
+                    assert entity not in found
+                    found[entity] = (state, without_as_of(codec_of(bundle, side), vectors))
+        return found
+
+    return read
+
+
+def without_as_of(codec: RowCodec, vectors: bytes) -> bytes:
+    rows = np.frombuffer(vectors, codec.dtype).copy()
+    for slot in codec.segments:
+        rows["segments"][slot.name]["as_of"] = 0
+    return rows.tobytes()
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., None]:
+    """Return when a condition holds; fail after a generous time."""
+
+    def wait(condition: Callable[[], object], what: str, within_s: float = 90.0) -> None:
+        deadline = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {within_s} s for {what}"
+            time.sleep(0.05)
+
+    return wait
+
+
+@pytest.fixture
+def publish(kafka: DevKafka) -> Callable[..., None]:
+    """Events, or (key, value) pairs, to a topic by a producer like any other: murmur2, no transactions."""
+    from confluent_kafka import Producer
+
+    def send(topic: str, records: Iterable[Event | tuple[bytes | None, bytes | None]], partition: int = -1) -> None:
+        producer = Producer(
+            {"bootstrap.servers": kafka.bootstrap, "partitioner": "murmur2_random", "enable.idempotence": True}
+        )
+        for record in records:
+            key, value = record if isinstance(record, tuple) else (entity_of(record).encode(), encode(record))
+            if partition < 0:
+                producer.produce(topic, key=key, value=value)
+            else:
+                producer.produce(topic, key=key, value=value, partition=partition)
+            producer.poll(0)
+        assert producer.flush(30) == 0
+
+    return send
+
+
+@pytest.fixture
+def read(kafka: DevKafka) -> Callable[..., list[Any]]:
+    """The committed records of a topic from `starts` (partition -> offset) to its end at this moment, live or not."""
+    from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+    from forebay.streams.offsets import bounds
+
+    def read_now(topic: str, starts: dict[int, int]) -> list[Any]:
+        consumer = Consumer(
+            {
+                "bootstrap.servers": kafka.bootstrap,
+                "group.id": "tests",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 50,
+            }
+        )
+        found: list[Any] = []
+        try:
+            ends = {p: bounds(consumer, topic, p) for p in starts}
+            left = {p for p, (_, end) in ends.items() if starts[p] < end}
+            consumer.assign([TopicPartition(topic, p, max(starts[p], ends[p][0])) for p in left])
+            while left:
+                for message in consumer.consume(1000, 0.1):
+                    error, partition = message.error(), message.partition()
+                    assert error is None or error.code() == KafkaError._PARTITION_EOF, error
+                    if error is None and message.offset() < ends[partition][1]:
+                        found.append(message)
+                    # The end may be a transaction's mark, and a live topic may have no end that stands still.
+                    if error is not None or message.offset() >= ends[partition][1] - 1:
+                        left.discard(partition)
+        finally:
+            consumer.close()
+        return found
+
+    return read_now
+
+
+@pytest.fixture
+def lag(kafka: DevKafka, read: Callable[..., list[Any]]) -> Callable[[str, str, int], int]:
+    """How many records of a topic are committed and not yet behind a group's offsets."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    def count(topic: str, group: str, partitions: int) -> int:
+        consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
+        try:
+            places = consumer.committed([TopicPartition(topic, p) for p in range(partitions)], 10)
+        finally:
+            consumer.close()
+        return len(read(topic, {p.partition: max(p.offset, 0) for p in places}))
+
+    return count
+
+
+@pytest.fixture
+def newest(read: Callable[..., list[Any]]) -> Callable[[str, int], dict[str, bytes]]:
+    """The newest record of each entity in a vectors topic, heartbeats and gone ones left out."""
+    from forebay.store.codec import HEARTBEAT_KEY
+
+    def read_all(topic: str, partitions: int) -> dict[str, bytes]:
+        found: dict[str, bytes | None] = {}
+        for message in read(topic, dict.fromkeys(range(partitions), 0)):
+            if message.key() != HEARTBEAT_KEY:
+                found[message.key().decode()] = message.value()
+        return {entity: value for entity, value in found.items() if value is not None}
+
+    return read_all
+
+
+class Work:
+    """A Host on a thread of its own until the block ends; what it raised is raised there."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.error: BaseException | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        try:
+            self.host.run(self._stop)
+        except BaseException as error:  # noqa: BLE001 - raised again where the block ends
+            self.error = error
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive(), "the host did not stop"
+        if self.error is not None and error is None:
+            raise self.error
+
+
+@pytest.fixture
+def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
+    """`with work(topics, side, folder, generation="g1", partitions=2, options=…)`: one side's worker, running."""
+    from forebay.segments.spec import Side
+    from forebay.streams.host import Host, HostOptions
+    from forebay.streams.processor import Processor
+
+    def start(
+        topics: Topics,
+        side: Side,
+        folder: Path,
+        *,
+        generation: str = "g1",
+        partitions: int = 2,
+        options: HostOptions = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2),
+        bundle: Bundle = bundle,
+    ) -> Work:
+        processor = Processor(bundle, side, topics.source(side), partitions, folder)
+        return Work(Host(processor, kafka.bootstrap, topics, generation, options))
+
+    return start
