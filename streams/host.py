@@ -84,6 +84,7 @@ class Host:
         Raises Fenced, LogGap, StoreLeads and the store's errors: the caller ends the process, and the next one resumes as on
         assignment. A transaction that the broker aborted is not an error: state is read again and the batch done again.
         """
+        self.processor.warm()
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         try:
             while not stop.is_set():

@@ -101,6 +101,11 @@ class Processor:
         self._stateful = [any(f.kind != "id" for f in s.features) for s in self._segments]
         self._defaults = [self._default(p) for p in range(len(self._segments))]
 
+    def warm(self) -> None:
+        """Compile what a batch runs, before the first one waits for it. The Host calls this before it joins its group."""
+        self._fold.warm()
+        partitions_of([b"warm"], self.count)
+
     def open(self, partition: int, topic_id: str, offset: int) -> Partition:
         """Take over a partition: its store as it is, or an empty one that starts at `offset`. Errors as in Partition.open."""
         fresh = PartitionMeta(self.topic, partition, topic_id, self.count, self.layout.digest, offset)
