@@ -40,7 +40,6 @@ class TransactionLog:
                 "transactional.id": transactional_id,
                 "transaction.timeout.ms": timeout_ms,
                 "partitioner": "murmur2_random",
-                "compression.type": "lz4",
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 1_000_000,
                 "log_level": 2,
