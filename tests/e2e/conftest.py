@@ -81,6 +81,11 @@ class Installation:
         except ForebayError:  # not listening yet
             return False
 
+    def is_current(self) -> bool:
+        """Whether every user's segments are fresh: a worker that was killed is missed by its group for a session's time."""
+        found = [self.client.entity("user", f"u{n}").segments.values() for n in range(30)]
+        return all(s.freshness.state == "fresh" for segments in found for s in segments)
+
     def saw(self, user: str, time_ms: int) -> bool:
         """Whether lookups see an event of `user` as new as `time_ms`."""
         recent = self.client.entity("user", user).segments.get("recent")

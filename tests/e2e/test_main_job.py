@@ -116,6 +116,7 @@ def test_a_killed_worker_goes_on_where_it_was(installation: Installation) -> Non
 
 def test_lookup_shows_an_entity_to_people_and_to_programs(installation: Installation) -> None:
     """A table with each segment's state, and the same as JSON."""
+    installation.until(installation.is_current)
     shown = installation.forebay("lookup", "user:u8", "-k", "3")
     assert "recent" in shown and "fresh" in shown
     data = json.loads(installation.forebay("lookup", "user:u8", "-k", "3", "--json"))
@@ -124,6 +125,7 @@ def test_lookup_shows_an_entity_to_people_and_to_programs(installation: Installa
 
 def test_doctor_finds_nothing_wrong_but_the_dead_letters(installation: Installation) -> None:
     """Every check runs against the living installation."""
+    installation.until(installation.is_current)
     checks = {c["name"]: c for c in json.loads(installation.forebay("doctor", "--json", code=1))}
     assert {name for name, c in checks.items() if not c["ok"]} == {"dead letters"}
     assert checks["dead letters"]["remedy"]
