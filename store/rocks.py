@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
 
-from forebay.errors import StoreCorrupt, StoreError, StoreLocked
+from forebay.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 
 R = TypeVar("R")
 
@@ -37,11 +37,11 @@ class Rocks:
         """Open `path`; with `create`, make it when there is nothing.
 
         Raises StoreLocked when another process (or another object of this one) has it open, StoreCorrupt when its files
-        do not fit together, StoreError when there is no store and `create` is false.
+        do not fit together, StoreMissing when there is no store and `create` is false.
         """
         self.path = path
         if not create and not (path / "CURRENT").exists() and not any(path.glob("MANIFEST-*")):
-            raise StoreError("there is no store", where=str(path), do="Restore a checkpoint, or create an empty one")
+            raise StoreMissing("there is no store", where=str(path), do="Restore a checkpoint, or create an empty one")
         if create:
             path.mkdir(parents=True, exist_ok=True)
         options, self._cache = _options(create)

@@ -127,7 +127,8 @@ def _publish(processor: Processor, log: TransactionLog) -> None:
         for start in range(0, len(owned), BATCH):
             ids = owned.ids[start : start + BATCH]
             values = processor.codec.pack(owned.vectors[start : start + len(ids)], ids)
-            outcome = Outcome(vectors=[(number, e.encode(), v) for e, v in zip(ids, values, strict=True)])
+            # A row without an id is free: the last tick retired its user.
+            outcome = Outcome(vectors=[(number, e.encode(), v) for e, v in zip(ids, values, strict=True) if e])
             if start + BATCH >= len(owned):
                 outcome.watermarks[number] = owned.meta.newest_append
             log.commit(outcome, [], None, {}, interactions=False)

@@ -17,8 +17,9 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from forebay.errors import BrokerError, Fenced, LogGap, StoreLeads
+from forebay.errors import BrokerError, Fenced, LogGap, StoreLeads, StoreMissing, TopicMismatch
 from forebay.streams.offsets import bounds, committed
+from forebay.streams.partition import Partition
 from forebay.streams.processor import Outcome, PartitionBatch, Processor
 from forebay.streams.topics import Topics, describe
 from forebay.streams.transactions import TransactionLog
@@ -32,11 +33,14 @@ log = logging.getLogger("forebay.host")
 class HostOptions:
     """`slot` names this worker among its group's: stable over restarts, different for each process.
 
-    `interactions` False folds and encodes without telling the item side: for a second generation fed beside the serving one.
+    `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from history is not
+    in the log, and folding the log alone would serve half of it as the whole. `interactions` False folds and encodes without
+    telling the item side: for a second generation fed beside the serving one.
     """
 
     slot: str = "0"
     interactions: bool = True
+    create_stores: bool = True
     batch_events: int = 4096  # past 4,096 a batch gains nothing and its latency grows
     poll_s: float = 0.1
     flush_batches: int = 8
@@ -61,6 +65,9 @@ class Host:
         self.processor, self.options = processor, options
         self._bootstrap, self._topic = bootstrap, processor.topic
         info = describe(bootstrap, [self._topic, topics.vectors(generation, processor.side)])
+        for topic in info.values():
+            if topic.partitions != processor.count:
+                raise self._other_count(topic.name, topic.partitions)
         self._topic_id = info[self._topic].topic_id
         self.group = f"{topics.prefix}forebay.{generation}.{processor.side}"
         self._log = TransactionLog(
@@ -145,7 +152,9 @@ class Host:
                 self._judge(error, message)
                 continue
             partition = message.partition()
-            if partition in self.processor.partitions:  # else it was fetched before a revoke
+            owned = self.processor.partitions.get(partition)
+            # Else it was fetched before a revoke: no longer ours, or ours again and folded already.
+            if owned is not None and message.offset() >= owned.meta.offset:
                 by_partition.setdefault(partition, []).append(message)
                 self._at_end.discard(partition)
         return [_batch(p, m) for p, m in by_partition.items()]
@@ -221,9 +230,12 @@ class Host:
 
     def _take_over(self, partition: int) -> tuple[int, int]:
         """Open the partition's store; returns where to read aloud from."""
+        if partition >= self.processor.count:
+            raise self._other_count(self._topic, partition + 1)
         done = committed(self._consumer, self._topic, partition)
         first, _ = bounds(self._consumer, self._topic, partition)
-        owned = self.processor.open(partition, self._topic_id, first)
+        # Where the group has been already, an empty store needs the log from its beginning on.
+        owned = self._open(partition, first if done is None else 0)
         self._at_end.discard(partition)
         self._ticked.pop(partition, None)
         store = owned.meta.offset
@@ -243,6 +255,16 @@ class Host:
             self._restoring[partition] = done
         return partition, done
 
+    def _open(self, partition: int, offset: int) -> Partition:
+        try:
+            return self.processor.open(partition, self._topic_id, offset, create=self.options.create_stores)
+        except StoreMissing as error:
+            raise StoreMissing(
+                f"no state of {self._topic}[{partition}] is here, and this generation's history is not in the log",
+                where=error.where,
+                do="Bring the partition's directory from its last owner, or build a new generation: forebay backfill",
+            ) from None
+
     def _restore(self, partition: int) -> None:
         """Fold silently from the store's offset to the group's: 65 thousand events take half a second or less."""
         end, owned = self._restoring.pop(partition), self.processor.partitions[partition]
@@ -252,7 +274,8 @@ class Host:
             reader.assign([TopicPartition(self._topic, partition, owned.meta.offset)])
             done = False
             while not done:
-                messages = reader.consume(self.options.batch_events, 1.0)
+                messages = reader.consume(1, 1.0)  # as in _poll: a full batch would be waited for at the log's end
+                messages += reader.consume(self.options.batch_events - 1, 0)
                 for message in messages:
                     if (error := message.error()) is not None and error.code() != KafkaError._PARTITION_EOF:
                         self._judge(error, message)
@@ -272,10 +295,9 @@ class Host:
         try:
             self._settle()
             self.processor.flush()
-        except BrokerError as error:
-            log.warning("%s; what was not committed is left to the next owner", error)
-        self._let_go(partitions)
-        consumer.incremental_unassign(partitions)
+        finally:  # what was not committed is left to the next owner; what stays ours is read again by `run`
+            self._let_go(partitions)
+            consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         """Another worker has them already: nothing may be written any more."""
@@ -309,6 +331,13 @@ class Host:
             "records that the state needs have left the log",
             where=f"{self._topic}[{partition}]",
             do="Build a new generation from the archive: forebay backfill",
+        )
+
+    def _other_count(self, topic: str, count: int) -> TopicMismatch:
+        return TopicMismatch(
+            f"topic {topic} has {count} partitions, and state is folded for {self.processor.count}",
+            where=self._bootstrap,
+            do="Build a new generation: forebay backfill",
         )
 
     def _settings(self, group: str) -> dict[str, Any]:

@@ -44,15 +44,21 @@ class Partition:
         self.whole = any(b.feature.over_ms for b in layout.blocks)
 
     @classmethod
-    def open(cls, path: Path, layout: Layout, codec: RowCodec, fresh: PartitionMeta, *, whole: bool) -> Partition:
-        """Open, or create, the store at `path`. `fresh` is what an empty one starts from.
+    def open(
+        cls, path: Path, layout: Layout, codec: RowCodec, fresh: PartitionMeta, *, whole: bool, create: bool
+    ) -> Partition:
+        """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from.
 
         Raises StoreLocked, StoreCorrupt, TopicMismatch (the topic is another one than the state was folded from) or
         StoreError (the rows are of another layout).
         """
-        store = PartitionStore.open(path, create=True)
+        store = PartitionStore.open(path, create=create)
         try:
-            meta = store.meta() or fresh
+            meta = store.meta()
+            if meta is None:
+                # At once: where it began must be known after a crash, or a gap would look like a new start.
+                meta = fresh
+                store.write(puts=[], deletes=[], spilled=[], expire_before_ms=None, meta=meta)
             _check(meta, fresh, path)
             partition = cls(layout, codec, store, meta)
             partition.whole |= whole

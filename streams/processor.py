@@ -106,12 +106,13 @@ class Processor:
         self._fold.warm()
         partitions_of([b"warm"], self.count)
 
-    def open(self, partition: int, topic_id: str, offset: int) -> Partition:
-        """Take over a partition: its store as it is, or an empty one that starts at `offset`. Errors as in Partition.open."""
+    def open(self, partition: int, topic_id: str, offset: int, *, create: bool = True) -> Partition:
+        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`. Errors as in
+        Partition.open."""
         fresh = PartitionMeta(self.topic, partition, topic_id, self.count, self.layout.digest, offset)
         path = self.folder / f"{self.side}-{partition}"
         retires = self.side == "user" and self.rules.retire_users_after_ms > 0
-        self.partitions[partition] = Partition.open(path, self.layout, self.codec, fresh, whole=retires)
+        self.partitions[partition] = Partition.open(path, self.layout, self.codec, fresh, whole=retires, create=create)
         return self.partitions[partition]
 
     def close(self, partition: int) -> None:

@@ -22,6 +22,7 @@ from forebay.store.codec import HEARTBEAT_KEY, RowCodec, Rows, unpack_heartbeat
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
+from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, describe
 from forebay.telemetry import emit
 
@@ -57,6 +58,7 @@ class Replica:
         info = describe(bootstrap, list(self._side_of))
         self._places = [(t, p) for t in self._side_of for p in range(info[t].partitions)]
         self._behind = set(self._places)
+        self._ends: dict[tuple[str, int], int] = {}  # as they were at the start
         self._consumer = Consumer(
             {
                 "bootstrap.servers": bootstrap,
@@ -94,6 +96,8 @@ class Replica:
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Raises what the store or the log refuses: the process ends, and restarts from the store."""
         offsets = self._store.offsets()
+        # A live topic may have no end that stands still: reaching where it was is enough to be caught up.
+        self._ends = {(t, p): bounds(self._consumer, t, p)[1] for t, p in self._places}
         self._consumer.assign([TopicPartition(t, p, offsets.get((t, p), OFFSET_BEGINNING)) for t, p in self._places])
         try:
             while not stop.is_set():
@@ -153,6 +157,7 @@ class Replica:
             self._store.write(side, puts, gone, marks[side], offsets[side])
             self._show(side, ids, rows, [p for _, p, _ in puts])
             self._hide(side, gone)
+            self._behind -= {place for place, offset in offsets[side].items() if offset >= self._ends[place]}
             # After its rows: a watermark must not carry on rows that it has come before.
             for partition, as_of in marks[side].items():
                 self._tables[side].advance(partition, as_of)

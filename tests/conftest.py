@@ -208,35 +208,36 @@ def publish(kafka: DevKafka) -> Callable[..., None]:
 
 @pytest.fixture
 def read(kafka: DevKafka) -> Callable[..., list[Any]]:
-    """The committed records of a topic from `starts` (partition -> offset) to its end at this moment, live or not."""
+    """The committed records of a topic from `starts` (partition -> offset) to its end at this moment, live or not.
+
+    Transactions that stand open at this moment are waited for: a commit returns before readers see it.
+    """
     from confluent_kafka import Consumer, KafkaError, TopicPartition
 
     from forebay.streams.offsets import bounds
 
     def read_now(topic: str, starts: dict[int, int]) -> list[Any]:
+        common = {"bootstrap.servers": kafka.bootstrap, "group.id": "tests", "enable.auto.commit": False}
+        everything = Consumer(common | {"isolation.level": "read_uncommitted"})
+        ends = {p: bounds(everything, topic, p) for p in starts}
+        everything.close()
         consumer = Consumer(
-            {
-                "bootstrap.servers": kafka.bootstrap,
-                "group.id": "tests",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-                "isolation.level": "read_committed",
-                "fetch.wait.max.ms": 50,
-            }
+            common | {"isolation.level": "read_committed", "enable.partition.eof": True, "fetch.wait.max.ms": 50}
         )
         found: list[Any] = []
+        deadline = time.monotonic() + 60
         try:
-            ends = {p: bounds(consumer, topic, p) for p in starts}
             left = {p for p, (_, end) in ends.items() if starts[p] < end}
             consumer.assign([TopicPartition(topic, p, max(starts[p], ends[p][0])) for p in left])
             while left:
+                assert time.monotonic() < deadline, f"{topic} {left} does not end at {ends}"
                 for message in consumer.consume(1000, 0.1):
-                    error, partition = message.error(), message.partition()
+                    error, partition, offset = message.error(), message.partition(), message.offset()
                     assert error is None or error.code() == KafkaError._PARTITION_EOF, error
-                    if error is None and message.offset() < ends[partition][1]:
+                    if error is None and offset < ends[partition][1]:
                         found.append(message)
                     # The end may be a transaction's mark, and a live topic may have no end that stands still.
-                    if error is not None or message.offset() >= ends[partition][1] - 1:
+                    if offset >= ends[partition][1] - (error is None):
                         left.discard(partition)
         finally:
             consumer.close()
@@ -248,15 +249,17 @@ def read(kafka: DevKafka) -> Callable[..., list[Any]]:
 @pytest.fixture
 def lag(kafka: DevKafka, read: Callable[..., list[Any]]) -> Callable[[str, str, int], int]:
     """How many records of a topic are committed and not yet behind a group's offsets."""
-    from confluent_kafka import Consumer, TopicPartition
+    from confluent_kafka import Consumer
+
+    from forebay.streams.offsets import committed
 
     def count(topic: str, group: str, partitions: int) -> int:
         consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
         try:
-            places = consumer.committed([TopicPartition(topic, p) for p in range(partitions)], 10)
+            starts = {p: committed(consumer, topic, p) or 0 for p in range(partitions)}
         finally:
             consumer.close()
-        return len(read(topic, {p.partition: max(p.offset, 0) for p in places}))
+        return len(read(topic, starts))
 
     return count
 

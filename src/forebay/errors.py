@@ -117,6 +117,10 @@ class StoreLocked(StoreError):
     """Another process has this directory open. One writer per directory: stop the other one first."""
 
 
+class StoreMissing(StoreError):
+    """There is no store where one must be. Operator action: bring it, or let a new generation be built."""
+
+
 class StoreCorrupt(StoreError):
     """Bytes on disk are not what was written. Operator action: delete the directory; it is rebuilt from the log."""
 

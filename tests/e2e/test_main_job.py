@@ -131,6 +131,15 @@ def test_doctor_finds_nothing_wrong_but_the_dead_letters(installation: Installat
     assert checks["dead letters"]["remedy"]
 
 
+def test_a_worker_without_its_state_is_refused(installation: Installation, tmp_path: Path) -> None:
+    """The history behind a generation is not in the log: a worker in an empty folder says so, and folds nothing."""
+    installation.kill("work")
+    said = installation.forebay("work", "--state", str(tmp_path / "empty"), code=1)
+    assert "no state of" in said and "forebay backfill" in said
+    installation.start("work")
+    installation.until(installation.is_current)
+
+
 def test_publish_refuses_bad_lines_by_number(installation: Installation, tmp_path: Path) -> None:
     """Exit code 3: the good lines are in the log, the bad ones are named."""
     good = b'{"type":"behaviour","user":"u9","item":"i1","action":"rate","value":5}'

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer
 
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import Side
 from forebay.streams.devkafka import DevKafka
+from forebay.streams.offsets import committed
 from forebay.streams.processor import Outcome, PartitionBatch, Processor
 from forebay.streams.topics import Topics
 
@@ -111,9 +112,8 @@ def undisturbed(
         topic, folder = topics.source(side), tmp_path / "undisturbed"
         processor = Processor(bundle, side, topic, partitions, folder)
         consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{topics.prefix}forebay.g1.{side}"})
-        places = consumer.committed([TopicPartition(topic, p) for p in range(partitions)], 10)
+        ends = {p: committed(consumer, topic, p) or 0 for p in range(partitions)}
         consumer.close()
-        ends = {p.partition: p.offset for p in places}
         by_partition: dict[int, list[Any]] = {p: [] for p in range(partitions)}
         for message in read(topic, dict.fromkeys(range(partitions), 0)):
             if message.offset() < ends[message.partition()]:

@@ -147,6 +147,8 @@ def test_a_paused_worker_that_wakes_up_is_fenced_and_writes_nothing(
     replay(500, seed=1)
     drained()
     assert paused.stop() in (0, 1)
+    said = paused.said.read_text()
+    assert "a transaction was aborted" in said or "Fenced" in said
     drained()
     replay(100, seed=2)
     drained()

@@ -43,7 +43,8 @@ def main() -> int:
             os.kill(os.getpid(), getattr(signal, fault["signal"]))
 
     add_hook(hook)
-    logging.basicConfig(level=logging.INFO)
+    logging.basicConfig(level=logging.WARNING)
+    logging.getLogger("forebay").setLevel(logging.INFO)
     failed: list[BaseException] = []
     open_partition = Processor.open
 

@@ -42,7 +42,7 @@ def work(settings: Settings, side: str, slot: str) -> None:
         topic = topics.source(one)
         partitions = describe(settings.bootstrap, [topic])[topic].partitions
         processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
-        host = Host(processor, settings.bootstrap, topics, generation.name, HostOptions(slot=slot))
+        host = Host(processor, settings.bootstrap, topics, generation.name, HostOptions(slot=slot, create_stores=False))
         runs.append(partial(host.run, stop))
         log.info(
             "%s worker, slot %s, generation %s, bundle %s, group %s",

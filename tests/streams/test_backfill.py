@@ -1,0 +1,169 @@
+"""Backfill against a real broker: a generation out of history is what the stream would have made of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from forebay.errors import GenerationError, UsageError
+from forebay.events import Behaviour, Event
+from forebay.segments.bundle import Bundle
+from forebay.segments.history import History
+from forebay.segments.spec import SIDES, Spec
+from forebay.segments.training import TrainingOptions, train
+from forebay.store.codec import codec_of
+from forebay.store.generation import MANIFEST, Generation
+from forebay.store.partition import PartitionStore
+from forebay.streams.backfill import backfill
+from forebay.streams.devkafka import DevKafka
+from forebay.streams.host import HostOptions
+from forebay.streams.topics import Topics, ensure
+
+pytestmark = pytest.mark.broker
+PARTITIONS = 2
+NOW, HOUR_MS = 1_790_000_000_000, 3_600_000
+
+
+@pytest.fixture
+def make(kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path) -> Callable[..., Generation]:
+    """A backfill into generation `name`, its topics made if they are not there."""
+
+    def run(history: History, name: str = "g2", now_ms: int = NOW, bundle: Bundle = bundle, **more: Any) -> Generation:
+        ensure(kafka.bootstrap, topics, generation=name, partitions=PARTITIONS)
+        return backfill(
+            bundle, history, name=name, bootstrap=kafka.bootstrap, topics=topics, folder=tmp_path / name,
+            state_folder=tmp_path / f"state-{name}", now_ms=now_ms, **more,
+        )  # fmt: skip
+
+    return run
+
+
+def _comparable(bundle: Bundle, side: Any, emitted: dict[str, bytes]) -> dict[str, bytes]:
+    """Vectors records without their as_of."""
+    codec = codec_of(bundle, side)
+    rows, ids = codec.unpack(list(emitted.values()))
+    for slot in codec.segments:
+        rows["segments"][slot.name]["as_of"] = 0
+    return dict(zip(ids, codec.pack(rows, ids), strict=True))
+
+
+def test_a_backfill_and_the_stream_after_it_are_what_the_stream_alone_would_be(
+    kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation],
+    make_history: Callable[..., History], arrivals: Callable[..., list[Event]], work: Callable[..., Any],
+    publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None], newest: Callable[..., Any],
+    stored: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Law 3: generation g1 streams everything; g2 takes the first part from a file and the rest from the same topics."""
+    now = time.time_ns() // 1_000_000
+    whole = make_history(1600, until_ms=now)
+    part = History(whole.behaviours[:1000], whole.profiles, whole.items)
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    publish(topics.item_updates, whole.items)
+    publish(topics.behaviour, arrivals(part))
+
+    def drain(generation: str, folder: Path, *, interactions: bool) -> None:
+        options = HostOptions(interactions=interactions, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+        with work(topics, "user", folder, generation=generation, options=options) as user:
+            wait_for(lambda: lag(topics.behaviour, user.host.group, PARTITIONS) == 0 or user.ended, "the user side")
+        with work(topics, "item", folder, generation=generation, options=options) as item:
+            wait_for(lambda: lag(topics.item_updates, item.host.group, PARTITIONS) == 0 or item.ended, "the item side")
+
+    drain("g1", tmp_path / "state-g1", interactions=True)
+    counted: list[tuple[int, int]] = []
+    generation = make(part, "g2", now, progress=lambda done, total: counted.append((done, total)))
+    assert counted[-1][0] == counted[-1][1] == 2 * 1000 + len(whole.profiles) + len(whole.items)
+    assert Generation.load(tmp_path / "g2", name="g2", bundle_hash=bundle.hash) == generation
+    for side in SIDES:
+        assert set(newest(topics.vectors("g2", side), PARTITIONS)) == set(
+            newest(topics.vectors("g1", side), PARTITIONS)
+        )
+
+    publish(topics.behaviour, [*whole.behaviours[900:1000], *whole.behaviours[1000:]])  # some of the old ones again
+    drain("g1", tmp_path / "state-g1", interactions=True)
+    drain("g2", tmp_path / "state-g2", interactions=False)
+    # An hour that began between the two last drains has ended other windows: once more, both of them.
+    drain("g1", tmp_path / "state-g1", interactions=True)
+    for side in SIDES:
+        first, second = (stored(bundle, tmp_path / f"state-{g}", side) for g in ("g1", "g2"))
+        assert {e: v[0] for e, v in first.items()} == {e: v[0] for e, v in second.items()}
+        emitted = [_comparable(bundle, side, newest(topics.vectors(g, side), PARTITIONS)) for g in ("g1", "g2")]
+        assert emitted[0] == emitted[1] and len(emitted[0]) > 20
+
+
+def test_a_generation_that_exists_is_never_overwritten(
+    make: Callable[..., Generation], make_history: Callable[..., History], tmp_path: Path
+) -> None:
+    """Neither its manifest nor its state is touched."""
+    history = make_history(50)
+    make(history)
+    before = (tmp_path / "g2" / MANIFEST).read_bytes()
+    with pytest.raises(GenerationError, match="generation g2 exists"):
+        make(make_history(60, seed=1))
+    assert (tmp_path / "g2" / MANIFEST).read_bytes() == before
+    with PartitionStore.open(tmp_path / "state-g2" / "user-0", create=False) as store:
+        assert any(True for _ in store.scan())
+
+
+def test_a_backfill_that_was_cut_off_begins_anew(
+    make: Callable[..., Generation], make_history: Callable[..., History], tmp_path: Path, bundle: Bundle,
+    stored: Callable[..., Any], newest: Callable[..., Any], topics: Topics,
+) -> None:  # fmt: skip
+    """Without a manifest there is no generation: what the last one left is cleared, and the result is a whole one."""
+
+    class CutOff(Exception):
+        pass
+
+    def cut(done: int, total: int) -> None:
+        raise CutOff
+
+    history = make_history(300)
+    with pytest.raises(CutOff):
+        make(make_history(200, seed=8, users=90), progress=cut)
+    assert not (tmp_path / "g2").exists()
+    make(history)
+    users = {b.user for b in history.behaviours} | {p.user for p in history.profiles}
+    assert set(stored(bundle, tmp_path / "state-g2", "user")) == users
+    assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) == users
+
+
+def test_rows_of_a_backfill_are_as_of_its_moment(
+    make: Callable[..., Generation], make_history: Callable[..., History], newest: Callable[..., Any], topics: Topics,
+    bundle: Bundle,
+) -> None:  # fmt: skip
+    """Old events, fresh vectors: everything up to now has been applied."""
+    make(make_history(100, until_ms=NOW - 200 * 24 * HOUR_MS), now_ms=NOW)
+    codec = codec_of(bundle, "user")
+    rows, _ = codec.unpack(list(newest(topics.vectors("g2", "user"), PARTITIONS).values()))
+    assert set(codec.column(rows, "as_of").ravel().tolist()) == {NOW}
+    assert 0 < codec.column(rows, "last_event").max() < NOW - 100 * 24 * HOUR_MS
+
+
+def test_an_event_that_no_worker_could_take_is_refused_by_name(
+    make: Callable[..., Generation], make_history: Callable[..., History], tmp_path: Path
+) -> None:
+    """A backfill has no dead letters: the file is mended, and there is no half generation."""
+    history = make_history(20)
+    bad = msgspec.structs.replace(history.behaviours[3], value=1e9)
+    with pytest.raises(UsageError, match="bad_value"):
+        make(History([*history.behaviours, bad], history.profiles, history.items))
+    assert not (tmp_path / "g2" / MANIFEST).exists()
+
+
+def test_users_who_are_idle_at_its_moment_are_not_part_of_it(
+    make: Callable[..., Generation], make_history: Callable[..., History], spec_tables: dict[str, Any], tmp_path: Path,
+    newest: Callable[..., Any], topics: Topics, stored: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Its last tick retires them: they are in no store and no topic, and neither is an empty id."""
+    tables = {**spec_tables, "events": {**spec_tables["events"], "retire_users_after": "30h"}}
+    retiring = train(Spec.parse(tables), make_history(600), TrainingOptions(epochs=1, seed=1))
+    history = make_history(100, until_ms=NOW)
+    old = [Behaviour(f"idle{n}", "i1", "rate", 3.0, NOW - 31 * HOUR_MS, f"old{n}") for n in range(20)]
+    make(History([*old, *history.behaviours], history.profiles, history.items), bundle=retiring)
+    users = {b.user for b in history.behaviours} | {p.user for p in history.profiles}
+    assert set(stored(retiring, tmp_path / "state-g2", "user")) == users
+    assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) == users
