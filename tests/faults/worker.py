@@ -48,8 +48,8 @@ def main() -> int:
     failed: list[BaseException] = []
     open_partition = Processor.open
 
-    def opened(processor: Processor, partition: int, topic_id: str, offset: int) -> Any:
-        owned = open_partition(processor, partition, topic_id, offset)
+    def opened(processor: Processor, partition: int, topic_id: str, offset: int, *, create: bool = True) -> Any:
+        owned = open_partition(processor, partition, topic_id, offset, create=create)
         print(f"assigned {processor.side} {partition}", flush=True)
         return owned
 
