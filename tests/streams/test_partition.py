@@ -26,7 +26,7 @@ def meta(bundle: Bundle) -> PartitionMeta:
 
 
 def _open(bundle: Bundle, path: Path, meta: PartitionMeta, *, whole: bool = False) -> Partition:
-    return Partition.open(path, bundle.layouts["user"], codec_of(bundle, "user"), meta, whole=whole)
+    return Partition.open(path, bundle.layouts["user"], codec_of(bundle, "user"), meta, whole=whole, create=True)
 
 
 def _emitted(partition: Partition, entities: list[str], state: int = 5) -> None:
