@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
+from forebay.errors import LogGap, StoreLeads, StoreLocked, StoreMissing, TopicMismatch
 from forebay.events import Behaviour, Event, Interaction, Tick, decode
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
@@ -284,6 +284,19 @@ def test_a_store_ahead_of_its_group_is_refused_by_name(
     consumer.close()
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
     assert isinstance(error, StoreLeads) and "group at 3" in str(error)
+
+
+def test_a_partition_without_its_state_is_refused_by_name_where_the_log_is_not_all(
+    there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """A generation built from history: the log alone would give half of its state, served as the whole."""
+    worked(20)
+    strict = HostOptions(create_stores=False, heartbeat_interval_s=0.2)
+    error = _refused(work(there, "user", tmp_path / "another machine", options=strict), wait_for)
+    assert isinstance(error, StoreMissing) and "forebay backfill" in str(error)
+    with work(there, "user", tmp_path, options=strict) as worker:
+        wait_for(lambda: worker.ended or len(worker.host.processor.partitions) == PARTITIONS, "the takeover")
+        assert not worker.ended
 
 
 def test_a_store_that_another_process_has_is_refused_by_name(

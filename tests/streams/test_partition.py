@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from forebay.errors import StoreError, StoreLocked, TopicMismatch
+from forebay.errors import StoreError, StoreLocked, StoreMissing, TopicMismatch
 from forebay.segments.bundle import Bundle
 from forebay.segments.fold import Fold
 from forebay.store.codec import codec_of
@@ -25,8 +25,8 @@ def meta(bundle: Bundle) -> PartitionMeta:
     return PartitionMeta("behaviour", 3, "topic-1", 4, bundle.layouts["user"].digest, 7)
 
 
-def _open(bundle: Bundle, path: Path, meta: PartitionMeta, *, whole: bool = False) -> Partition:
-    return Partition.open(path, bundle.layouts["user"], codec_of(bundle, "user"), meta, whole=whole, create=True)
+def _open(bundle: Bundle, path: Path, meta: PartitionMeta, *, whole: bool = False, create: bool = True) -> Partition:
+    return Partition.open(path, bundle.layouts["user"], codec_of(bundle, "user"), meta, whole=whole, create=create)
 
 
 def _emitted(partition: Partition, entities: list[str], state: int = 5) -> None:
@@ -200,6 +200,17 @@ def test_a_store_of_something_else_is_refused_and_let_go(
     partition = _open(bundle, tmp_path, meta)
     assert partition.meta == meta
     partition.close()
+
+
+def test_a_store_that_is_not_there_is_refused_where_none_may_be_made(
+    bundle: Bundle, tmp_path: Path, meta: PartitionMeta
+) -> None:
+    """Nothing is created by looking; one that is there is opened."""
+    with pytest.raises(StoreMissing):
+        _open(bundle, tmp_path / "store", meta, create=False)
+    assert not (tmp_path / "store").exists()
+    _open(bundle, tmp_path / "store", meta).close()
+    _open(bundle, tmp_path / "store", meta, create=False).close()
 
 
 def test_a_store_that_is_open_elsewhere_is_refused(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
