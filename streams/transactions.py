@@ -9,6 +9,7 @@ anywhere before the commit leaves an open transaction, which readers do not see 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,8 +91,9 @@ class TransactionLog:
             raise self._aborted(failure.args[0]) from None
 
     def close(self) -> None:
-        """Wait for what is under way. An open transaction is the broker's to abort."""
-        self._producer.flush(1.0)
+        """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here was said."""
+        with contextlib.suppress(KafkaException):
+            self._producer.flush(1.0)
 
     def _produce(
         self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, headers: Any = None
