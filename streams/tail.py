@@ -23,13 +23,18 @@ def read(bootstrap: str, topic: str, starts: dict[int, int]) -> Iterator[Message
         }
     )
     try:
-        consumer.assign([TopicPartition(topic, p, max(o, bounds(consumer, topic, p)[0])) for p, o in starts.items()])
-        left = set(starts)
+        # Ends as they are now: a topic with steady traffic has none that stands still.
+        ends = {p: bounds(consumer, topic, p) for p in starts}
+        left = {p for p, (_, end) in ends.items() if starts[p] < end}
+        consumer.assign([TopicPartition(topic, p, max(starts[p], ends[p][0])) for p in left])
         while left:
             for message in consumer.consume(1000, 0.5):
                 error = message.error()
                 if error is None:
-                    yield message
+                    if message.offset() < ends[message.partition()][1]:
+                        yield message
+                    if message.offset() >= ends[message.partition()][1] - 1:
+                        left.discard(message.partition())
                 elif error.code() == KafkaError._PARTITION_EOF:
                     left.discard(message.partition())
                 else:
