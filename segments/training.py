@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import build, encode, tensors
-from forebay.segments.evaluation import auc, logloss
+from forebay.segments.evaluation.metrics import auc, logloss
 from forebay.segments.examples import Examples
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History

@@ -48,8 +48,8 @@ def test_wheel_and_sdist_hold_every_room_once(built: tuple[Path, Path]) -> None:
     """A newcomer's wheel has all four rooms under `forebay`, the built-in spec and the type marker, and no bare names."""
     names = zipfile.ZipFile(built[1]).namelist()
     for room in ROOMS:
-        modules = {p.name for p in (ROOT / room).glob("*.py")}
-        assert modules == {n.split("/")[-1] for n in names if n.startswith(f"forebay/{room}/") and n.endswith(".py")}
+        modules = {f"forebay/{p.relative_to(ROOT)}" for p in (ROOT / room).rglob("*.py")}
+        assert modules == {n for n in names if n.startswith(f"forebay/{room}/") and n.endswith(".py")}
         assert not any(n.startswith(f"{room}/") for n in names)
     assert {"forebay/py.typed", "forebay/segments/movielens.toml"} <= set(names)
     with tarfile.open(built[0]) as sdist:

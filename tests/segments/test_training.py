@@ -13,7 +13,7 @@ from forebay.errors import UsageError
 from forebay.events import Behaviour, ItemUpdate, UserProfile
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import encode
-from forebay.segments.evaluation import auc
+from forebay.segments.evaluation.metrics import auc
 from forebay.segments.examples import Examples
 from forebay.segments.history import History
 from forebay.segments.ids import hash_id

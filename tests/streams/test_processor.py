@@ -29,7 +29,7 @@ from forebay.events import (
     entity_of,
 )
 from forebay.segments.bundle import Bundle
-from forebay.segments.freshness import final_vectors
+from forebay.segments.evaluation.freshness import final_vectors
 from forebay.segments.history import History
 from forebay.segments.replay import SideLog, snapshots
 from forebay.segments.spec import Side, Spec

@@ -25,7 +25,7 @@ from forebay.errors import ConfigError, ForebayError
 from forebay.events import Behaviour, Interaction, decode
 from forebay.retrieval.client import Client
 from forebay.segments.bundle import Bundle
-from forebay.segments.freshness import Worth, final_vectors, worth
+from forebay.segments.evaluation.freshness import Worth, final_vectors, worth
 from forebay.segments.history import History
 from forebay.segments.replay import HOUR_MS
 from forebay.segments.spec import SIDES

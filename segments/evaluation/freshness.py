@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.segments.bundle import Bundle
-from forebay.segments.evaluation import auc
+from forebay.segments.evaluation.metrics import auc
 from forebay.segments.examples import Examples
 from forebay.segments.history import History
 from forebay.segments.model import Encoded, SideEncoders

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.segments.evaluation import auc, grouped_auc, logloss
+from forebay.segments.evaluation.metrics import auc, grouped_auc, logloss
 
 ROWS = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(0, 2)), max_size=25)
 
