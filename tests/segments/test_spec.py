@@ -12,7 +12,7 @@ import pytest
 from forebay.errors import SpecError
 from forebay.segments.layout import Layout
 from forebay.segments.spec import DAY_MS, Spec
-from forebay.segments.specfile import duration_ms
+from forebay.segments.tables import duration_ms
 
 from .models import MOVIELENS, NASTY, spec, tables
 
