@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
+from forebay.retrieval.halves import ItemHalves
 from forebay.retrieval.messages import (
     EntityResponse,
     Hit,
@@ -24,10 +25,10 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
     State,
 )
-from forebay.segments.fusion import Fusion, WeightedSum
+from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.ids import hash_ids
 from forebay.segments.quantize import dequantize, quantize
-from forebay.segments.spec import SegmentSpec, Side
+from forebay.segments.spec import SegmentSpec, Side, Use
 from forebay.store import kernels
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
@@ -59,7 +60,7 @@ class Engine:
         self,
         generation: str,
         bundle_hash: str,
-        fusion: Fusion,
+        fusions: Mapping[Use, Fusion],
         user: SegmentTable,
         item: SegmentTable,
         index: ItemIndex,
@@ -69,12 +70,17 @@ class Engine:
         clock: Callable[[], float] = time.time,
         limits: EngineLimits = EngineLimits(),
     ) -> None:
-        """`defaults` are the learned default vectors of each side, float32 [segments, d].
+        """`defaults` are the learned default vectors of each side, float32 [dims of all segments].
 
         Raises GenerationMismatch when a table's segments are not the specs', BundleError when the dimensions of
-        segments, defaults and index do not fit together.
+        segments, fusions, defaults and index do not fit together, or the fusion for `retrieve` is none that an index can search.
         """
-        self.generation, self.bundle_hash, self.fusion = generation, bundle_hash, fusion
+        self.generation, self.bundle_hash = generation, bundle_hash
+        self.fusion = fusions["rank"]
+        retrieval = fusions["retrieve"]
+        if not isinstance(retrieval, InnerProduct):
+            raise BundleError(f"an index cannot search a {retrieval.kind}", where="[fusion] retrieve")
+        self.retrieval = retrieval
         self.user, self.item, self.index = user, item, index
         self.limits, self._clock = limits, clock
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {"user": user_segments, "item": item_segments}
@@ -87,12 +93,19 @@ class Engine:
                     where=f"generation {generation}",
                     do="Fill the tables from this generation's topics",
                 )
-            if {s.dim for s in specs} != {defaults[side].shape[1]} or len(defaults[side]) != len(specs):
-                raise BundleError(f"default vectors of shape {defaults[side].shape}", where=f"{side} segments")
+            dim = sum(s.dim for s in specs)
+            reads = {f.shape.user_dim if side == "user" else f.shape.item_dim for f in fusions.values()}
+            if defaults[side].shape != (dim,) or reads != {dim}:
+                raise BundleError(
+                    f"default vectors of shape {defaults[side].shape} and fusions over {sorted(reads)} dimensions",
+                    where=f"{side} segments of {dim} dimensions",
+                )
         if index.dim != item.codec.dim:
             raise BundleError(f"an index of {index.dim} dimensions under {item.codec.dim} of item vectors")
         # As stored rows are, so that a default vector scores the same whether a row holds it or it is put in here.
-        self._defaults: dict[Side, Floats] = {side: dequantize(*quantize(defaults[side])) for side in self._specs}
+        self._defaults: dict[Side, Floats] = {side: self._as_stored(side, defaults[side]) for side in self._specs}
+        self._halves = None if isinstance(self.fusion, InnerProduct) else ItemHalves(self.fusion, item)
+        self._default_half = self.fusion.item_half(self._defaults["item"][None])
         self._expires = {side: np.array([s.expires_after_ms for s in specs]) for side, specs in self._specs.items()}
 
     def rank(self, request: RankRequest) -> RankResponse:
@@ -107,11 +120,12 @@ class Engine:
         hashes = _hashes(request.candidates)
         with self.item.lock:  # steps 3 to 5
             rows = self.item.probe_locked(hashes)
-            hits, items = self._best_locked(request.candidates, rows, user, query, request.k, now, request.explain)
+            hits, items = self._best_locked(self.fusion, request, request.candidates, rows, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, items)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
-        """The best `k` of all items, less the denied ones. Scores are those that `rank` gives.
+        """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen next, those
+        of `rank` what is liked, and they do not compare.
 
         The index proposes by the last written vectors, exactly; which items are proposed does not know of expired item
         segments, their scores do. Raises GenerationUnavailable and BadRequest.
@@ -121,18 +135,18 @@ class Engine:
         self._bound("deny", len(request.deny), self.limits.max_deny)
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
-        query = self.fusion.user_half(user)
+        query = self.retrieval.user_half(user)
         denied, hashes = set(request.deny), _hashes(request.deny)
         with self.item.lock:
             deny_rows = self.item.find_locked(request.deny, hashes)
-        rows, _ = self.index.search(query, request.k + _SPARE if request.k else 0, deny_rows)
+        rows, _ = self.index.search(query[0], request.k + _SPARE if request.k else 0, deny_rows)
         with self.item.lock:
             # A row may have gone to another entity since the search: its name is read with its vector, and judged again.
             pairs = [(row, self.item.ids[row]) for row in rows.tolist() if row < self.item.capacity]
             pairs = [(row, name) for row, name in pairs if name and name not in denied]
             places = np.array([row for row, _ in pairs], np.int64)
             names = [name for _, name in pairs]
-            hits, items = self._best_locked(names, places, user, query, request.k, now, request.explain)
+            hits, items = self._best_locked(self.retrieval, request, names, places, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, items)
 
     def entity(
@@ -176,7 +190,7 @@ class Engine:
         return int(self._clock() * 1000)
 
     def _user(self, user: str, now: int) -> tuple[bool, Floats, dict[str, SegmentFreshness]]:
-        """Step 2: whether the user is known, the vectors to use float32 [segments, d], and how current they are."""
+        """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
         hashes = _hashes([user])
         with self.user.lock:
             rows = self.user.find_locked([user], hashes)
@@ -184,12 +198,19 @@ class Engine:
             return bool(rows[0] >= 0), vectors, self._freshness_locked("user", rows, now)
 
     def _best_locked(
-        self, names: Sequence[str], rows: Int64s, user: Floats, query: Floats, k: int, now: int, explain: bool
+        self,
+        fusion: Fusion,
+        request: RankRequest | RetrieveRequest,
+        names: Sequence[str],
+        rows: Int64s,
+        user: Floats,
+        query: Query,
+        now: int,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
         """Steps 4 to 6 over item rows int64 [n]: hits, and the freshness of the returned items."""
         while True:
-            scores = self._scores_locked(rows, query, now)
-            best = kernels.top_k(scores, k)
+            scores = self._scores_locked(fusion, rows, query, now)
+            best = kernels.top_k(scores, request.k)
             chosen = rows[best]
             twins = [
                 i
@@ -200,39 +221,58 @@ class Engine:
                 break
             rows[twins] = -1  # an unknown id with the hash of another: that one's vector is not its own
         shares: list[dict[str, float] | None] = [None] * len(best)
-        if explain:
+        if request.explain:
             titles = [spec.name for spec in self._specs["user"]]
-            for i, vectors in enumerate(self._vectors_locked("item", chosen, now)):
-                parts = self.fusion.shares(user, vectors).sum(axis=1)
-                shares[i] = dict(zip(titles, parts.tolist(), strict=True))
+            parts = fusion.shares(user, self._vectors_locked("item", chosen, now), self._defaults["user"])
+            shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
         columns = (best.tolist(), scores[best].tolist(), (chosen >= 0).tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
         return hits, self._freshness_locked("item", chosen, now)
 
-    def _scores_locked(self, rows: Int64s, query: Floats, now: int) -> Floats:
+    def _scores_locked(self, fusion: Fusion, rows: Int64s, query: Query, now: int) -> Floats:
         """Step 4: float32 [n], an expired or missing segment counting as its default vector."""
-        if not isinstance(self.fusion, WeightedSum):
-            return self.fusion.join(query, self._vectors_locked("item", rows, now))
-        table = self.item
-        default = (query.reshape(self._defaults["item"].shape) * self._defaults["item"]).sum(axis=1)
-        arrays = (table.vectors, table.scales, rows, query, table.codec.bounds, default)
+        if isinstance(fusion, InnerProduct):
+            return self._folded_locked(fusion, rows, query[0], now)
+        assert self._halves is not None
+        halves = np.repeat(self._default_half, len(rows), axis=0)
+        known = np.flatnonzero(rows >= 0)
+        halves[known] = self._halves.gather_locked(rows[known], lambda old: self._vectors_locked("item", old, 0))
+        if self._expires["item"].any():
+            expired = known[(self._expired_locked("item", rows[known], now)).any(axis=1)]
+            if len(expired):
+                halves[expired] = fusion.item_half(self._vectors_locked("item", rows[expired], now))
+        return fusion.join(query, halves)
+
+    def _folded_locked(self, fusion: InnerProduct, rows: Int64s, query: Floats, now: int) -> Floats:
+        """One pass over the stored codes: nothing is gathered into memory first."""
+        table, bounds = self.item, self.item.codec.bounds
+        default = np.add.reduceat(query * self._defaults["item"], bounds[:-1])
+        arrays = (table.vectors, table.scales, rows, query, bounds, default)
         scores: Floats = kernels.gather_dot_i8(*arrays)
         kernels.replace_expired(scores, *arrays, table.as_of_locked(rows), self._oldest("item", now))
-        scores += np.float32(self.fusion.bias)
+        scores += fusion.bias
         return scores
 
     def _oldest(self, side: Side, now: int) -> Int64s:
-        """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never)."""
+        """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at `now` 0."""
         expires = self._expires[side]
-        return np.where(expires > 0, now - expires, 1)
+        return np.where(expires > 0, np.maximum(now - expires, 1), 1)
+
+    def _expired_locked(self, side: Side, rows: Int64s, now: int) -> npt.NDArray[np.bool_]:
+        """bool [n, segments]: not to be used any more, or never written."""
+        return self._tables[side].as_of_locked(rows) < self._oldest(side, now)
+
+    def _as_stored(self, side: Side, vector: Floats) -> Floats:
+        """A flat vector float32 [dims] through int8 and back, segment by segment."""
+        parts = np.split(vector, self._tables[side].codec.bounds[1:-1])
+        return np.concatenate([dequantize(*quantize(part[None]))[0] for part in parts])
 
     def _vectors_locked(self, side: Side, rows: Int64s, now: int) -> Floats:
-        """The vectors to use of `rows`, float32 [n, segments, d]: default ones where a segment is expired or missing."""
-        table, defaults = self._tables[side], self._defaults[side]
-        codes = table.vectors[rows].reshape(len(rows), *defaults.shape)
-        vectors = codes.astype(np.float32) * table.scales[rows][:, :, None]
-        usable = table.as_of_locked(rows) >= self._oldest(side, now)
-        return np.where(usable[:, :, None], vectors, defaults)
+        """The vectors to use of `rows`, float32 [n, dims]: default ones where a segment is expired or missing."""
+        table, dims = self._tables[side], np.diff(self._tables[side].codec.bounds)
+        vectors = table.vectors[rows].astype(np.float32) * np.repeat(table.scales[rows], dims, axis=1)
+        gone = np.repeat(self._expired_locked(side, rows, now), dims, axis=1)
+        return np.where(gone, self._defaults[side], vectors)
 
     def _freshness_locked(self, side: Side, rows: Int64s, now: int) -> dict[str, SegmentFreshness]:
         """For each segment the weakest link among `rows`: oldest times of the known ones, worst state of all."""

@@ -29,9 +29,10 @@ from safetensors.numpy import save as format_tensors
 
 from forebay.errors import BundleError
 from forebay.segments.features import SegmentReader, Vocabulary
-from forebay.segments.fusion import WeightedSum
+from forebay.segments.fusions.contract import Fusion
+from forebay.segments.fusions.kinds import build
 from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
+from forebay.segments.spec import SIDES, USES, SegmentSpec, Side, Spec, Use
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
@@ -42,7 +43,8 @@ MAX_WEIGHTS_BYTES = 8 << 30
 
 @dataclass(frozen=True)
 class Bundle:
-    """`tensors` are named `{side}.{segment}.{weight}`, `default.{side}` float32 [segments, dim], `vocabulary.item` and `fusion.*`.
+    """`tensors` are named `{side}.{segment}.{weight}`, `default.{side}` float32 [dims of all segments], `vocabulary.item` and
+    `fusion.{use}.{weight}`.
 
     `record` says how it was trained; it is no part of the hash.
     """
@@ -75,11 +77,12 @@ class Bundle:
         return Vocabulary(self.tensors["vocabulary.item"])
 
     @cached_property
-    def fusion(self) -> WeightedSum:
-        return WeightedSum.from_tensors(dict(self.tensors))
+    def fusions(self) -> dict[Use, Fusion]:
+        """One for each use. Raises BundleError where a tensor of one is missing."""
+        return {use: build(self.spec, use, self.tensors) for use in USES}
 
     def defaults(self, side: Side) -> Floats:
-        """float32 [segments, dim]: what stands in for a segment that is missing; learned, the vector of an empty state."""
+        """float32 [dims of all segments]: what stands in for a segment that is missing; learned, the vector of an empty state."""
         return np.asarray(self.tensors[f"default.{side}"], dtype=np.float32)
 
     def reader(self, segment: SegmentSpec) -> SegmentReader:

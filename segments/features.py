@@ -73,6 +73,8 @@ class SegmentReader:
         self._list = lists[0] if lists else None
         self._own = any(f.kind == "id" for f in segment.features)
         self.dense_width = sum(self._width(f, b) for f, b in self._dense)
+        ends = np.cumsum([0, *(self._width(f, b) for f, b in self._dense)]).tolist()
+        self.dense_columns = [(f, slice(a, b)) for (f, _), a, b in zip(self._dense, ends[:-1], ends[1:], strict=True)]
         self.list_size = self._list[0].size if self._list else 0
         self.sequence_width = sum(self._column_width(c) for c in self._list[0].of) if self._list else 0
 
@@ -88,6 +90,13 @@ class SegmentReader:
         own = self._vocabulary.places(hashes) if self._own else np.zeros(count, dtype=np.int64)
         joined = np.concatenate(dense, axis=1) if dense else np.zeros((count, 0), dtype=np.float32)
         return Inputs(joined, sequence, items, length, own)
+
+    def blank(self, count: int) -> Inputs:
+        """Inputs of `count` entities of which nothing is known."""
+        shapes = ((self.dense_width,), (self.list_size, self.sequence_width))
+        dense, sequence = (np.zeros((count, *shape), dtype=np.float32) for shape in shapes)
+        items, none = np.zeros((count, self.list_size), dtype=np.int64), np.zeros(count, dtype=np.int64)
+        return Inputs(dense, sequence, items, none, none.copy())
 
     def newest(self, rows: Ints) -> Ints:
         """Event time (ms) int64 [n] of the newest event in the segment; 0 where it has none."""

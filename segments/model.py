@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,13 +33,28 @@ class Encoded:
 
 
 class SideEncoders:
-    """The encoders of one side of a bundle, on this process's numeric platform. One thread at a time."""
+    """The encoders of one side of a bundle, on this process's numeric platform. One thread at a time calls it.
 
-    def __init__(self, bundle: Bundle, side: Side) -> None:
-        torch.set_num_threads(1)  # two threads bought nothing at these sizes, and fight the fold for the core
+    Where an encoder runs is the installation's affair and no part of a bundle: `devices` maps a segment's title to `cpu` or
+    `cuda:N` (`cpu` for those that it does not name), and a generation's numeric platform names it. `threads` encode segments side
+    by side, with the same bits as one.
+    """
+
+    def __init__(self, bundle: Bundle, side: Side, devices: Mapping[str, str] | None = None, threads: int = 1) -> None:
+        """Raises BundleError for weights that do not fit, and for a device that is not there."""
+        torch.set_num_threads(
+            1
+        )  # two threads in one layer bought nothing at these sizes, and fight the fold for the core
         self.segments: tuple[SegmentSpec, ...] = bundle.spec.side(side)
         self._readers = [bundle.reader(s) for s in self.segments]
-        self._encoders = [self._load(bundle, s) for s in self.segments]
+        wanted = devices or {}
+        self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
+        self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
+
+    def close(self) -> None:
+        """End the threads."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _load(self, bundle: Bundle, segment: SegmentSpec) -> SegmentEncoder:
         encoder = build(bundle.reader(segment), len(bundle.vocabulary), segment)
@@ -63,7 +79,26 @@ class SideEncoders:
         codes, scale = quantize(vectors)
         return Encoded(codes, scale, reader.newest(rows), finite)
 
+    def encode_each(self, jobs: Sequence[tuple[int, Ints, Ints]]) -> list[Encoded]:
+        """`encode` of each (place, rows, hashes), in their order; side by side where there are threads."""
+        if self._pool is None or len(jobs) < 2:
+            return [self.encode(*job) for job in jobs]
+        return list(self._pool.map(lambda job: self.encode(*job), jobs))
+
     def encode_all(self, rows: Ints, hashes: Ints) -> Floats:
-        """All segments, as they are served: float32 [n, segments, dim] out of int8 and its scale."""
-        parts: Sequence[Encoded] = [self.encode(p, rows, hashes) for p in range(len(self.segments))]
-        return np.stack([e.vectors.astype(np.float32) * e.scale[:, None] for e in parts], axis=1)
+        """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale."""
+        parts: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in range(len(self.segments))])
+        return np.concatenate([e.vectors.astype(np.float32) * e.scale[:, None] for e in parts], axis=1)
+
+
+def _device(name: str, title: str) -> torch.device:
+    where, remedy = f"device of {title}", 'Use "cpu", or "cuda:N" with N below the number of GPUs that torch sees'
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BundleError(f"no device is called {name!r}", where=where, do=remedy) from None
+    if device.type not in ("cpu", "cuda"):
+        raise BundleError(f"encoders run on cpu and cuda, not on {device.type}", where=where, do=remedy)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BundleError(f"{name} is not there: torch sees {torch.cuda.device_count()} GPUs", where=where, do=remedy)
+    return device

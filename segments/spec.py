@@ -18,6 +18,8 @@ from forebay.segments.expression import Condition
 
 Side: TypeAlias = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
+Use: TypeAlias = Literal["retrieve", "rank"]  # from the whole catalogue by an index; a list of candidates
+USES: tuple[Use, Use] = ("retrieve", "rank")
 FeatureKind: TypeAlias = Literal["last", "count", "mean", "latest", "id"]
 AttributeKind: TypeAlias = Literal["category", "set", "number"]
 
@@ -96,6 +98,29 @@ class SegmentSpec:
     def title(self) -> str:
         return f"{self.side}.{self.name}"
 
+    @property
+    def parts(self) -> int:
+        """Vectors of `dim / parts` dimensions that a fusion takes apart: several interests, or one affinity for each feature."""
+        if self.encoder.kind == "affinity" and self.side == "user":
+            return sum(f.key != "events" for f in self.features)
+        parts: int = self.encoder.option("vectors", 1)
+        return parts
+
+
+@dataclass(frozen=True)
+class FusionSpec:
+    """The late interaction for one `use`: which segments it reads (all of them unless the spec names some), in the order of
+    the spec, its `kind` and its `options` (sorted pairs)."""
+
+    use: Use
+    kind: str
+    user: tuple[SegmentSpec, ...]
+    item: tuple[SegmentSpec, ...]
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def option(self, name: str, default: Any) -> Any:
+        return dict(self.options).get(name, default)
+
 
 @dataclass(frozen=True)
 class EventRules:
@@ -124,6 +149,7 @@ class Spec:
     label: Label
     attributes: Mapping[Side, tuple[AttributeSpec, ...]]
     segments: tuple[SegmentSpec, ...]
+    fusions: Mapping[Use, FusionSpec]
     canonical: str = field(repr=False)
 
     @classmethod

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from forebay.errors import SpecError
-from forebay.segments.encoderfile import read_encoder
+from forebay.segments.encoderfile import check_encoder, read_encoder
 from forebay.segments.expression import Condition
 from forebay.segments.featurefile import read_feature
+from forebay.segments.fusionfile import read_fusions
 from forebay.segments.spec import (
     SIDES,
     AttributeSpec,
@@ -50,23 +51,12 @@ class Reader:
                 raise SpecError(f"no segment for side {side}", where=f"[{side}]", do=f"Add a table [{side}.NAME]")
             if sum(s.side == side for s in segments) > 62:
                 raise SpecError("more than 62 segments", where=f"[{side}]", do="Join some of them")
-        fusion = data.get("fusion", {})
-        known(fusion, {"retrieve", "rank"}, "[fusion]")
-        for name, kind in fusion.items():
-            if kind != "weighted_sum":
-                raise SpecError(f"unknown fusion {kind!r}", where=f"[fusion] {name}", do='Use "weighted_sum"')
-        if len({s.dim for s in segments}) != 1:
-            dims = ", ".join(f"{s.title} {s.dim}" for s in segments)
-            raise SpecError(
-                f"a weighted sum needs one dimension for all segments, here {dims}",
-                where="[fusion]",
-                do="Give every segment the same dim",
-            )
         return Spec(
             events=self._events(data.get("events", {})),
             label=self._label(data.get("label", {})),
             attributes=self.attributes,
             segments=segments,
+            fusions=read_fusions(data.get("fusion", {}), segments),
             canonical=json.dumps(data, separators=(",", ":"), ensure_ascii=False),
         )
 
@@ -118,7 +108,6 @@ class Reader:
                 raise SpecError(f"no {needed}", where=where, do=f"Write {needed} = …")
         whole(given["dim"], 1, 1024, f"{where} dim")
         encoder = read_encoder(given["encoder"], f"{where} encoder")
-        kind = encoder.kind
         if not isinstance(given["features"], list | tuple):
             raise SpecError(
                 f"{given['features']!r} where a list of tables must stand", where=where, do="Write features = [{ … }]"
@@ -128,11 +117,7 @@ class Reader:
         )
         if sum(f.kind == "id" for f in features) > 1:
             raise SpecError("more than one id", where=f"{where} features", do="Keep one: the entity has one embedding")
-        lists = sum(f.kind == "last" for f in features)
-        if (kind == "attention_pool") != (lists == 1):
-            raise SpecError(
-                f"{lists} `last` features under a {kind}", where=where, do="attention_pool reads exactly one, mlp none"
-            )
+        check_encoder(encoder, side, features, given["dim"], self.attributes["item"], where)
         return SegmentSpec(
             side=side,
             name=name,

@@ -39,6 +39,7 @@ class SegmentTable:
         self._slots = np.full(_slots_for(len(self.hashes)), kernels.FREE, np.int32)
         self._free = np.arange(len(self.hashes) - 1, -1, -1, dtype=np.int64)  # taken from the end: row 0 first
         self._used_slots = 0  # live and dead
+        self._writes = 0
 
     def __len__(self) -> int:
         """Entities in the table."""
@@ -92,6 +93,7 @@ class SegmentTable:
             kernels.release_rows(self._slots, self.hashes, gone)
             for array in self._arrays():
                 array[gone] = 0
+            self._stamp(gone)
             for row in gone.tolist():
                 self.ids[row] = ""
             self._free = np.concatenate([self._free, gone[::-1]])
@@ -181,7 +183,12 @@ class SegmentTable:
         self.last_event[places] = self.codec.column(rows, "last_event")
         self.flags[places] = self.codec.column(rows, "flags")
         self.partitions[places] = sources
+        self._stamp(places)
         return places
+
+    def _stamp(self, places: Int64s) -> None:
+        self._writes += 1
+        self.versions[places] = self._writes
 
     def _make_room(self, n: int) -> None:
         if len(self._free) < n:
@@ -206,7 +213,7 @@ class SegmentTable:
 
     def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
         times = (self.as_of, self.last_event)
-        return self.vectors, self.scales, *times, self.flags, self.partitions, self.hashes
+        return self.vectors, self.scales, *times, self.flags, self.partitions, self.hashes, self.versions
 
     def _allocate(self, capacity: int) -> None:
         segments = len(self.codec.segments)
@@ -217,6 +224,7 @@ class SegmentTable:
         self.flags = np.zeros((capacity, segments), np.uint32)
         self.partitions = np.zeros(capacity, np.int32)
         self.hashes = np.zeros(capacity, np.int64)
+        self.versions = np.zeros(capacity, np.int64)  # of the row: another number after each write, never used again
         self.ids.extend([""] * (capacity + 1 - len(self.ids)))
 
 

@@ -286,13 +286,16 @@ class Processor:
             return
         slots = owned.vectors["segments"]
         as_of = owned.meta.newest_append
+        waiting = [(dirty[rows] >> place & 1).astype(bool) for place in range(len(self._segments))]
+        jobs = [(p, owned.rows[rows[w]], owned.hashes[rows[w]]) for p, w in enumerate(waiting) if w.any()]
+        done = {job[0]: encoded for job, encoded in zip(jobs, self._encoders.encode_each(jobs), strict=True)}
         for place, segment in enumerate(self._segments):
             slot = slots[segment.name]
-            waits = (dirty[rows] >> place & 1).astype(bool)
+            waits = waiting[place]
             at = rows[waits]
             good = at
             if len(at):
-                encoded = self._encoders.encode(place, owned.rows[at], owned.hashes[at])
+                encoded = done[place]
                 good = at[encoded.finite]
                 slot["vector"][good] = encoded.vectors[encoded.finite]
                 slot["scale"][good] = encoded.scale[encoded.finite]

@@ -42,8 +42,10 @@ def worth(bundle: Bundle, history: History, since: int) -> Worth:
             side: encoders[side].encode_all(examples.states(bundle.layouts[side], as_of), examples.hashes(side))
             for side in SIDES
         }
-        pairs = np.einsum("nud,ui,nid->n", vectors["user"], bundle.fusion.weights, vectors["item"])
-        return np.asarray(pairs + bundle.fusion.bias, dtype=np.float32)
+        fusion = bundle.fusions["rank"]
+        halves = fusion.item_half(vectors["item"])
+        pairs = zip(vectors["user"], halves, strict=True)
+        return np.concatenate([fusion.join(fusion.user_half(u), half[None]) for u, half in pairs])
 
     return Worth(
         impressions=len(examples),

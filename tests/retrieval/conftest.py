@@ -10,14 +10,15 @@ import numpy.typing as npt
 import pytest
 
 from forebay.retrieval.engine import Engine, EngineLimits
-from forebay.segments.fusion import Fusion, WeightedSum
+from forebay.segments.fusions.contract import Fusion
 from forebay.segments.quantize import dequantize
 from forebay.segments.spec import EncoderSpec, SegmentSpec, Side
 from forebay.store.codec import RowCodec, SlotSpec
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
 
-D = 8
+from .fusions import D, weighted_sum
+
 NOW = 1_790_000_000_000
 Floats = npt.NDArray[np.float32]
 
@@ -31,9 +32,7 @@ class Node:
     """`put` writes as a replica does; `vectors` and `defaults` are what scores can be checked against."""
 
     now_ms: int = NOW
-    fusion: Fusion = field(
-        default_factory=lambda: WeightedSum(np.array([[1, 0.5], [-0.25, 2]], np.float32), bias=0.125)
-    )
+    fusion: Fusion = field(default_factory=lambda: weighted_sum("rank"))
     specs: dict[Side, tuple[SegmentSpec, ...]] = field(
         default_factory=lambda: {
             "user": (_segment("user", "recent", expires_after_ms=60_000), _segment("user", "taste")),
@@ -53,11 +52,11 @@ class Node:
         codes = rng.integers(-127, 128, (2, 2, D))
         codes[:, :, 0] = 127
         defaults = (codes / 127).astype(np.float32)
-        self.defaults: dict[Side, Floats] = {"user": defaults[0], "item": defaults[1]}
+        self.defaults: dict[Side, Floats] = {"user": defaults[0].reshape(-1), "item": defaults[1].reshape(-1)}
         self.engine = Engine(
             "g1",
             "b" * 64,
-            self.fusion,
+            {"rank": self.fusion, "retrieve": weighted_sum("retrieve")},
             self.tables["user"],
             self.tables["item"],
             self.index,
@@ -90,19 +89,19 @@ class Node:
             part["flags"] = (flags or {}).get(slot.name, 0)
         places = self.tables[side].upsert(ids, rows, [partition] * len(ids))
         if side == "item":
-            self.index.upsert(places, self.vectors("item", ids).reshape(len(ids), -1))
+            self.index.upsert(places, self.vectors("item", ids))
 
     def vectors(self, side: Side, ids: Sequence[str]) -> Floats:
-        """What the table holds of `ids`, float32 [n, 2, D]; default vectors for unknown ones."""
+        """What the table holds of `ids`, float32 [n, 2 D]; default vectors for unknown ones."""
         table = self.tables[side]
         rows = table.find(ids)
         codes, scales = table.vectors[rows].reshape(-1, D), table.scales[rows].reshape(-1)
-        stored = dequantize(codes, scales).reshape(len(ids), 2, D)
-        return np.where((rows >= 0)[:, None, None], stored, self.defaults[side])
+        stored = dequantize(codes, scales).reshape(len(ids), 2 * D)
+        return np.where((rows >= 0)[:, None], stored, self.defaults[side])
 
     def scores(self, user: Floats, items: Floats) -> Floats:
         """By the fusion's plain numpy form."""
-        return self.fusion.join(self.fusion.user_half(user), items)
+        return self.fusion.scores(user, items)
 
 
 @pytest.fixture

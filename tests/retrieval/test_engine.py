@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ from forebay.retrieval.messages import RankRequest, RetrieveRequest
 from forebay.segments.ids import hash_ids
 from forebay.store.codec import DEFAULT, HELD
 from forebay.store.index import ItemIndex
+
+from .fusions import D, affinity, weighted_sum
 
 ITEMS = [f"i{n}" for n in range(30)]
 MINUTE = 60_000
@@ -34,32 +35,65 @@ def test_scores_are_the_fusions_own(node: Any) -> None:
     assert (answer.generation, answer.bundle, answer.user_known) == ("g1", "b" * 64, True)
 
 
-def test_a_fusion_without_a_fast_path_scores_the_same(node: Any, make_node: Callable[..., Any]) -> None:
-    """Any other Fusion goes through its own `join`, with the same vectors and the same expiry."""
+def test_a_fusion_that_does_not_fold_scores_by_kept_halves(make_node: Callable[..., Any]) -> None:
+    """The scores are the fusion's own over what the table holds: when halves are first made, when they are found again, after a
+    row was written anew, after the table grew, and when a segment has expired."""
+    node = make_node(fusion=affinity())
+    node.put("item", ITEMS, seed=1)
+    node.put("user", ["u"], seed=2)
+    names = [*ITEMS, "unknown"]
 
-    @dataclass
-    class Wrapped:
-        inner: Any
+    def check(items: npt.NDArray[np.float32], user: npt.NDArray[np.float32]) -> None:
+        hits = node.engine.rank(RankRequest("u", names, k=40))
+        expected = dict(zip(names, node.fusion.scores(user, items).tolist(), strict=True))
+        assert {hit.item: hit.score for hit in hits} == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        assert [hit.item for hit in hits] == sorted(names, key=lambda name: -expected[name])
 
-        def user_half(self, user: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            return np.asarray(self.inner.user_half(user))
+    user = node.vectors("user", ["u"])[0]
+    for _ in range(2):
+        check(node.vectors("item", names), user)
+    node.put("item", ["i3", "i7"], seed=9)
+    check(node.vectors("item", names), user)
+    node.put("item", [f"more{n}" for n in range(200)], seed=4)
+    check(node.vectors("item", names), user)
+    node.tables["item"].delete(["i5"])
+    node.put("item", ["new"], seed=6)
+    names[5] = "new"
+    check(node.vectors("item", names), user)
+    node.now_ms += 2 * MINUTE
+    node.put("item", ["i4"], seed=5, as_of=node.now_ms)
+    items, written = node.vectors("item", names), names.index("i4")
+    stats = slice(D, 2 * D)  # the item segment that expires; the user's first one does too
+    kept = items[written].copy()
+    items[:, stats] = node.defaults["item"][stats]
+    items[written] = kept
+    user[:D] = node.defaults["user"][:D]
+    check(items, user)
 
-        def join(self, query: npt.NDArray[np.float32], items: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            return np.asarray(self.inner.join(query, items))
 
-        def shares(self, user: npt.NDArray[np.float32], item: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-            return np.asarray(self.inner.shares(user, item))
+def test_retrieval_is_by_its_own_fusion(make_node: Callable[..., Any]) -> None:
+    """What is chosen next and what is liked are two questions: the index is searched with the one, candidates get the other."""
+    node = make_node(fusion=affinity())
+    node.put("item", ITEMS, seed=1)
+    node.put("user", ["u"], seed=2)
+    expected = weighted_sum("retrieve").scores(node.vectors("user", ["u"])[0], node.vectors("item", ITEMS))
+    answer = node.engine.retrieve(RetrieveRequest("u", k=30))
+    assert [hit.item for hit in answer] == [ITEMS[i] for i in np.argsort(-expected, kind="stable")]
+    assert [hit.score for hit in answer] == pytest.approx(sorted(expected.tolist(), reverse=True), rel=1e-4, abs=1e-5)
 
-    other = make_node(fusion=Wrapped(node.fusion))
-    other.put("item", ITEMS, seed=1)
-    other.put("user", ["u"], seed=2)
-    for later in (0, 2 * MINUTE):
-        node.now_ms += later
-        other.now_ms += later
-        request = RankRequest("u", [*ITEMS, "unknown"], k=40)
-        fast, plain = node.engine.rank(request), other.engine.rank(request)
-        assert [hit.item for hit in fast] == [hit.item for hit in plain]
-        assert [hit.score for hit in fast] == pytest.approx([hit.score for hit in plain], rel=1e-5, abs=1e-5)
+
+def test_an_index_needs_a_fusion_that_folds(node: Any) -> None:
+    """Refused when the engine is put together, not at the first retrieval."""
+    parts = (
+        node.engine.user,
+        node.engine.item,
+        node.engine.index,
+        node.specs["user"],
+        node.specs["item"],
+        node.defaults,
+    )
+    with pytest.raises(BundleError, match="affinity"):
+        Engine("g", "b", {"rank": affinity(), "retrieve": affinity()}, *parts)
 
 
 def test_an_unknown_user_and_unknown_items_get_default_vectors(node: Any) -> None:
@@ -104,7 +138,7 @@ def test_an_expired_user_vector_is_not_used(node: Any) -> None:
     node.now_ms += 60_001
     answer = node.engine.rank(RankRequest("u", ["nothing"]))
     user = node.vectors("user", ["u"])[0]
-    user[0] = node.defaults["user"][0]
+    user[:D] = node.defaults["user"][:D]
     assert answer.hits[0].score == pytest.approx(node.scores(user, node.defaults["item"][None])[0], rel=1e-5)
     assert {name: s.state for name, s in answer.segments.items()} == {"recent": "expired", "taste": "late"}
 
@@ -114,7 +148,7 @@ def test_an_expired_item_vector_is_not_used(node: Any) -> None:
     node.put("item", ["old"], as_of=node.now_ms - 60_001, last_event=7, seed=9)
     answer = node.engine.rank(RankRequest("u", ["i1", "old"]))
     items = node.vectors("item", ["i1", "old"])
-    items[1, 1] = node.defaults["item"][1]
+    items[1, D:] = node.defaults["item"][D:]
     expected = node.scores(node.vectors("user", ["u"])[0], items)
     assert {hit.item: hit.score for hit in answer} == pytest.approx(
         dict(zip(["i1", "old"], expected.tolist(), strict=True)), rel=1e-5, abs=1e-6
@@ -204,7 +238,8 @@ def test_another_generation_is_refused_not_substituted(node: Any) -> None:
 def test_parts_that_do_not_fit_are_refused(node: Any) -> None:
     """Law 4, when the engine is put together."""
     engine = node.engine
-    parts = (engine.fusion, engine.user, engine.item, engine.index, node.specs["user"], node.specs["item"])
+    fusions = {"rank": engine.fusion, "retrieve": engine.retrieval}
+    parts = (fusions, engine.user, engine.item, engine.index, node.specs["user"], node.specs["item"])
     with pytest.raises(GenerationMismatch):
         Engine("g", "b", *parts[:4], node.specs["user"][::-1], node.specs["item"], node.defaults)
     with pytest.raises(BundleError):

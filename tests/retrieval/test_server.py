@@ -167,8 +167,9 @@ import sys, numpy as np
 from pathlib import Path
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.server import create_app
-from forebay.segments.fusion import WeightedSum
-from forebay.segments.spec import EncoderSpec, SegmentSpec
+from forebay.segments.fusions.contract import Part, Shape
+from forebay.segments.fusions.sums import WeightedSum
+from forebay.segments.spec import EncoderSpec, FusionSpec, SegmentSpec
 from forebay.store.codec import RowCodec, SlotSpec
 from forebay.store.generation import numeric_platform
 from forebay.store.index import ItemIndex
@@ -176,9 +177,10 @@ from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
 specs = {s: (SegmentSpec(s, "a", (), EncoderSpec("mlp"), 4),) for s in ("user", "item")}
 tables = {s: SegmentTable(RowCodec(s, (SlotSpec("a", 4, 1),)), partitions=1) for s in specs}
-fusion = WeightedSum(np.ones((1, 1), np.float32), 0.0)
-defaults = {s: np.ones((1, 4), np.float32) for s in specs}
-engine = Engine("g", "b", fusion, tables["user"], tables["item"], ItemIndex(4), specs["user"], specs["item"], defaults)
+shape, tensors = Shape((Part(0, 0, 4),), (Part(0, 0, 4),), 4, 4, 1), {"weights": np.ones((1, 1)), "bias": np.zeros(1)}
+fusions = {u: WeightedSum(FusionSpec(u, "weighted_sum", (), ()), shape, tensors) for u in ("rank", "retrieve")}
+defaults = {s: np.ones(4, np.float32) for s in specs}
+engine = Engine("g", "b", fusions, tables["user"], tables["item"], ItemIndex(4), specs["user"], specs["item"], defaults)
 """
 
 

@@ -14,8 +14,10 @@ import torch
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import build, encode
 from forebay.segments.features import SegmentReader, Vocabulary
+from forebay.segments.fusions.contract import Shape
+from forebay.segments.fusions.twins import twin
 from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, Side, Spec
+from forebay.segments.spec import SIDES, USES, Side, Spec
 
 MOVIELENS = Path(__file__).parents[2] / "segments" / "movielens.toml"
 
@@ -137,8 +139,9 @@ def untrained(spec: Spec, vocabulary: Vocabulary, seed: int, keep: Mapping[str, 
             for segment in spec.side(side):
                 reader = SegmentReader(spec, segment, layouts[side], vocabulary)
                 encoder = build(reader, len(vocabulary), segment)
-                encoder.mean.normal_()
-                encoder.scale.uniform_(0.5, 2.0)
+                if encoder.scaled:
+                    encoder.mean.normal_()
+                    encoder.scale.uniform_(0.5, 2.0)
                 for name, tensor in encoder.state_dict().items():
                     title = f"{segment.title}.{name}"
                     if keep and title in keep:
@@ -146,7 +149,8 @@ def untrained(spec: Spec, vocabulary: Vocabulary, seed: int, keep: Mapping[str, 
                     tensors[title] = tensor.numpy().copy()
                 empty = reader.read(np.zeros((1, layouts[side].width), np.int64), np.zeros(1, np.int64))
                 defaults.append(encode(encoder, empty)[0])
-            tensors[f"default.{side}"] = np.stack(defaults)
-        tensors["fusion.weights"] = torch.randn(len(spec.side("user")), len(spec.side("item"))).numpy()
-        tensors["fusion.bias"] = torch.randn(1).numpy()
+            tensors[f"default.{side}"] = np.concatenate(defaults)
+        for use in USES:
+            for name, tensor in twin(spec.fusions[use], Shape.of(spec, use)).state_dict().items():
+                tensors[f"fusion.{use}.{name}"] = torch.randn_like(tensor).numpy()
     return Bundle(spec, tensors, {"trained": False})

@@ -16,6 +16,7 @@ from forebay.errors import BundleError
 from forebay.segments.bundle import MANIFEST, WEIGHTS, Bundle
 from forebay.segments.features import Vocabulary
 from forebay.segments.ids import hash_ids
+from forebay.segments.spec import USES
 
 from .models import spec, untrained
 
@@ -43,7 +44,9 @@ def test_what_is_saved_is_loaded(name: str, tmp_path: Path) -> None:
     for a, b in zip(saved.spec.segments, loaded.spec.segments, strict=True):
         assert saved.encoder_tag(a) == loaded.encoder_tag(b)
     assert loaded.layouts == saved.layouts
-    assert loaded.fusion.weights.tobytes() == saved.fusion.weights.tobytes()
+    user, items = loaded.defaults("user"), loaded.defaults("item")[None]
+    for use in USES:
+        assert loaded.fusions[use].scores(user, items) == saved.fusions[use].scores(user, items)
     assert loaded.vocabulary.hashes.tobytes() == ITEMS.hashes.tobytes()
     assert (loaded.defaults("user") == saved.defaults("user")).all()
 
@@ -156,7 +159,7 @@ def test_loading_needs_no_torch(tmp_path: Path, bundle: Bundle) -> None:
     code = (
         "import sys; from pathlib import Path; from forebay.segments.bundle import Bundle\n"
         "b = Bundle.load(Path(sys.argv[1]))\n"
-        "b.fusion, b.layouts, b.vocabulary, b.defaults('user'), [b.encoder_tag(s) for s in b.spec.segments]\n"
+        "b.fusions, b.layouts, b.vocabulary, b.defaults('user'), [b.encoder_tag(s) for s in b.spec.segments]\n"
         "print(b.hash, [m for m in ('torch', 'numba') if m in sys.modules])"
     )
     answered = subprocess.run(

@@ -24,8 +24,8 @@ def test_what_is_served_is_within_half_a_step_of_what_is_encoded() -> None:
     rows = np.zeros((2, bundle.layouts["user"].width), dtype=np.int64)
     served = encoders.encode_all(rows, ZERO)
     defaults = bundle.defaults("user")
-    step = np.abs(defaults).max(axis=1, keepdims=True) / 127
-    assert served.shape == (2, 6, 8) and (served[0] == served[1]).all()
+    step = np.abs(defaults.reshape(6, 8)).max(axis=1).repeat(8) / 127
+    assert served.shape == (2, 48) and (served[0] == served[1]).all()
     assert (np.abs(served[0] - defaults) <= step * 0.501).all()
 
 
@@ -61,3 +61,26 @@ def test_weights_that_do_not_fit_the_spec_are_refused(damage: str) -> None:
         SideEncoders(bundle, "user")
     assert bundle.name in caught.value.where and caught.value.do
     SideEncoders(bundle, "item")
+
+
+@pytest.mark.parametrize("name", ["movielens", "nasty"])
+def test_segments_encoded_side_by_side_have_the_same_bits(name: str) -> None:
+    """Law 3: on four threads, in any order of finishing, each segment's vectors are those of one thread."""
+    bundle = untrained(spec(name), ITEMS, seed=4)
+    width = bundle.layouts["user"].width
+    rows, hashes = np.zeros((700, width), dtype=np.int64), np.arange(700)
+    rows[:, 0:3] = np.random.default_rng(0).integers(1, 1000, (700, 3))
+    alone, together = SideEncoders(bundle, "user"), SideEncoders(bundle, "user", threads=4)
+    jobs = [(place, rows[: 700 - place], hashes[: 700 - place]) for place in range(len(alone.segments))] * 3
+    for one, other in zip(alone.encode_each(jobs), together.encode_each(jobs), strict=True):
+        assert one.vectors.tobytes() == other.vectors.tobytes() and one.scale.tobytes() == other.scale.tobytes()
+    together.close()
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cuda:-1", "abacus", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    """When the encoders are loaded, with the segment's name; and not for a segment that runs elsewhere."""
+    bundle = untrained(spec("nasty"), ITEMS, seed=1)
+    with pytest.raises(BundleError, match=r"device of user\.liked"):
+        SideEncoders(bundle, "user", {"user.liked": device})
+    SideEncoders(bundle, "item", {"user.liked": device})

@@ -21,7 +21,8 @@ def test_the_demo_spec_says_what_it_says() -> None:
     """The defaults, the label and the order of the segments, read off the file."""
     loaded = spec("movielens")
     assert [s.title for s in loaded.segments] == [
-        "user.profile", "user.recent", "user.taste", "item.id", "item.content", "item.stats",
+        "user.profile", "user.recent", "user.taste", "user.affinity", "user.next",
+        "item.id", "item.content", "item.stats", "item.affinity", "item.key", "item.pull",
     ]  # fmt: skip
     assert loaded.events.actions == ("rate",)
     assert (loaded.events.late_after_ms, loaded.events.future_after_ms) == (30 * DAY_MS, 300_000)
@@ -137,7 +138,7 @@ BAD = [
     ("user.short.dim", 2000, "2000", "[user.short] dim"),
     ("user.short.dim", "8", "'8'", "[user.short] dim"),
     ("user.short.dim", True, "True", "[user.short] dim"),
-    ("user.short.dim", 4, "one dimension for all segments", "[fusion]"),
+    ("user.short.dim", 4, "user.short has 4 dimensions and meets no segment", "[fusion] retrieve"),
     ("user.short.late_after", 5, "is not a duration", "[user.short] late_after"),
     ("user.short.encoder", "mlp", "where a table must stand", "[user.short] encoder"),
     ("user.short.encoder", {"kind": "transformer"}, "unknown encoder 'transformer'", "[user.short] encoder"),
@@ -184,7 +185,16 @@ BAD = [
     ("item.id.features", _feature(id=0), "0", "[item.id] features"),
     ("item.id.features", [{"id": 4}, {"id": 8}], "more than one id", "[item.id] features"),
     ("fusion", {"rerank": "weighted_sum"}, "unknown key 'rerank'", "[fusion]"),
-    ("fusion", {"rank": "maxsim"}, "unknown fusion 'maxsim'", "[fusion] rank"),
+    ("fusion", {"rank": "dot"}, "unknown fusion 'dot'", "[fusion] rank"),
+    ("fusion", {"retrieve": "maxsim"}, "maxsim cannot be searched", "[fusion] retrieve"),
+    ("fusion", {"rank": {"hidden": 8}}, "unknown fusion None", "[fusion] rank"),
+    ("fusion", {"rank": {"kind": "affinity", "hidden": 0}}, "0", "[fusion] rank hidden"),
+    ("fusion", {"rank": {"kind": "affinity", "layers": 2}}, "unknown key 'layers'", "[fusion] rank"),
+    ("fusion", {"rank": {"kind": "attention", "heads": 3}}, "heads = 3", "[fusion] rank"),
+    ("fusion", {"rank": {"kind": "concat_conv", "window": 2}}, "window = 2", "[fusion] rank"),
+    ("fusion", {"rank": {"kind": "maxsim", "user": ["gone"]}}, "no segment user.gone", "[fusion] rank"),
+    ("fusion", {"rank": {"kind": "maxsim", "item": []}}, "no segment of side item", "[fusion] rank"),
+    ("fusion", {"rank": ["maxsim"]}, "where a table must stand", "[fusion] rank"),
 ]  # fmt: skip
 
 
@@ -230,7 +240,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None
 def test_an_error_in_a_file_names_the_file_and_the_table(tmp_path: Path) -> None:
     """`where` is what an editor needs."""
     path = tmp_path / "segments.toml"
-    path.write_text(MOVIELENS.read_text().replace('kind = "attention_pool"', 'kind = "gru"'))
-    with pytest.raises(SpecError, match="unknown encoder 'gru'") as caught:
+    path.write_text(MOVIELENS.read_text().replace('kind = "attention_pool"', 'kind = "rnn"'))
+    with pytest.raises(SpecError, match="unknown encoder 'rnn'") as caught:
         Spec.load(path)
     assert caught.value.where == f"{path}, [user.recent] encoder"

@@ -96,7 +96,7 @@ def test_what_was_trained_is_what_is_served(bundle: Bundle) -> None:
         SideEncoders(bundle, side).encode_all(unseen.states(bundle.layouts[side], unseen.times), unseen.hashes(side))
         for side in SIDES
     ]
-    scores = [bundle.fusion.join(bundle.fusion.user_half(u), v[None])[0] for u, v in zip(*vectors, strict=True)]
+    scores = [bundle.fusions["rank"].scores(u, v[None])[0] for u, v in zip(*vectors, strict=True)]
     assert auc(np.array(scores), unseen.labels) > 0.95
 
 
@@ -122,10 +122,10 @@ def test_the_default_vectors_are_those_of_an_empty_state(bundle: Bundle) -> None
     for side in SIDES:
         rows = np.zeros((1, bundle.layouts[side].width), dtype=np.int64)
         encoders = SideEncoders(bundle, side)
-        assert bundle.defaults(side).shape == (2, 8)
+        assert bundle.defaults(side).shape == (16,)
         for place, segment in enumerate(encoders.segments):
             again = encode(encoders._encoders[place], bundle.reader(segment).read(rows, np.zeros(1, dtype=np.int64)))
-            assert again[0].tobytes() == bundle.defaults(side)[place].tobytes()
+            assert again[0].tobytes() == bundle.defaults(side)[place * 8 : place * 8 + 8].tobytes()
 
 
 def test_the_vocabulary_is_of_items_in_the_training_part() -> None:
@@ -138,12 +138,15 @@ def test_the_vocabulary_is_of_items_in_the_training_part() -> None:
 
 
 def test_progress_is_told_after_each_epoch() -> None:
-    """Steps rise to the number of steps, which early stopping makes the last one."""
-    told: list[tuple[int, int, Mapping[str, float]]] = []
+    """Epochs rise within a stage to the most that it may take, which early stopping makes the last one."""
+    told: list[tuple[str, int, int, Mapping[str, float]]] = []
     options = replace(OPTIONS, epochs=8, patience_epochs=1, learning_rate=0.0)
     train(SPEC, _history(), options, lambda *figures: told.append(figures))
-    assert [step for step, _, _ in told] == [1, 8] and {steps for _, steps, _ in told} == {8}
-    assert set(told[0][2]) == {"validation_auc", "validation_logloss", "epoch"}
+    rank = [(done, total) for stage, done, total, _ in told if stage == "rank"]
+    assert rank == [(1, 8), (8, 8)]
+    assert {stage for stage, *_ in told} == {"rank", "retrieve"}
+    assert set(told[0][3]) == {"validation_auc", "validation_logloss", "epoch"}
+    assert set(told[-1][3]) == {"validation_recall@50", "epoch"}
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

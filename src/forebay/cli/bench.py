@@ -84,7 +84,7 @@ def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
             slot["scale"], slot["as_of"], slot["last_event"] = 0.01, now, now
         tables[side].upsert([f"{side[0]}{n}" for n in range(count)], rows, np.zeros(count, np.int32))  # type: ignore[index]
     engine = Engine(
-        "bench", bundle.hash, bundle.fusion, tables["user"], tables["item"], ItemIndex(codecs["item"].dim),
+        "bench", bundle.hash, bundle.fusions, tables["user"], tables["item"], ItemIndex(codecs["item"].dim),
         bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
     )  # fmt: skip
     engine.warm()

@@ -93,7 +93,7 @@ class Demo:
         started, total = time.monotonic(), TRAIN + VALIDATION + LIVE
         options = TrainingOptions(train_share=TRAIN / total, validation_share=VALIDATION / total)
         with progress("training", "epochs") as bar:
-            bundle = train(spec(None, "movielens"), history, options, lambda done, epochs, _: bar(done, epochs))
+            bundle = train(spec(None, "movielens"), history, options, lambda _, done, epochs, __: bar(done, epochs))
         self.data = self.folder / "data"
         bundle.save(self.data / "bundles")
         took, auc = time.monotonic() - started, bundle.record["validation_auc"]

@@ -93,7 +93,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         return Readiness(True, "", lag_ms)
 
     engine = Engine(
-        generation.name, bundle.hash, bundle.fusion, tables["user"], tables["item"], index,
+        generation.name, bundle.hash, bundle.fusions, tables["user"], tables["item"], index,
         bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
     )  # fmt: skip
     app = create_app(engine, ready)

@@ -23,7 +23,9 @@ def train(
     started = time.monotonic()
     model = source.spec(spec, events)
     with progress("training", "epochs") as bar:
-        bundle = fit(model, source.history(events), TrainingOptions(**options), lambda done, total, _: bar(done, total))
+        bundle = fit(
+            model, source.history(events), TrainingOptions(**options), lambda _, done, total, __: bar(done, total)
+        )
     path = bundle.save(folder or settings.bundles)
     took = time.monotonic() - started
     if as_json:

@@ -1,0 +1,40 @@
+"""Segment encoders: from what a segment reads of a state row to its vector. Importing this imports torch."""
+
+from __future__ import annotations
+
+from forebay.errors import BundleError
+from forebay.segments.encoders.affinity import Affinity
+from forebay.segments.encoders.canonical import CANONICAL, encode, tensors
+from forebay.segments.encoders.contract import Aligned, SegmentEncoder
+from forebay.segments.encoders.lists import AttentionPool, Bag, Gru
+from forebay.segments.encoders.mlp import Mlp
+from forebay.segments.features import SegmentReader
+from forebay.segments.plugin import own_class
+from forebay.segments.spec import SegmentSpec
+
+__all__ = ["CANONICAL", "ENCODERS", "Aligned", "SegmentEncoder", "build", "encode", "tensors"]
+
+ENCODERS: dict[str, type[SegmentEncoder]] = {
+    "affinity": Affinity,
+    "attention_pool": AttentionPool,
+    "bag": Bag,
+    "gru": Gru,
+    "mlp": Mlp,
+}
+
+
+def build(reader: SegmentReader, items: int, segment: SegmentSpec) -> SegmentEncoder:
+    """A fresh encoder for `segment`; `items` is the vocabulary's size. Raises BundleError for an own class that cannot be had, or
+    whose vectors have another shape than the spec says."""
+    kind = segment.encoder.kind
+    if ":" not in kind:
+        return ENCODERS[kind](reader, items, segment)
+    own = own_class(kind, SegmentEncoder, f"[{segment.title}] encoder")(reader, items, segment)
+    given = tuple(encode(own, reader.blank(1)).shape)
+    if given != (1, segment.dim):
+        raise BundleError(
+            f"{kind} gives {given} for one entity, not (1, {segment.dim})",
+            where=f"[{segment.title}]",
+            do="Make its forward return float32 [n, dim]",
+        )
+    return own

@@ -1,0 +1,63 @@
+"""What every segment encoder is: a torch module from Inputs to vectors, each row from its own row alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from forebay.segments.features import Inputs, SegmentReader
+from forebay.segments.spec import SegmentSpec
+
+
+class Aligned(nn.Linear):
+    """A linear layer over joined inputs, padded with zero columns to a multiple of 16 (64 bytes), so that every row starts alike."""
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        weight = self.weight
+        if short := -self.in_features % 16:
+            parts = (*parts, parts[0].new_zeros(*parts[0].shape[:-1], short))
+            weight = nn.functional.pad(weight, (0, short))
+        return nn.functional.linear(torch.cat(parts, -1) if len(parts) > 1 else parts[0], weight, self.bias)
+
+
+class SegmentEncoder(nn.Module):
+    """The contract: `forward` maps Inputs (as tensors) of n entities to float32 [n, dim], each row from its own row alone
+    (no batch statistics), for any values that a read-out can give.
+
+    One of your own is a subclass that a spec names as `encoder = { kind = "package.module:Class", version = "1", … }`; what else
+    stands in the table are its options, `segment.encoder.option(name, default)`. Use `Aligned` for linear layers, or the bits of a
+    row depend on its place. Weights go into the bundle; code does not: give it another `version` when its vectors change.
+    docs/own-encoder.md has one that runs.
+    """
+
+    scaled = True  # dense features are centred and scaled by the training part
+
+    def __init__(self, reader: SegmentReader, items: int, segment: SegmentSpec) -> None:
+        super().__init__()
+        option = segment.encoder.option
+        self.embedding: nn.Embedding | None = None
+        own = next((f.size for f in segment.features if f.kind == "id"), 0)
+        if own or reader.list_size:
+            self.embedding = nn.Embedding(items + 1, own or option("embedding", 16))
+            nn.init.normal_(self.embedding.weight, std=0.05)
+        self.own_width = own
+        self.dim = segment.dim
+        if self.scaled:
+            self.register_buffer("mean", torch.zeros(reader.dense_width))
+            self.register_buffer("scale", torch.ones(reader.dense_width))
+        self.dropout = nn.Dropout(option("dropout", 0.2))
+
+    def fit_scale(self, inputs: Inputs) -> None:
+        """Centre and scale dense features by those of the training part."""
+        if inputs.dense.shape[1]:
+            dense = torch.from_numpy(inputs.dense)
+            self.mean.copy_(dense.mean(0))
+            self.scale.copy_(1 / dense.std(0).clamp_min(1e-3))
+
+    def dense(self, dense: Tensor, own: Tensor) -> Tensor:
+        """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has one."""
+        parts = [(dense - self.mean) * self.scale]
+        if self.own_width:
+            assert self.embedding is not None
+            parts.append(self.embedding(own))
+        return torch.cat(parts, 1)

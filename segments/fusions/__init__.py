@@ -1,0 +1,1 @@
+"""Late fusions: what is left to do at request time. Torch-free, except `twins`, which training imports."""

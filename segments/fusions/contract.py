@@ -1,0 +1,181 @@
+"""The contract of a fusion: a score out of cached vectors, in three parts so that each is computed as seldom as possible.
+
+`item_half` is computed once per item and kept, `user_half` once per request, `join` per pair. Vectors come flat, as they are
+stored: a side's segments one after the other in the order of the spec.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.errors import BundleError
+from forebay.segments.spec import FusionSpec, Side, Spec, Use
+
+Floats = npt.NDArray[np.float32]
+Query: TypeAlias = tuple[Floats, ...]  # a user half: arrays that only the fusion which made them reads
+
+
+@dataclass(frozen=True)
+class Part:
+    """One vector that a fusion takes apart: columns `start` to `stop` of its side's flat vector, of segment number `segment`."""
+
+    segment: int
+    start: int
+    stop: int
+
+    @property
+    def width(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Where a fusion's parts lie in the flat vectors of both sides, which are `user_dim` and `item_dim` wide."""
+
+    user: tuple[Part, ...]
+    item: tuple[Part, ...]
+    user_dim: int
+    item_dim: int
+    user_segments: int
+
+    @classmethod
+    def of(cls, spec: Spec, use: Use) -> Shape:
+        fusion = spec.fusions[use]
+        dims = {side: sum(s.dim for s in spec.side(side)) for side in ("user", "item")}
+        parts = {side: _parts(spec, side, fusion) for side in ("user", "item")}
+        return cls(parts["user"], parts["item"], dims["user"], dims["item"], len(spec.side("user")))
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """(user part, item part) of equal width, those of one item part together: what can be multiplied."""
+        return tuple((p, q) for q, v in enumerate(self.item) for p, u in enumerate(self.user) if u.width == v.width)
+
+    @cached_property
+    def user_columns(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([np.arange(p.start, p.stop) for p in self.user])
+
+    @cached_property
+    def item_columns(self) -> npt.NDArray[np.int64]:
+        return np.concatenate([np.arange(p.start, p.stop) for p in self.item])
+
+    def meet(self, user: Floats, weights: Floats) -> Floats:
+        """float32 [item_dim, pairs]: a matrix whose product with item vectors [n, item_dim] is weights[p, q] · <u_p, v_q> for
+        each of `pairs`, of one user's vector float32 [user_dim]."""
+        matrix = np.zeros((self.item_dim, len(self.pairs)), dtype=np.float32)
+        for column, (p, q) in enumerate(self.pairs):
+            u, v = self.user[p], self.item[q]
+            matrix[v.start : v.stop, column] = user[u.start : u.stop] * weights[p, q]
+        return matrix
+
+
+def _parts(spec: Spec, side: Side, fusion: FusionSpec) -> tuple[Part, ...]:
+    read = fusion.user if side == "user" else fusion.item
+    found, start = [], 0
+    for place, segment in enumerate(spec.side(side)):
+        width = segment.dim // segment.parts
+        if segment in read:
+            found += [Part(place, start + width * i, start + width * (i + 1)) for i in range(segment.parts)]
+        start += segment.dim
+    return tuple(found)
+
+
+class Fusion(ABC):
+    """Made once from a bundle's tensors; holds no state of a request, so any number of threads may score at once.
+
+    Its torch twin (twins.py) has the same tensors under the same names and scores alike to 1e-5 of the scores' spread
+    (tests/segments/fusions). Where a segment is missing or expired, the caller puts the default vector in its place: a fusion
+    never sees what it must not use.
+    """
+
+    kind: ClassVar[str]
+    indexable: ClassVar[bool] = False
+
+    def __init__(self, spec: FusionSpec, shape: Shape, tensors: Mapping[str, Floats]) -> None:
+        """`tensors` are the fusion's own, by the names that its twin gives them. Raises BundleError for one that is not there."""
+        self.spec, self.shape, self._tensors = spec, shape, tensors
+
+    def tensor(self, name: str) -> Floats:
+        """The tensor `name` as float32. Raises BundleError."""
+        try:
+            return np.ascontiguousarray(self._tensors[name], dtype=np.float32)
+        except KeyError:
+            raise BundleError(
+                f"the bundle has no tensor fusion.{self.spec.use}.{name}",
+                where="weights.safetensors",
+                do="Train it again with: forebay train",
+            ) from None
+
+    @property
+    def half_width(self) -> int:
+        """Floats kept for an item: the columns of `item_half`."""
+        return self.shape.item_dim
+
+    def item_half(self, items: Floats) -> Floats:
+        """float32 [n, half_width] of item vectors float32 [n, item_dim]."""
+        return items
+
+    @abstractmethod
+    def user_half(self, user: Floats) -> Query:
+        """What `join` needs of one user's vector float32 [user_dim]."""
+
+    @abstractmethod
+    def join(self, query: Query, halves: Floats) -> Floats:
+        """Scores float32 [n], logits of the label for `rank`, of item halves float32 [n, half_width]."""
+
+    def scores(self, user: Floats, items: Floats) -> Floats:
+        """Scores float32 [n] of one user's vector [user_dim] and item vectors [n, item_dim]."""
+        return self.join(self.user_half(user), self.item_half(items))
+
+    def shares(self, user: Floats, items: Floats, default: Floats) -> Floats:
+        """What each user segment adds to each score, float32 [n, user segments]: how much lower it were with the segment's
+        default vector (`default` float32 [user_dim]) in its place. 0 for a segment that is not read."""
+        halves = self.item_half(items)
+        whole = self.join(self.user_half(user), halves)
+        found = np.zeros((len(items), self.shape.user_segments), dtype=np.float32)
+        for segment in {p.segment for p in self.shape.user}:
+            without = user.copy()
+            for part in self.shape.user:
+                if part.segment == segment:
+                    without[part.start : part.stop] = default[part.start : part.stop]
+            found[:, segment] = whole - self.join(self.user_half(without), halves)
+        return found
+
+
+class InnerProduct(Fusion):
+    """A fusion that folds to one inner product, exactly as trained, so that an index can search it: score = v · query + bias."""
+
+    indexable: ClassVar[bool] = True
+
+    def __init__(self, spec: FusionSpec, shape: Shape, tensors: Mapping[str, Floats]) -> None:
+        super().__init__(spec, shape, tensors)
+        self.bias = np.float32(self.tensor("bias").reshape(-1)[0])
+
+    @abstractmethod
+    def weights(self, user: Floats) -> Floats:
+        """float32 [user parts, item parts] for one user's vector [user_dim]."""
+
+    def query(self, user: Floats) -> Floats:
+        """float32 [item_dim]; zero in the columns of segments that the fusion does not read."""
+        matrix: Floats = self.shape.meet(user, self.weights(user)).sum(axis=1)
+        return matrix
+
+    def user_half(self, user: Floats) -> Query:
+        return (self.query(user),)
+
+    def join(self, query: Query, halves: Floats) -> Floats:
+        return halves @ query[0] + self.bias
+
+    def shares(self, user: Floats, items: Floats, default: Floats) -> Floats:
+        """The exact parts of the sum: they add up to score - bias."""
+        products = items @ self.shape.meet(user, self.weights(user))
+        found = np.zeros((len(items), self.shape.user_segments), dtype=np.float32)
+        for column, (p, _) in enumerate(self.shape.pairs):
+            found[:, self.shape.user[p].segment] += products[:, column]
+        return found

@@ -1,0 +1,23 @@
+"""The fusions by the name that a spec gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from forebay.segments.fusions.contract import Floats, Fusion, Shape
+from forebay.segments.fusions.layers import Affinity, ConcatFc
+from forebay.segments.fusions.maps import Attention, ConcatConv
+from forebay.segments.fusions.sums import GatedSum, MaxSim, WeightedSum
+from forebay.segments.spec import Spec, Use
+
+FUSIONS: dict[str, type[Fusion]] = {
+    f.kind: f for f in (WeightedSum, GatedSum, MaxSim, Affinity, ConcatFc, ConcatConv, Attention)
+}
+
+
+def build(spec: Spec, use: Use, tensors: Mapping[str, Floats]) -> Fusion:
+    """The fusion for `use` out of a bundle's tensors, `fusion.{use}.{name}`. Raises BundleError."""
+    prefix = f"fusion.{use}."
+    own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    fusion = spec.fusions[use]
+    return FUSIONS[fusion.kind](fusion, Shape.of(spec, use), own)

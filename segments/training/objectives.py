@@ -1,0 +1,138 @@
+"""What a stage minimises, and the figure that it stops by."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from forebay.segments.evaluation.metrics import auc, logloss
+from forebay.segments.fusions.twins import SumTwin
+from forebay.segments.training.material import Material, Part
+from forebay.segments.training.network import Network
+from forebay.segments.training.options import TrainingOptions
+
+Ints = npt.NDArray[np.int64]
+
+
+class Objective(Protocol):
+    """`figure` names what `figures` has in it that is to be made greater."""
+
+    figure: str
+    batch_size: int
+
+    def epoch(self, random: np.random.Generator) -> Ints:
+        """The impressions of an epoch, places in its part, in a random order."""
+        ...
+
+    def loss(self, network: Network, index: Ints, generator: torch.Generator) -> Tensor: ...
+
+    def figures(self, network: Network) -> Mapping[str, float]:
+        """Of the validation part; the network is in its evaluation mode."""
+        ...
+
+
+class Ranking:
+    """The label of an impression, by binary cross-entropy."""
+
+    figure = "validation_auc"
+
+    def __init__(self, material: Material, options: TrainingOptions, read: Collection[str]) -> None:
+        self._train, self._validation = material.train, material.validation
+        self._options, self._read = options, read
+        self.batch_size = options.batch_size
+        self._labels = torch.from_numpy(self._train.labels.astype(np.float32))
+        self._weights = torch.where(self._labels > 0, options.positive_weight, 1.0)
+
+    def epoch(self, random: np.random.Generator) -> Ints:
+        positive, negative = np.flatnonzero(self._train.labels), np.flatnonzero(~self._train.labels)
+        rare, common = sorted((positive, negative), key=len)
+        match self._options.sampling:
+            case "none":
+                return random.permutation(len(self._train))
+            case "over":
+                again = random.choice(rare, len(common) - len(rare), replace=True)
+                return random.permutation(np.concatenate([rare, again, common]))
+            case "under":
+                return random.permutation(np.concatenate([rare, random.choice(common, len(rare), replace=False)]))
+
+    def loss(self, network: Network, index: Ints, generator: torch.Generator) -> Tensor:
+        logits = self._logits(network, self._train, index, self._options.segment_dropout, generator)
+        weights = self._weights[index]
+        each = nn.functional.binary_cross_entropy_with_logits(logits, self._labels[index], reduction="none")
+        return (each * weights).sum() / weights.sum()
+
+    @torch.inference_mode()
+    def figures(self, network: Network) -> Mapping[str, float]:
+        part, size = self._validation, 4096
+        scores = np.concatenate(
+            [
+                self._logits(network, part, np.arange(at, min(at + size, len(part)))).numpy()
+                for at in range(0, len(part), size)
+            ]
+        )
+        return {"validation_auc": auc(scores, part.labels), "validation_logloss": logloss(scores, part.labels)}
+
+    def _logits(
+        self, network: Network, part: Part, index: Ints, dropout: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        u = network.vectors("user", part.side("user", index), self._read, dropout, generator)
+        v = network.vectors("item", part.side("item", index), self._read, dropout, generator)
+        logits: Tensor = network.fusion("rank")(u, v)
+        return logits
+
+
+class Retrieval:
+    """Which item of the catalogue is liked next, by a softmax over the batch's own items with their popularity taken out.
+
+    Popular items are negatives more often than their share of the catalogue; subtracting the log of that share (logQ; Yi et al.,
+    RecSys 2019) makes the loss that of a softmax over the whole catalogue.
+    """
+
+    figure = "validation_recall@50"
+
+    def __init__(self, material: Material, options: TrainingOptions, read: Collection[str]) -> None:
+        self._fresh, self._choices, self._read = material.fresh, material.choices, read
+        self._positive = np.flatnonzero(self._fresh.labels)
+        self.batch_size = min(options.retrieve.batch_size, len(self._positive))
+        share = material.item_log_share if options.retrieve.logq else np.zeros_like(material.item_log_share)
+        self._log_share = torch.from_numpy(share)
+        self._items = torch.from_numpy(self._fresh.items)
+
+    def epoch(self, random: np.random.Generator) -> Ints:
+        # Whole batches only: the loss of a short one is of another size, since fewer items compete in it.
+        whole = len(self._positive) // self.batch_size * self.batch_size
+        return random.permutation(self._positive)[:whole]
+
+    def loss(self, network: Network, index: Ints, generator: torch.Generator) -> Tensor:
+        u = network.vectors("user", self._fresh.side("user", index), self._read)
+        v = network.vectors("item", self._fresh.side("item", index), self._read)
+        items = self._items[index]
+        logits = _fold(network)(u) @ v.T - self._log_share[items]
+        # The same item twice in a batch is no negative of itself.
+        twins = (items[None] == items[:, None]) & ~torch.eye(len(index), dtype=torch.bool)
+        return nn.functional.cross_entropy(logits.masked_fill(twins, -1e9), torch.arange(len(index)))
+
+    @torch.inference_mode()
+    def figures(self, network: Network) -> Mapping[str, float]:
+        choices = self._choices
+        queries = _fold(network)(network.vectors("user", choices.users, self._read)).numpy()
+        found = 0
+        for day, catalogue in enumerate(choices.catalogues):
+            asked = choices.day == day
+            scores = queries[asked] @ network.vectors("item", catalogue, self._read).numpy().T
+            scores[choices.seen[asked]] = -np.inf
+            own = scores[np.arange(len(scores)), choices.targets[asked]]
+            # Ties count against the model: one that gives every item the same score finds nothing.
+            found += int(((scores >= own[:, None]).sum(1) <= 50).sum())
+        return {"validation_recall@50": found / len(choices.targets)}
+
+
+def _fold(network: Network):  # type: ignore[no-untyped-def]
+    fusion = network.fusion("retrieve")
+    assert isinstance(fusion, SumTwin)
+    return fusion.query

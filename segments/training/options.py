@@ -1,0 +1,86 @@
+"""What a training run may be told."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias
+
+from forebay.errors import UsageError
+
+Regime: TypeAlias = Literal["joint", "independent"]
+Sampling: TypeAlias = Literal["none", "over", "under"]
+
+
+@dataclass(frozen=True)
+class RetrieveOptions:
+    """The stage that learns what is chosen next out of the whole catalogue: positives against their batch.
+
+    Overfits later than the label does, so it stops by its own figure, and with less decay: 1.0 halved recall on MovieLens.
+    """
+
+    epochs: int = 30
+    patience_epochs: int = 4
+    batch_size: int = 512  # its other positives are the negatives: recall rises with it, memory by its square
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    logq: bool = (
+        True  # without it the popular are pushed down: .234 recall@50 against .453 (shared measurement, MovieLens)
+    )
+    questions: int = 2000  # of the validation part, to stop by
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """`weight_decay` 1.0 is for a hundred thousand events (without it they are overfitted in two epochs); .02 for millions.
+
+    `positive_weight` weighs positives in the loss, `sampling` repeats the rarer label or leaves out of the other until both are
+    as many; either moves the scores away from probabilities (`forebay evaluate` has a line for each).
+    """
+
+    train_share: float = 0.7  # of the log, by time
+    validation_share: float = 0.1  # the part after it: stops training
+    regime: Regime = "joint"
+    epochs: int = 20
+    patience_epochs: int = 3
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
+    stale_share: float = 0.5
+    stale_max_s: float = 7 * 86_400.0
+    segment_dropout: float = 0.0
+    positive_weight: float = 1.0
+    sampling: Sampling = "none"
+    retrieve: RetrieveOptions = field(default_factory=RetrieveOptions)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a value that cannot be trained with."""
+        shares = ("train_share", "validation_share", "stale_share", "segment_dropout")
+        for name in shares:
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}", do="Use a number from 0 to 1")
+        if min(self.train_share, self.validation_share) <= 0 or self.train_share + self.validation_share > 1:
+            raise UsageError("the parts of training and validation", do="Make both more than 0, together at most 1")
+        if self.segment_dropout == 1:
+            raise UsageError("segment_dropout is 1", do="Leave something to learn from: less than 1")
+        for whole in (self, self.retrieve):
+            for name in ("epochs", "patience_epochs", "batch_size"):
+                if getattr(whole, name) < 1:
+                    raise UsageError(f"{name} is {getattr(whole, name)}", do="Use 1 or more")
+            for name in ("learning_rate", "weight_decay"):
+                if not 0 <= getattr(whole, name) < float("inf"):
+                    raise UsageError(f"{name} is {getattr(whole, name)}", do="Use 0 or more")
+        if self.positive_weight <= 0 or self.stale_max_s < 1:
+            raise UsageError("positive_weight or stale_max_s", do="Make the first more than 0, the second at least 1")
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain data, for a bundle's record and a checkpoint's identity."""
+        return asdict(self)
+
+    @classmethod
+    def of_record(cls, record: dict[str, Any]) -> TrainingOptions:
+        """What `as_record` gave; keys that this version does not know are left out."""
+        known = {f.name for f in fields(cls)} - {"retrieve"}
+        inner = {f.name for f in fields(RetrieveOptions)}
+        retrieve = RetrieveOptions(**{k: v for k, v in record.get("retrieve", {}).items() if k in inner})
+        return cls(**{k: v for k, v in record.items() if k in known}, retrieve=retrieve)
