@@ -118,6 +118,10 @@ class FusionSpec:
     item: tuple[SegmentSpec, ...]
     options: tuple[tuple[str, Any], ...] = ()
 
+    @property
+    def segments(self) -> tuple[SegmentSpec, ...]:
+        return (*self.user, *self.item)
+
     def option(self, name: str, default: Any) -> Any:
         return dict(self.options).get(name, default)
 

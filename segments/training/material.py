@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History
 from forebay.segments.layout import Layout
 from forebay.segments.replay import snapshots
-from forebay.segments.spec import DAY_MS, SIDES, Side, Spec
+from forebay.segments.spec import DAY_MS, SIDES, SegmentSpec, Side, Spec
 from forebay.segments.training.options import TrainingOptions
 
 Ints = npt.NDArray[np.int64]
@@ -37,9 +37,9 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def side(self, side: Side, index: npt.NDArray[np.intp]) -> dict[str, Inputs]:
-        """One side's inputs of the impressions at `index`."""
-        return {title: i.take(index) for title, i in self.inputs.items() if title.startswith(f"{side}.")}
+    def take(self, segments: Iterable[SegmentSpec], index: npt.NDArray[np.intp]) -> dict[str, Inputs]:
+        """The segments' inputs of the impressions at `index`."""
+        return {s.title: self.inputs[s.title].take(index) for s in segments}
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Choices:
 
 @dataclass(frozen=True)
 class Material:
-    """`train` with a random staleness of its users, `fresh` the same impressions without (what is chosen next is decided by the
-    last minutes: a stale example teaches the wrong thing), `validation`, and `choices` out of it. `item_log_share` float32
-    [items] is the log of each item's share of the positives in `train`."""
+    """`train` with a random staleness of its users, for what `rank` reads; `fresh` the same impressions without, for what `retrieve`
+    reads (what is chosen next is decided by the last minutes: a stale example teaches the wrong thing); `validation`, and
+    `choices` out of it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`."""
 
     spec: Spec
     vocabulary: Vocabulary
@@ -91,31 +91,30 @@ class Material:
         layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
         readers = {s.title: SegmentReader(spec, s, layouts[s.side], vocabulary) for s in spec.segments}
 
-        def read(part: Examples, as_of: Ints, side: Side) -> dict[str, Inputs]:
-            rows, hashes = part.states(layouts[side], as_of), part.hashes(side)
-            return {s.title: readers[s.title].read(rows, hashes) for s in spec.side(side)}
-
-        def make(part: Examples, users: dict[str, Inputs], items: dict[str, Inputs]) -> Part:
-            return Part({**users, **items}, part.labels, part.users, part.items, part.times)
+        def read(part: Examples, as_of: Ints, segments: Iterable[SegmentSpec]) -> Part:
+            # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
+            states = {"user": part.states(layouts["user"], as_of), "item": part.states(layouts["item"], part.times)}
+            inputs = {s.title: readers[s.title].read(states[s.side], part.hashes(s.side)) for s in segments}
+            return Part(inputs, part.labels, part.users, part.items, part.times)
 
         train, validation = parts["train"], parts["validation"]
-        # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
-        items = read(train, train.times, "item")
-        fresh = read(train, train.times, "user")
-        stale = read(train, _stale(train, options), "user")
-        known = make(validation, *(read(validation, validation.times, side) for side in SIDES))
+        known = read(validation, validation.times, spec.segments)
         counts = np.bincount(train.items[train.labels], minlength=len(examples.logs["item"].entities)) + 1.0
         return cls(
             spec=spec,
             vocabulary=vocabulary,
-            train=make(train, stale, items),
-            fresh=make(train, fresh, items),
+            train=read(train, _stale(train, options), spec.fusions["rank"].segments),
+            fresh=read(train, train.times, spec.fusions["retrieve"].segments),
             validation=known,
-            choices=_choices(examples, validation, known, layouts["item"], readers, options),
+            choices=_choices(spec, examples, validation, known, layouts["item"], readers, options),
             item_log_share=np.log(counts / counts.sum()).astype(np.float32),
             cut_ms=cut,
             end_ms=end,
         )
+
+    def inputs(self, title: str) -> Inputs:
+        """What a segment reads of the training part."""
+        return self.train.inputs[title] if title in self.train.inputs else self.fresh.inputs[title]
 
     def digest(self) -> str:
         """Which data this is, for a checkpoint: the impressions of both parts."""
@@ -136,6 +135,7 @@ def _stale(part: Examples, options: TrainingOptions) -> Ints:
 
 
 def _choices(
+    spec: Spec,
     examples: Examples,
     validation: Examples,
     known: Part,
@@ -161,7 +161,5 @@ def _choices(
     catalogues = []
     for midnight in midnights.tolist():
         rows = snapshots(layout, log, everything, np.full(len(everything), midnight * DAY_MS))
-        catalogues.append(
-            {title: r.read(rows, log.hashes) for title, r in readers.items() if title.startswith("item.")}
-        )
-    return Choices(known.side("user", picked), targets, seen, day, tuple(catalogues))
+        catalogues.append({s.title: readers[s.title].read(rows, log.hashes) for s in spec.fusions["retrieve"].item})
+    return Choices(known.take(spec.fusions["retrieve"].user, picked), targets, seen, day, tuple(catalogues))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -71,14 +71,9 @@ class Network(nn.Module):
         return found | {f"fusion.{use}.{n}": p for use in USES for n, p in self.fusion(use).named_parameters()}
 
     def vectors(
-        self,
-        side: Side,
-        inputs: SideInputs,
-        read: Collection[str],
-        dropout: float = 0.0,
-        generator: torch.Generator | None = None,
+        self, side: Side, inputs: SideInputs, dropout: float = 0.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """float32 [n, dims of the side], columns of segments whose title is not in `read` zero: no fusion asks for them.
+        """float32 [n, dims of the side], columns of segments that `inputs` does not have zero: no fusion asks for them.
 
         With `dropout` an example's segment is replaced by its default vector with that probability, as a lookup does for one
         that is missing or expired: the fusion learns what the absence of each means.
@@ -86,7 +81,7 @@ class Network(nn.Module):
         count = len(next(iter(inputs.values())))
         parts = []
         for segment in self.spec.side(side):
-            if segment.title not in read:
+            if segment.title not in inputs:
                 parts.append(torch.zeros(count, segment.dim))
                 continue
             encoder = self.encoder(segment)

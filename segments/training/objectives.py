@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from forebay.segments.evaluation.metrics import auc, logloss
 from forebay.segments.fusions.twins import SumTwin
+from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material, Part
 from forebay.segments.training.network import Network
 from forebay.segments.training.options import TrainingOptions
@@ -41,9 +42,9 @@ class Ranking:
 
     figure = "validation_auc"
 
-    def __init__(self, material: Material, options: TrainingOptions, read: Collection[str]) -> None:
+    def __init__(self, material: Material, options: TrainingOptions, fusion: FusionSpec) -> None:
         self._train, self._validation = material.train, material.validation
-        self._options, self._read = options, read
+        self._options, self._spec = options, fusion
         self.batch_size = options.batch_size
         self._labels = torch.from_numpy(self._train.labels.astype(np.float32))
         self._weights = torch.where(self._labels > 0, options.positive_weight, 1.0)
@@ -80,8 +81,8 @@ class Ranking:
     def _logits(
         self, network: Network, part: Part, index: Ints, dropout: float = 0.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        u = network.vectors("user", part.side("user", index), self._read, dropout, generator)
-        v = network.vectors("item", part.side("item", index), self._read, dropout, generator)
+        u = network.vectors("user", part.take(self._spec.user, index), dropout, generator)
+        v = network.vectors("item", part.take(self._spec.item, index), dropout, generator)
         logits: Tensor = network.fusion("rank")(u, v)
         return logits
 
@@ -95,8 +96,8 @@ class Retrieval:
 
     figure = "validation_recall@50"
 
-    def __init__(self, material: Material, options: TrainingOptions, read: Collection[str]) -> None:
-        self._fresh, self._choices, self._read = material.fresh, material.choices, read
+    def __init__(self, material: Material, options: TrainingOptions, fusion: FusionSpec) -> None:
+        self._fresh, self._choices, self._spec = material.fresh, material.choices, fusion
         self._positive = np.flatnonzero(self._fresh.labels)
         self.batch_size = min(options.retrieve.batch_size, len(self._positive))
         share = material.item_log_share if options.retrieve.logq else np.zeros_like(material.item_log_share)
@@ -109,8 +110,8 @@ class Retrieval:
         return random.permutation(self._positive)[:whole]
 
     def loss(self, network: Network, index: Ints, generator: torch.Generator) -> Tensor:
-        u = network.vectors("user", self._fresh.side("user", index), self._read)
-        v = network.vectors("item", self._fresh.side("item", index), self._read)
+        u = network.vectors("user", self._fresh.take(self._spec.user, index))
+        v = network.vectors("item", self._fresh.take(self._spec.item, index))
         items = self._items[index]
         logits = _fold(network)(u) @ v.T - self._log_share[items]
         # The same item twice in a batch is no negative of itself.
@@ -120,11 +121,11 @@ class Retrieval:
     @torch.inference_mode()
     def figures(self, network: Network) -> Mapping[str, float]:
         choices = self._choices
-        queries = _fold(network)(network.vectors("user", choices.users, self._read)).numpy()
+        queries = _fold(network)(network.vectors("user", choices.users)).numpy()
         found = 0
         for day, catalogue in enumerate(choices.catalogues):
             asked = choices.day == day
-            scores = queries[asked] @ network.vectors("item", catalogue, self._read).numpy().T
+            scores = queries[asked] @ network.vectors("item", catalogue).numpy().T
             scores[choices.seen[asked]] = -np.inf
             own = scores[np.arange(len(scores)), choices.targets[asked]]
             # Ties count against the model: one that gives every item the same score finds nothing.

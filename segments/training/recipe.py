@@ -48,7 +48,8 @@ def train(
     torch.manual_seed(options.seed)
     network = Network(spec, material.vocabulary)
     for segment in spec.segments:
-        network.encoder(segment).fit_scale(material.train.inputs[segment.title])
+        if segment in (*spec.fusions["rank"].segments, *spec.fusions["retrieve"].segments):
+            network.encoder(segment).fit_scale(material.inputs(segment.title))
     saved = None
     if checkpoint is not None:
         saved = Checkpoint(
@@ -75,9 +76,9 @@ def train_segment(
     network = Network.of(bundle)
     torch.manual_seed(options.seed)
     fresh = Network(bundle.spec, bundle.vocabulary).encoder(segment)
-    fresh.fit_scale(material.train.inputs[title])
+    fresh.fit_scale(material.inputs(title))
     network.encoder(segment).load_state_dict(fresh.state_dict())
-    use: Use = "rank" if segment in _read(bundle.spec.fusions["rank"]) else "retrieve"
+    use: Use = "rank" if segment in bundle.spec.fusions["rank"].segments else "retrieve"
     stage = _stage(f"segment-{title}", network, material, options, use, [segment], fusion=False)
     found = stage.run(network, options.seed, progress)
     figures = {k: v for k, v in found.items() if k != "epoch"} | {f"{stage.name}_epochs": found["epoch"]}
@@ -99,7 +100,7 @@ def _stages(
 ) -> Iterable[Stage]:
     """In order; a later one is made when the earlier ones have run."""
     spec = material.spec
-    rank, retrieve = (_read(spec.fusions[use]) for use in ("rank", "retrieve"))
+    rank, retrieve = spec.fusions["rank"].segments, spec.fusions["retrieve"].segments
     if options.regime == "independent":
         for segment in rank:
             _alone(network, material, options, segment, progress, saved)
@@ -125,7 +126,7 @@ def _alone(
     spec = material.spec
     rank = spec.fusions["rank"]
     width = segment.dim // segment.parts
-    others = [s for s in _read(rank) if s.side != segment.side and s.dim // s.parts == width]
+    others = [s for s in rank.segments if s.side != segment.side and s.dim // s.parts == width]
     sides = {"user": [segment], "item": others} if segment.side == "user" else {"user": others, "item": [segment]}
     fusion = FusionSpec("rank", "weighted_sum", tuple(sides["user"]), tuple(sides["item"]))
     alone = Spec(
@@ -134,7 +135,7 @@ def _alone(
     torch.manual_seed(options.seed)
     apart = Network(alone, material.vocabulary)
     for one in [segment, *others]:
-        apart.encoder(one).fit_scale(material.train.inputs[one.title])
+        apart.encoder(one).fit_scale(material.inputs(one.title))
     stage = _stage(f"alone-{segment.title}", apart, material, options, "rank", [segment, *others], fusion=True)
     stage.run(apart, options.seed, progress, saved)
     network.encoder(segment).load_state_dict(apart.encoder(segment).state_dict())
@@ -152,18 +153,16 @@ def _stage(
     rate: float = 1.0,
 ) -> Stage:
     """The weights of `segments`, and those of the use's fusion when `fusion`; buffers (scales of features) stay."""
-    read = {s.title for s in _read(network.spec.fusions[use])}
-    objective: Objective = Ranking(material, options, read) if use == "rank" else Retrieval(material, options, read)
+    fusion_spec = network.spec.fusions[use]
+    objective: Objective = (
+        Ranking(material, options, fusion_spec) if use == "rank" else Retrieval(material, options, fusion_spec)
+    )
     names = [f"{s.title}.{n}" for s in segments for n, _ in network.encoder(s).named_parameters()]
     names += [f"fusion.{use}.{n}" for n, _ in network.fusion(use).named_parameters()] if fusion else []
     own = options if use == "rank" else options.retrieve
     return Stage(
         name, objective, tuple(names), own.epochs, own.patience_epochs, own.learning_rate * rate, own.weight_decay
     )
-
-
-def _read(fusion: FusionSpec) -> list[SegmentSpec]:
-    return [*fusion.user, *fusion.item]
 
 
 def _record(material: Material, options: TrainingOptions, figures: Mapping[str, float]) -> dict[str, object]:

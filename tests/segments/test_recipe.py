@@ -190,7 +190,7 @@ def test_sampling_evens_the_labels_out(history: History) -> None:
     found = {}
     for sampling in ("none", "over", "under"):
         options = replace(OPTIONS, sampling=sampling)  # type: ignore[arg-type]
-        epoch = Ranking(material, options, set()).epoch(random)
+        epoch = Ranking(material, options, SPEC.fusions["rank"]).epoch(random)
         found[sampling] = (int(labels[epoch].sum()), int((~labels[epoch]).sum()))
         assert not np.array_equal(epoch, np.sort(epoch))
     positive, negative = int(labels.sum()), int((~labels).sum())
@@ -213,12 +213,12 @@ def test_dropped_segments_are_the_default_vector(history: History) -> None:
 
     material = Material.of(SPEC, history, OPTIONS)
     network = Network(SPEC, material.vocabulary).eval()
-    inputs = material.train.side("user", np.arange(50))
-    vectors = network.vectors("user", inputs, {"user.taste"}, dropout=1 - 1e-9).detach().numpy()
+    inputs = material.train.take(SPEC.side("user")[:1], np.arange(50))
+    vectors = network.vectors("user", inputs, dropout=1 - 1e-9).detach().numpy()
     default = network.bundle({}).defaults("user")
     assert np.allclose(vectors[:, :8], default[:8], atol=1e-6)
     assert (vectors[:, 8:] == 0).all()
-    kept = network.vectors("user", inputs, {"user.taste"}).detach().numpy()
+    kept = network.vectors("user", inputs).detach().numpy()
     assert np.abs(kept[:, :8] - default[:8]).max() > 1e-3
 
 
