@@ -85,6 +85,11 @@ class SideEncoders:
             return [self.encode(*job) for job in jobs]
         return list(self._pool.map(lambda job: self.encode(*job), jobs))
 
+    def encode_exact(self, rows: Ints, hashes: Ints) -> Floats:
+        """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs."""
+        parts = [encode(e, r.read(rows, hashes)) for e, r in zip(self._encoders, self._readers, strict=True)]
+        return np.concatenate(parts, axis=1)
+
     def encode_all(self, rows: Ints, hashes: Ints) -> Floats:
         """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale."""
         parts: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in range(len(self.segments))])

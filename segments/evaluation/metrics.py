@@ -37,3 +37,38 @@ def logloss(scores: Floats, labels: Bools) -> float:
     """Mean negative log-likelihood of `labels` under sigmoid(scores), in nats."""
     signed = np.where(labels, scores, -scores)
     return float(np.logaddexp(0.0, -signed).mean())
+
+
+def request_groups(users: Ints, times: Ints) -> Ints:
+    """int64 [n]: one number for each (user, second) of `times` (ms): what was shown to one user at once."""
+    _, groups = np.unique(np.stack([users, times // 1000]), axis=1, return_inverse=True)
+    return groups.reshape(-1)
+
+
+def calibration(scores: Floats, labels: Bools, bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean predicted, observed share, count) of `bins` parts of equal size by predicted probability sigmoid(scores)."""
+    predicted = 1 / (1 + np.exp(-np.asarray(scores, dtype=np.float64)))
+    parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
+    return [(float(predicted[p].mean()), float(labels[p].mean()), len(p)) for p in parts if len(p)]
+
+
+def calibration_error(scores: Floats, labels: Bools, bins: int = 10) -> float:
+    """Mean distance of predicted and observed over the bins, weighted by their size (ECE; Naeini et al., AAAI 2015)."""
+    parts = calibration(scores, labels, bins)
+    return sum(abs(p - o) * n for p, o, n in parts) / max(1, sum(n for _, _, n in parts))
+
+
+def recall(ranks: Ints, k: int) -> float:
+    """Share of targets whose rank, from 1, is at most `k`: each question has one target."""
+    return float((ranks <= k).mean()) if len(ranks) else float("nan")
+
+
+def ndcg(ranks: Ints, k: int) -> float:
+    """Mean of 1 / log2(rank + 1) where the rank is at most `k`, else 0."""
+    gains = np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
+    return float(gains.mean()) if len(ranks) else float("nan")
+
+
+def coverage(shown: Ints, items: int) -> float:
+    """Share of the catalogue of `items` that is shown to anybody; `shown` int64 [m, k]."""
+    return len(np.unique(shown)) / items

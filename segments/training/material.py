@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.errors import UsageError
+from forebay.segments.evaluation.choices import Choices
 from forebay.segments.examples import Examples
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History
 from forebay.segments.layout import Layout
-from forebay.segments.replay import snapshots
-from forebay.segments.spec import DAY_MS, SIDES, SegmentSpec, Side, Spec
+from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
 from forebay.segments.training.options import TrainingOptions
 
 Ints = npt.NDArray[np.int64]
@@ -43,15 +43,12 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Choices:
-    """Moments at which a user chose an item out of the catalogue: `users` are the inputs of m users just before, `targets` int64
-    [m] the items that they liked next, `seen` bool [m, items] those that are no candidates, `day` int64 [m] which of the
-    `catalogues` (inputs of all items at a midnight UTC) was the newest."""
+class Asked:
+    """`choices` of the validation part as a network reads them: `users` are the inputs of their m users just before, `catalogues`
+    those of all items at each of its midnights."""
 
+    choices: Choices
     users: Mapping[str, Inputs]
-    targets: Ints
-    seen: Bools
-    day: Ints
     catalogues: tuple[Mapping[str, Inputs], ...]
 
 
@@ -59,14 +56,14 @@ class Choices:
 class Material:
     """`train` with a random staleness of its users, for what `rank` reads; `fresh` the same impressions without, for what `retrieve`
     reads (what is chosen next is decided by the last minutes: a stale example teaches the wrong thing); `validation`, and
-    `choices` out of it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`."""
+    what was `asked` for in it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`."""
 
     spec: Spec
     vocabulary: Vocabulary
     train: Part
     fresh: Part
     validation: Part
-    choices: Choices
+    asked: Asked
     item_log_share: Floats
     cut_ms: int
     end_ms: int
@@ -99,6 +96,16 @@ class Material:
 
         train, validation = parts["train"], parts["validation"]
         known = read(validation, validation.times, spec.segments)
+        choices = Choices.of(examples, cut, end, options.retrieve.questions, options.seed)
+        log = examples.logs["item"]
+        asked = Asked(
+            choices,
+            known.take(spec.fusions["retrieve"].user, choices.places - int(np.searchsorted(examples.times, cut))),
+            tuple(
+                {s.title: readers[s.title].read(rows, log.hashes) for s in spec.fusions["retrieve"].item}
+                for rows in choices.catalogues(layouts["item"])
+            ),
+        )
         counts = np.bincount(train.items[train.labels], minlength=len(examples.logs["item"].entities)) + 1.0
         return cls(
             spec=spec,
@@ -106,7 +113,7 @@ class Material:
             train=read(train, _stale(train, options), spec.fusions["rank"].segments),
             fresh=read(train, train.times, spec.fusions["retrieve"].segments),
             validation=known,
-            choices=_choices(spec, examples, validation, known, layouts["item"], readers, options),
+            asked=asked,
             item_log_share=np.log(counts / counts.sum()).astype(np.float32),
             cut_ms=cut,
             end_ms=end,
@@ -132,34 +139,3 @@ def _stale(part: Examples, options: TrainingOptions) -> Ints:
     lag_s = np.exp(random.uniform(0.0, np.log(options.stale_max_s), len(part)))
     lag_s[random.random(len(part)) >= options.stale_share] = 0.0
     return part.times - (lag_s * 1000).astype(np.int64)
-
-
-def _choices(
-    spec: Spec,
-    examples: Examples,
-    validation: Examples,
-    known: Part,
-    layout: Layout,
-    readers: Mapping[str, SegmentReader],
-    options: TrainingOptions,
-) -> Choices:
-    """Of the validation part, for the stage that learns to retrieve."""
-    liked = np.flatnonzero(validation.labels)
-    wanted = min(len(liked), options.retrieve.questions)
-    picked = np.sort(np.random.default_rng(options.seed).choice(liked, wanted, replace=False))
-    users, times, targets = validation.users[picked], validation.times[picked], validation.items[picked]
-    log = examples.logs["item"]
-    everything = np.arange(len(log.entities))
-    seen = np.zeros((wanted, len(everything)), dtype=np.bool_)
-    by_user = np.argsort(examples.users, kind="stable")
-    bounds = np.searchsorted(examples.users[by_user], np.arange(int(examples.users.max()) + 2))
-    for row, (user, time, target) in enumerate(zip(users.tolist(), times.tolist(), targets.tolist(), strict=True)):
-        own = by_user[bounds[user] : bounds[user + 1]]
-        seen[row, examples.items[own[examples.times[own] < time]]] = True
-        seen[row, target] = False
-    midnights, day = np.unique(times // DAY_MS, return_inverse=True)
-    catalogues = []
-    for midnight in midnights.tolist():
-        rows = snapshots(layout, log, everything, np.full(len(everything), midnight * DAY_MS))
-        catalogues.append({s.title: readers[s.title].read(rows, log.hashes) for s in spec.fusions["retrieve"].item})
-    return Choices(known.take(spec.fusions["retrieve"].user, picked), targets, seen, day, tuple(catalogues))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from forebay.segments.evaluation.metrics import auc, logloss
+from forebay.segments.evaluation.metrics import auc, logloss, recall
 from forebay.segments.fusions.twins import SumTwin
 from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material, Part
@@ -97,7 +97,7 @@ class Retrieval:
     figure = "validation_recall@50"
 
     def __init__(self, material: Material, options: TrainingOptions, fusion: FusionSpec) -> None:
-        self._fresh, self._choices, self._spec = material.fresh, material.choices, fusion
+        self._fresh, self._asked, self._spec = material.fresh, material.asked, fusion
         self._positive = np.flatnonzero(self._fresh.labels)
         self.batch_size = min(options.retrieve.batch_size, len(self._positive))
         share = material.item_log_share if options.retrieve.logq else np.zeros_like(material.item_log_share)
@@ -120,17 +120,13 @@ class Retrieval:
 
     @torch.inference_mode()
     def figures(self, network: Network) -> Mapping[str, float]:
-        choices = self._choices
-        queries = _fold(network)(network.vectors("user", choices.users)).numpy()
-        found = 0
-        for day, catalogue in enumerate(choices.catalogues):
-            asked = choices.day == day
-            scores = queries[asked] @ network.vectors("item", catalogue).numpy().T
-            scores[choices.seen[asked]] = -np.inf
-            own = scores[np.arange(len(scores)), choices.targets[asked]]
-            # Ties count against the model: one that gives every item the same score finds nothing.
-            found += int(((scores >= own[:, None]).sum(1) <= 50).sum())
-        return {"validation_recall@50": found / len(choices.targets)}
+        choices = self._asked.choices
+        queries = _fold(network)(network.vectors("user", self._asked.users)).numpy()
+        scores = np.empty((len(choices), choices.items), dtype=np.float32)
+        for day, catalogue in enumerate(self._asked.catalogues):
+            rows = choices.day == day
+            scores[rows] = queries[rows] @ network.vectors("item", catalogue).numpy().T
+        return {"validation_recall@50": recall(choices.ranks(scores), 50)}
 
 
 def _fold(network: Network):  # type: ignore[no-untyped-def]
