@@ -22,8 +22,8 @@ class VectorCodec(ABC):
 
     name: ClassVar[str]
 
-    def fit(self, vectors: Floats) -> None:
-        """Learn what the codec needs of vectors [n, dim]; most need nothing."""
+    def fit(self, vectors: Floats) -> None:  # noqa: B027 - most have nothing to learn
+        """Learn what the codec needs of vectors [n, dim]."""
 
     @abstractmethod
     def bytes_of(self, dim: int) -> float:
