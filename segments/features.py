@@ -1,6 +1,11 @@
 """The read-out: integer state rows into the arrays that an encoder takes. Here floats begin, decay and ages included.
 
 A read-out is a function of (row, spec, vocabulary) alone: ages count from the row's own newest event, never from a clock.
+
+A decayed count weighs each time bucket 2^(-age / half-life). Its age is that from the bucket of the newest event that this very
+feature counts: the newest of any other feature would change a vector that nothing marked dirty. So between two such events
+nothing decays, and what decay tells is which keys are recent beside the older ones. The read-out is the one of plain counts and
+means, over the weighed numbers: log1p of the totals and their shares, or sums and counts over (count + 5).
 """
 
 from __future__ import annotations
@@ -129,7 +134,7 @@ class SegmentReader:
             return np.concatenate(parts, axis=1)
         span = feature.buckets * block.keys
         first = block.offset + 1
-        counts = rows[:, first : first + span].reshape(len(rows), feature.buckets, block.keys).sum(axis=1)
+        counts = _total(feature, block, rows, first)
         if feature.kind == "count":
             total = np.log1p(counts.astype(np.float32))
             if block.keys == 1:
@@ -138,7 +143,7 @@ class SegmentReader:
             return np.concatenate(
                 [total, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)], axis=1, dtype=np.float32
             )
-        sums = rows[:, first + span : first + 2 * span].reshape(len(rows), feature.buckets, block.keys).sum(axis=1)
+        sums = _total(feature, block, rows, first + span)
         # Sum and count over (count + 5): a linear layer makes of the two a mean shrunk towards any prior it learns.
         weight = 1.0 / (counts + 5.0)
         return np.concatenate([sums / THOUSANDTHS * weight, counts * weight], axis=1, dtype=np.float32)
@@ -180,6 +185,22 @@ class SegmentReader:
             sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
             at += width
         return used.copy()
+
+
+def _total(feature: FeatureSpec, block: Block, rows: Ints, first: int) -> Ints | npt.NDArray[np.float64]:
+    """[n, keys]: int64 sums over the buckets that start at slot `first`, or float64 ones weighed by their ages."""
+    ring = rows[:, first : first + feature.buckets * block.keys].reshape(len(rows), feature.buckets, block.keys)
+    if not feature.half_life_ms:
+        return ring.sum(axis=1)
+    # No bucket above the newest event's holds anything, so that one bucket's slot tells every other slot's age.
+    newest = rows[:, block.offset] // feature.bucket_ms
+    total = np.zeros((len(rows), block.keys))
+    everyone = np.arange(len(rows))
+    # From the newest on, one at a time: the order of the sum, and so its last bit, is the same for every row and batch.
+    for age in range(feature.buckets):
+        weight = 2.0 ** (-age * feature.bucket_ms / feature.half_life_ms)
+        total += ring[everyone, (newest - age) % feature.buckets] * weight
+    return total
 
 
 def _attribute_width(attribute: AttributeSpec) -> int:

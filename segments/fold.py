@@ -25,6 +25,7 @@ class Fold:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._pick = {b: np.array([self._source(b).index(c) for c in b.columns], dtype=np.int64) for b in layout.blocks}
+        self._keys = {b: self._key(b) for b in layout.blocks if b.feature.kind in ("count", "mean")}
         self._windows = [b for b in layout.blocks if b.feature.over_ms]
 
     def warm(self) -> None:
@@ -80,10 +81,10 @@ class Fold:
                     events.matrix, match, block.bits, dirty, out,
                 )  # fmt: skip
             elif feature.kind in ("count", "mean"):
-                key_kind, key = self._key(block)
+                key_kind, key, pair = self._keys[block]
                 kernels.fold_sums(
                     rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", key_kind,
-                    key, columns.index("value"), at, events.times, events.matrix, match, clock, block.bits, dirty,
+                    key, pair, columns.index("value"), at, events.times, events.matrix, match, clock, block.bits, dirty,
                 )  # fmt: skip
         kernels.fold_header(rows, NEWEST, ACCEPTED, at, events.times)
         return spilled
@@ -115,10 +116,13 @@ class Fold:
                 new_clocks, block.bits, dirty,
             )  # fmt: skip
 
-    def _key(self, block: Block) -> tuple[int, int]:
-        key = block.feature.key
-        if key == "events":
-            return kernels.KEY_ONE, 0
-        place = self.layout.event_columns.index(key)
+    def _key(self, block: Block) -> tuple[int, int, Ints]:
+        keys, none = block.feature.keys, np.zeros(5, dtype=np.int64)
+        if keys == ("events",):
+            return kernels.KEY_ONE, 0, none
+        places = [self.layout.event_columns.index(k) for k in keys]
         # A set is the one column whose codes are masks; `action` and categories are plain codes.
-        return (kernels.KEY_MASK if key in self.layout.sets else kernels.KEY_CODE), place
+        masks = [k in self.layout.sets for k in keys]
+        if len(keys) == 2:
+            return kernels.KEY_PAIR, 0, np.array([*places, *masks, block.widths[1]], dtype=np.int64)
+        return (kernels.KEY_MASK if masks[0] else kernels.KEY_CODE), places[0], none

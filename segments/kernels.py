@@ -17,7 +17,7 @@ Bools = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int8]
 
 NEW, DUPLICATE, DEEP = 0, 1, 2
-KEY_ONE, KEY_CODE, KEY_MASK = 0, 1, 2
+KEY_ONE, KEY_CODE, KEY_MASK, KEY_PAIR = 0, 1, 2, 3
 
 
 @njit(cache=True)
@@ -84,11 +84,12 @@ def fold_last(
 
 @njit(cache=True)
 def fold_sums(
-    rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, key_kind: int, key: int, value: int,
-    at: Ints, times: Ints, matrix: Ints, match: Bools, clock: int, bits: int, dirty: Ints,
+    rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, key_kind: int, key: int, pair: Ints,
+    value: int, at: Ints, times: Ints, matrix: Ints, match: Bools, clock: int, bits: int, dirty: Ints,
 ) -> None:  # fmt: skip
     """Counts (and sums of the `value` column) by key and time bucket, in a ring that ends at the newest of the row's events
-    and the partition's clock. Reads the header's newest time as it was before this batch: headers are folded last."""
+    and the partition's clock. `pair` int64 [5] describes the two keys of KEY_PAIR: their columns, whether each is a mask (1)
+    or a code (0), and the second one's width. Reads the header's newest time as it was before this batch: headers are folded last."""
     newest = 0
     for e in range(len(at)):
         row = rows[at[e]]
@@ -120,13 +121,27 @@ def fold_sums(
             row[base + matrix[e, key]] += 1
             if sums:
                 row[base + matrix[e, key] + buckets * keys] += matrix[e, value]
-        else:
+        elif key_kind == 2:
             mask = matrix[e, key]
             for k in range(keys):
                 if (mask >> k) & 1:
                     row[base + k] += 1
                     if sums:
                         row[base + k + buckets * keys] += matrix[e, value]
+        else:
+            one, two, width = matrix[e, pair[0]], matrix[e, pair[1]], pair[4]
+            one_from, one_to = (0, keys // width) if pair[2] else (one, one + 1)
+            two_from, two_to = (0, width) if pair[3] else (two, two + 1)
+            for i in range(one_from, one_to):
+                if pair[2] and not (one >> i) & 1:
+                    continue
+                for j in range(two_from, two_to):
+                    if pair[3] and not (two >> j) & 1:
+                        continue
+                    slot = base + i * width + j
+                    row[slot] += 1
+                    if sums:
+                        row[slot + buckets * keys] += matrix[e, value]
         dirty[at[e]] |= bits
 
 

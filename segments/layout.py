@@ -9,6 +9,8 @@ begin at the read-out. A row is a header and one block for each different featur
     mean     [0] likewise, then counts (buckets x keys), then sums in thousandths (buckets x keys)
     last     [0] entries in use, then entries (time, id, columns…) ascending by (time, id), unused ones zero
 
+The keys of a cross are pairs, the second one's fastest. A half-life is a read-out: no slot depends on it.
+
 Lists come last, so that trailing zeros, which storage trims, are most of a young row. On the user side one list without a
 condition doubles as the duplicate check: an event above its oldest entry is decided by the list alone.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +43,7 @@ class Block:
     keys: int
     columns: tuple[str, ...]
     bits: int
+    widths: tuple[int, ...] = ()  # of each key of a count or a mean; their product is `keys`
 
     @property
     def stride(self) -> int:
@@ -67,7 +71,7 @@ class Layout:
         for place, segment in enumerate(spec.side(side)):
             for feature in segment.features:
                 if feature.kind != "id":
-                    bits[feature] = bits.get(feature, 0) | 1 << place
+                    bits[feature.state] = bits.get(feature.state, 0) | 1 << place
         lists = [f for f in bits if f.kind == "last" and f.where is None]
         identity = max(lists, key=lambda f: f.size, default=None)
         if side == "user" and identity is None:
@@ -95,7 +99,8 @@ class Layout:
         )
 
     def block(self, feature: FeatureSpec) -> Block:
-        return next(b for b in self.blocks if b.feature == feature)
+        """The block that `feature` reads; features that differ in their half-life alone share one."""
+        return next(b for b in self.blocks if b.feature == feature.state)
 
     def pack(self, row: Ints) -> bytes:
         """One row int64 [width] for storage, its trailing zero bytes trimmed."""
@@ -108,7 +113,7 @@ class Layout:
 
 def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
     columns: tuple[str, ...] = ()
-    keys = 1
+    widths: tuple[int, ...] = ()
     match feature.kind:
         case "last":
             columns = tuple(c for c in feature.of if c != "age")  # an age is a read-out of the entry's time
@@ -117,15 +122,15 @@ def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
             columns = feature.of
             size = 2 + len(columns)
         case _:
-            keys = _keys(spec, feature.key)
-            size = 1 + feature.buckets * keys * (2 if feature.kind == "mean" else 1)
-    return Block(feature, offset, size, keys, columns, bits)
+            widths = tuple(key_width(spec, k) for k in feature.keys)
+            size = 1 + feature.buckets * prod(widths) * (2 if feature.kind == "mean" else 1)
+    return Block(feature, offset, size, prod(widths), columns, bits, widths)
 
 
 def _meaning(spec: Spec, side: Side, block: Block) -> object:
     """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new layout."""
     feature = block.feature
-    names = {feature.key, *block.columns}
+    names = {*feature.keys, *block.columns}
     whose: Side = side if feature.kind == "latest" else "item"
     attributes = [(a.name, a.kind, a.values) for a in spec.attributes[whose] if a.name in names]
     actions = spec.events.actions if "action" in names else ()  # a condition means the same whatever else is listed
@@ -133,7 +138,8 @@ def _meaning(spec: Spec, side: Side, block: Block) -> object:
     return block.offset, shape, feature.where.text if feature.where else "", sorted(attributes), actions
 
 
-def _keys(spec: Spec, key: str) -> int:
+def key_width(spec: Spec, key: str) -> int:
+    """How many values a count's key has, the unknown one included; 1 for `events`."""
     if key == "events":
         return 1
     return len(spec.events.actions) + 1 if key == "action" else spec.attribute("item", key).width

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -42,14 +43,19 @@ class SideEncoders:
 
     def __init__(self, bundle: Bundle, side: Side, devices: Mapping[str, str] | None = None, threads: int = 1) -> None:
         """Raises BundleError for weights that do not fit, and for a device that is not there."""
-        torch.set_num_threads(
-            1
-        )  # two threads in one layer bought nothing at these sizes, and fight the fold for the core
+        # Two threads in one layer bought nothing at these sizes, and fight the fold for the core.
+        torch.set_num_threads(1)
         self.segments: tuple[SegmentSpec, ...] = bundle.spec.side(side)
         self._readers = [bundle.reader(s) for s in self.segments]
         wanted = devices or {}
         self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the threads."""

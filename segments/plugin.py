@@ -17,13 +17,14 @@ def own_class(name: str, base: type[T], where: str) -> type[T]:
     """
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+        imported = importlib.import_module(module)
+    except Exception as error:  # noqa: BLE001 - a module may raise whatever it likes while it is imported
         raise BundleError(
             f"{name} cannot be imported: {error}", where=where, do=f"Install the package that has {module} in it"
         ) from None
-    except AttributeError:
-        raise BundleError(f"module {module} has no {attribute}", where=where, do="Write it as module:Class") from None
+    found = getattr(imported, attribute, None)
+    if found is None:
+        raise BundleError(f"module {module} has no {attribute}", where=where, do="Write it as module:Class")
     if not isinstance(found, type) or not issubclass(found, base):
         raise BundleError(f"{name} is no {base.__name__}", where=where, do=f"Derive it from {base.__module__}")
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,6 +24,7 @@ FeatureKind: TypeAlias = Literal["last", "count", "mean", "latest", "id"]
 AttributeKind: TypeAlias = Literal["category", "set", "number"]
 
 DAY_MS = 86_400_000
+CROSS = " × "  # joins the two keys of a cross; no attribute's name can hold it
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,12 @@ class FeatureSpec:
     """One fold. Which fields are used follows from `kind`:
 
     last    the `size` newest events, keeping the columns `of`
-    count   events by `key` (`events`, `action` or an item attribute), over `over_ms` in buckets of `bucket_ms`
+    count   events by `key` (`events`, `action`, an item attribute or a cross of two), over `over_ms` in buckets of `bucket_ms`
     mean    sum and count of `value`, by `key`, over the same kind of window
     latest  the newest attributes `of` the entity
     id      the entity's own id, as an embedding of `size` dimensions
 
-    Two features that are equal share one block of state.
+    With `half_life_ms` a count or a mean decays, at the read-out alone. Features of equal `state` share one block of it.
     """
 
     kind: FeatureKind
@@ -60,6 +61,22 @@ class FeatureSpec:
     where: Condition | None = None
     bucket_ms: int = 0
     over_ms: int = 0
+    half_life_ms: int = 0
+
+    def __repr__(self) -> str:
+        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older models.
+        used = (f for f in fields(self) if f.name != "half_life_ms" or self.half_life_ms)
+        return f"FeatureSpec({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in used)})"
+
+    @property
+    def state(self) -> FeatureSpec:
+        """The feature whose block this one reads: how it is read out is no part of state."""
+        return replace(self, half_life_ms=0) if self.half_life_ms else self
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """`key`, or the two of a cross in the order of the layout."""
+        return tuple(self.key.split(CROSS))
 
     @property
     def buckets(self) -> int:
@@ -146,7 +163,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Spec:
-    """A whole segments.toml. `canonical` is it as JSON, tables in the order of the file: that order is the segments' place in
+    """A whole segments.toml. `training` is how it is best trained, as its author found (training/options.py reads it). `canonical` is it as JSON, tables in the order of the file: that order is the segments' place in
     the fusion's weights and in every stored row, and so a part of the model."""
 
     events: EventRules
@@ -154,6 +171,7 @@ class Spec:
     attributes: Mapping[Side, tuple[AttributeSpec, ...]]
     segments: tuple[SegmentSpec, ...]
     fusions: Mapping[Use, FusionSpec]
+    training: Mapping[str, Any]
     canonical: str = field(repr=False)
 
     @classmethod

@@ -32,7 +32,7 @@ class Reader:
     """One pass over the tables; it exists so that each error can name the table it was in."""
 
     def spec(self, data: Mapping[str, Any]) -> Spec:
-        known(data, {"events", "label", "attributes", "user", "item", "fusion"}, "the file")
+        known(data, {"events", "label", "attributes", "user", "item", "fusion", "training"}, "the file")
         table(data.get("events", {}), "[events]")
         self.actions = strings(data.get("events", {}).get("actions", []), "[events] actions")
         attributes = data.get("attributes", {})
@@ -57,6 +57,7 @@ class Reader:
             attributes=self.attributes,
             segments=segments,
             fusions=read_fusions(data.get("fusion", {}), segments),
+            training=table(data.get("training", {}), "[training]"),
             canonical=json.dumps(data, separators=(",", ":"), ensure_ascii=False),
         )
 

@@ -45,7 +45,12 @@ def _free_port() -> int:
         (["lookup", "user:1", "--server", "http://127.0.0.1:1"], 1, "no connection", "Is the server running"),
         (["lookup", "somebody"], 2, "no entity", "user:ID"),
         (["train", "--from", "nowhere.jsonl", "--spec", str(SPEC)], 2, "no such file", "JSON-lines"),
-        (["spec", "check", "bad.toml"], 2, "unknown encoder 'magic' (bad.toml, [user.recent] encoder)", 'Use "mlp"'),
+        (
+            ["spec", "check", "bad.toml"],
+            2,
+            "unknown encoder 'magic' (bad.toml, [user.recent] encoder)",
+            "Known: affinity, attention_pool",
+        ),
         (["publish", "nowhere.jsonl"], 2, "no such file", "JSON-lines"),
         (["config"], 2, "unknown setting 'bootstap' (FOREBAY_BOOTSTAP)", "Known: bootstrap"),
         (["bench", "magic"], 2, "no bench 'magic'", "lookup"),
@@ -90,7 +95,7 @@ def test_spec_prints_the_partition_that_a_file_declares(tmp_path: Path) -> None:
     """A line for each segment; sizes are those of the layout."""
     data = json.loads(_forebay("spec", "check", str(SPEC), "--json", folder=tmp_path).stdout)
     assert [s["segment"] for s in data["segments"]][:3] == ["user.profile", "user.recent", "user.taste"]
-    assert data["state_bytes"] == {"user": 1944, "item": 832}
+    assert data["state_bytes"] == {"user": 1944, "item": 856}
 
 
 def test_config_tells_where_each_value_comes_from(tmp_path: Path) -> None:

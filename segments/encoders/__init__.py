@@ -30,10 +30,18 @@ def build(reader: SegmentReader, items: int, segment: SegmentSpec) -> SegmentEnc
     if ":" not in kind:
         return ENCODERS[kind](reader, items, segment)
     own = own_class(kind, SegmentEncoder, f"[{segment.title}] encoder")(reader, items, segment)
-    given = tuple(encode(own, reader.blank(1)).shape)
-    if given != (1, segment.dim):
+    # A whole batch, not one row: a forward that joins the rows of its batch would pass with one.
+    try:
+        given = tuple(encode(own, reader.blank(CANONICAL)).shape)
+    except Exception as error:  # the class is somebody else's: anything may come out of it
         raise BundleError(
-            f"{kind} gives {given} for one entity, not (1, {segment.dim})",
+            f"{kind} fails on an empty batch: {type(error).__name__}: {error}",
+            where=f"[{segment.title}]",
+            do="Make its forward take any read-out, that of an entity of which nothing is known included",
+        ) from error
+    if given != (CANONICAL, segment.dim):
+        raise BundleError(
+            f"{kind} gives {given} for {CANONICAL} entities, not ({CANONICAL}, {segment.dim})",
             where=f"[{segment.title}]",
             do="Make its forward return float32 [n, dim]",
         )

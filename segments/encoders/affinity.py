@@ -15,10 +15,12 @@ class Affinity(SegmentEncoder):
 
     User, features by one attribute K and the plain `mean value`: one part of |K| numbers for each feature by K. A mean gives by
     how much the user likes each key better than all else, shrunk: (sum_k - mean · n_k) / (n_k + 5); a count gives the share of the
-    counted events that have the key.
+    counted events that have the key. All of it times ten.
     Item, `latest = [K]`: its keys, each 1 / (number of keys), so that an inner product is a mean over them.
     |K| counts the unknown value: it is the attribute's declared values and one.
     """
+
+    STEP = 10.0  # affinities are tenths: on the scale of learned vectors, or weight decay keeps their weights too small
 
     scaled = False
 
@@ -39,7 +41,7 @@ class Affinity(SegmentEncoder):
                 continue
             first, second = dense[:, columns].chunk(2, 1)
             parts.append(first - mean * second if feature.kind == "mean" else second)
-        return torch.cat(parts, 1)
+        return torch.cat(parts, 1) * self.STEP
 
     def fit_scale(self, inputs: Inputs) -> None:
         """Nothing to fit."""

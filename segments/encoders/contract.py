@@ -56,6 +56,7 @@ class SegmentEncoder(nn.Module):
 
     def dense(self, dense: Tensor, own: Tensor) -> Tensor:
         """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has one."""
+        # Not clamped: counts of the most popular go on growing after training, and retrieval lost .04 recall@50 by it.
         parts = [(dense - self.mean) * self.scale]
         if self.own_width:
             assert self.embedding is not None

@@ -134,6 +134,9 @@ class Served:
             return self._encoders[side].encode_exact(rows, hashes)
         return self._encoders[side].encode_all(rows, hashes)
 
+    def encoders(self, side: Side) -> SideEncoders:
+        return self._encoders[side]
+
     def columns(self, title: str) -> slice:
         """Where a segment lies in its side's flat vector."""
         at = 0

@@ -1,6 +1,16 @@
 """Training a bundle: the same fold that serves, replayed to each moment, into the weights of encoders and fusions."""
 
+from forebay.segments.training import early
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
-from forebay.segments.training.recipe import train, train_segment, untrained
+from forebay.segments.training.recipe import RANK_ONLY, train, train_segment, untrained, with_teacher
 
-__all__ = ["RetrieveOptions", "TrainingOptions", "train", "train_segment", "untrained"]
+__all__ = [
+    "RANK_ONLY",
+    "RetrieveOptions",
+    "TrainingOptions",
+    "early",
+    "train",
+    "train_segment",
+    "untrained",
+    "with_teacher",
+]

@@ -37,6 +37,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, index: npt.NDArray[np.intp]) -> Part:
+        """The impressions at `index`."""
+        inputs = {title: i.take(index) for title, i in self.inputs.items()}
+        return Part(inputs, self.labels[index], self.users[index], self.items[index], self.times[index])
+
     def take(self, segments: Iterable[SegmentSpec], index: npt.NDArray[np.intp]) -> dict[str, Inputs]:
         """The segments' inputs of the impressions at `index`."""
         return {s.title: self.inputs[s.title].take(index) for s in segments}
@@ -56,7 +61,8 @@ class Asked:
 class Material:
     """`train` with a random staleness of its users, for what `rank` reads; `fresh` the same impressions without, for what `retrieve`
     reads (what is chosen next is decided by the last minutes: a stale example teaches the wrong thing); `validation`, and
-    what was `asked` for in it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`."""
+    what was `asked` for in it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`. `teacher` float32 [n]
+    is the probability that a teacher gives each impression of `train`, where there is one."""
 
     spec: Spec
     vocabulary: Vocabulary
@@ -67,6 +73,7 @@ class Material:
     item_log_share: Floats
     cut_ms: int
     end_ms: int
+    teacher: Floats | None = None
 
     @classmethod
     def of(

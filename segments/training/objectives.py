@@ -38,7 +38,7 @@ class Objective(Protocol):
 
 
 class Ranking:
-    """The label of an impression, by binary cross-entropy."""
+    """The label of an impression, by binary cross-entropy; with a teacher, towards what it makes of the label (Hinton et al., 2015)."""
 
     figure = "validation_auc"
 
@@ -46,8 +46,11 @@ class Ranking:
         self._train, self._validation = material.train, material.validation
         self._options, self._spec = options, fusion
         self.batch_size = options.batch_size
-        self._labels = torch.from_numpy(self._train.labels.astype(np.float32))
-        self._weights = torch.where(self._labels > 0, options.positive_weight, 1.0)
+        labels = torch.from_numpy(self._train.labels.astype(np.float32))
+        self._weights = torch.where(labels > 0, options.positive_weight, 1.0)
+        self._labels = labels
+        if material.teacher is not None and options.distill:
+            self._labels = torch.lerp(labels, torch.from_numpy(material.teacher), options.distill)
 
     def epoch(self, random: np.random.Generator) -> Ints:
         positive, negative = np.flatnonzero(self._train.labels), np.flatnonzero(~self._train.labels)

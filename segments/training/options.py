@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
-from forebay.errors import UsageError
+from forebay.errors import SpecError, UsageError
+from forebay.segments.spec import Spec
+from forebay.segments.tables import known
 
 Regime: TypeAlias = Literal["joint", "independent"]
 Sampling: TypeAlias = Literal["none", "over", "under"]
@@ -48,6 +50,10 @@ class TrainingOptions:
     stale_share: float = 0.5
     stale_max_s: float = 7 * 86_400.0
     segment_dropout: float = 0.0
+    distill: float = (
+        0.0  # share of the target that an early-interaction ranker gives: it sees pairs that late fusion cannot
+    )
+    teachers: int = 2  # rankers whose probabilities are averaged
     positive_weight: float = 1.0
     sampling: Sampling = "none"
     retrieve: RetrieveOptions = field(default_factory=RetrieveOptions)
@@ -55,7 +61,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that cannot be trained with."""
-        shares = ("train_share", "validation_share", "stale_share", "segment_dropout")
+        shares = ("train_share", "validation_share", "stale_share", "segment_dropout", "distill")
         for name in shares:
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}", do="Use a number from 0 to 1")
@@ -70,8 +76,27 @@ class TrainingOptions:
             for name in ("learning_rate", "weight_decay"):
                 if not 0 <= getattr(whole, name) < float("inf"):
                     raise UsageError(f"{name} is {getattr(whole, name)}", do="Use 0 or more")
+        if self.regime not in get_args(Regime) or self.sampling not in get_args(Sampling):
+            raise UsageError(
+                f"regime {self.regime!r} with sampling {self.sampling!r}",
+                do=f"Use {', '.join(get_args(Regime))}; and {', '.join(get_args(Sampling))}",
+            )
+        if self.teachers < 1:
+            raise UsageError(f"teachers is {self.teachers}", do="Use 1 or more")
         if self.positive_weight <= 0 or self.stale_max_s < 1:
             raise UsageError("positive_weight or stale_max_s", do="Make the first more than 0, the second at least 1")
+
+    @classmethod
+    def of(cls, spec: Spec, **given: Any) -> TrainingOptions:
+        """The options of the spec's [training] table, `given` ones before it. Raises SpecError and UsageError."""
+        tables: dict[str, Any] = dict(spec.training)
+        retrieve = tables.pop("retrieve", {})
+        known(tables, {f.name for f in fields(cls)}, "[training]")
+        known(retrieve, {f.name for f in fields(RetrieveOptions)}, "[training.retrieve]")
+        for name, value in [*tables.items(), *retrieve.items()]:
+            if not isinstance(value, bool | int | float | str):
+                raise SpecError(f"{name} = {value!r}", where="[training]", do="Use a number, or a word")
+        return cls(**{"retrieve": RetrieveOptions(**retrieve), **tables, **given})
 
     def as_record(self) -> dict[str, Any]:
         """Plain data, for a bundle's record and a checkpoint's identity."""

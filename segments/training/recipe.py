@@ -13,16 +13,19 @@ both lost .004 to .04 AUC or a third of the recall on MovieLens, whatever the we
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
 from forebay.segments.features import Vocabulary
 from forebay.segments.history import History
-from forebay.segments.spec import FusionSpec, SegmentSpec, Spec, Use
+from forebay.segments.spec import USES, FusionSpec, SegmentSpec, Spec, Use
+from forebay.segments.training import early
 from forebay.segments.training.checkpoint import Checkpoint
 from forebay.segments.training.material import Material
 from forebay.segments.training.network import Network
@@ -30,6 +33,8 @@ from forebay.segments.training.objectives import Objective, Ranking, Retrieval
 from forebay.segments.training.options import TrainingOptions
 from forebay.segments.training.stage import Progress, Stage
 
+RANK_ONLY: tuple[Use, ...] = ("rank",)
+TEACHER_SEEDS = 1000  # between teachers of one run, so that runs of neighbouring seeds share none
 FINE_TUNE_RATE = 0.1  # of the joint learning rate: at the full one the independent start is gone after an epoch
 
 
@@ -39,12 +44,15 @@ def train(
     options: TrainingOptions,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    uses: Collection[Use] = USES,
 ) -> Bundle:
     """Train on the first `train_share` of `history` by time, stopping each stage by the part after it; what comes later is not
     read. The same history, spec, options and numeric platform give the same bundle hash. `checkpoint` names a folder that
-    the run goes on from when it is interrupted. Raises UsageError."""
+    the run goes on from when it is interrupted; a fusion whose use is not in `uses` stays untrained. Raises UsageError."""
     torch.use_deterministic_algorithms(True)
     material = history if isinstance(history, Material) else Material.of(spec, history, options)
+    if "rank" in uses:
+        material = with_teacher(material, options, progress)
     torch.manual_seed(options.seed)
     network = Network(spec, material.vocabulary)
     for segment in spec.segments:
@@ -56,7 +64,7 @@ def train(
             checkpoint, {"spec": spec.canonical, "options": options.as_record(), "data": material.digest()}
         )
     figures: dict[str, float] = {}
-    for stage in _stages(network, material, options, progress, saved):
+    for stage in _stages(network, material, options, progress, saved, uses):
         found = stage.run(network, options.seed, progress, saved)
         figures |= {k: v for k, v in found.items() if k != "epoch"} | {f"{stage.name}_epochs": found["epoch"]}
     return network.bundle(_record(material, options, figures))
@@ -72,7 +80,7 @@ def train_segment(
     if segment is None:
         names = ", ".join(s.title for s in bundle.spec.segments)
         raise UsageError(f"no segment {title}", where=f"bundle {bundle.name}", do=f"Name one of {names}")
-    material = Material.of(bundle.spec, history, options, bundle.vocabulary)
+    material = with_teacher(Material.of(bundle.spec, history, options, bundle.vocabulary), options, progress)
     network = Network.of(bundle)
     torch.manual_seed(options.seed)
     fresh = Network(bundle.spec, bundle.vocabulary).encoder(segment)
@@ -83,6 +91,32 @@ def train_segment(
     found = stage.run(network, options.seed, progress)
     figures = {k: v for k, v in found.items() if k != "epoch"} | {f"{stage.name}_epochs": found["epoch"]}
     return network.bundle({**_record(material, options, figures), "segment": title, "from": bundle.name})
+
+
+def with_teacher(
+    material: Material, options: TrainingOptions, progress: Progress | None = None, first: early.Early | None = None
+) -> Material:
+    """The material with the mean probability of `options.teachers` early-interaction rankers, where distillation is asked for and
+    no teacher is there yet. They are thrown away: only what they say of the training part is learned from. `first` is one
+    that was fitted before, with the default options and this seed."""
+    if not options.distill or material.teacher is not None:
+        return material
+    logits = []
+    for place in range(options.teachers):
+        ranker = first if place == 0 else None
+        if ranker is None:
+            told = _named(progress, f"teacher-{place + 1}")
+            seed = options.seed + TEACHER_SEEDS * place
+            ranker, _ = early.fit(material, early.EarlyOptions(), seed, told)
+        logits.append(early.scores(ranker, material.train.inputs))
+    probability = 1 / (1 + np.exp(-np.mean(logits, axis=0)))
+    return replace(material, teacher=probability.astype(np.float32))
+
+
+def _named(progress: Progress | None, name: str) -> early.Progress | None:
+    if progress is None:
+        return None
+    return lambda done, total, figures: progress(name, done, total, figures)
 
 
 def untrained(spec: Spec, items: object, seed: int = 0) -> Bundle:
@@ -97,19 +131,21 @@ def _stages(
     options: TrainingOptions,
     progress: Progress | None,
     saved: Checkpoint | None,
+    uses: Collection[Use],
 ) -> Iterable[Stage]:
     """In order; a later one is made when the earlier ones have run."""
-    spec = material.spec
+    spec = network.spec
     rank, retrieve = spec.fusions["rank"].segments, spec.fusions["retrieve"].segments
-    if options.regime == "independent":
+    if "rank" in uses and options.regime == "independent":
         for segment in rank:
             _alone(network, material, options, segment, progress, saved)
         yield _stage("fusion", network, material, options, "rank", [], fusion=True)
         yield _stage("fine-tune", network, material, options, "rank", rank, fusion=True, rate=FINE_TUNE_RATE)
-    else:
+    elif "rank" in uses:
         yield _stage("rank", network, material, options, "rank", rank, fusion=True)
-    own = [s for s in retrieve if s not in rank]
-    yield _stage("retrieve", network, material, options, "retrieve", own, fusion=True)
+    if "retrieve" in uses:
+        own = [s for s in retrieve if s not in rank]
+        yield _stage("retrieve", network, material, options, "retrieve", own, fusion=True)
 
 
 def _alone(
@@ -123,15 +159,13 @@ def _alone(
     """Train `segment` as the only one of its side, beside fresh ones of the other side that are thrown away."""
     if not list(network.encoder(segment).parameters()):
         return  # a raw segment has nothing to learn
-    spec = material.spec
+    spec = network.spec
     rank = spec.fusions["rank"]
     width = segment.dim // segment.parts
     others = [s for s in rank.segments if s.side != segment.side and s.dim // s.parts == width]
     sides = {"user": [segment], "item": others} if segment.side == "user" else {"user": others, "item": [segment]}
     fusion = FusionSpec("rank", "weighted_sum", tuple(sides["user"]), tuple(sides["item"]))
-    alone = Spec(
-        spec.events, spec.label, spec.attributes, spec.segments, {**spec.fusions, "rank": fusion}, spec.canonical
-    )
+    alone = replace(spec, fusions={**spec.fusions, "rank": fusion})
     torch.manual_seed(options.seed)
     apart = Network(alone, material.vocabulary)
     for one in [segment, *others]:

@@ -18,6 +18,10 @@ from forebay.segments.training.objectives import Objective
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 
 
+# A sum over a batch is split by threads: their number is fixed, or a seed would give one bundle here and another there.
+THREADS = 2
+
+
 @dataclass(frozen=True)
 class Stage:
     """`trained` are names of a bundle's tensors; all others stay as they are, bit for bit."""
@@ -38,6 +42,7 @@ class Stage:
         Randomness of an epoch is a function of (seed, stage, epoch) alone, so that a run which goes on from a checkpoint ends as
         one that was never interrupted.
         """
+        torch.set_num_threads(THREADS)
         tensors = network.named_tensors()
         weights = self._weights(network)
         optimizer = torch.optim.AdamW(weights.values(), lr=self.learning_rate, weight_decay=self.weight_decay)

@@ -71,6 +71,24 @@ features = [
 ]
 encoder = { kind = "mlp", hidden = [] }
 dim = 8
+[user.fading]
+features = [
+    { count = "genres", half_life = "2h" },
+    { count = "genres", half_life = "40m", bucket = "30m", over = "10h" },
+    { mean = "value", by = "action", half_life = "7d", where = "value != 4" },
+    { count = "events", half_life = "1s", bucket = "700ms", over = "2100ms" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[user.crossed]
+features = [
+    { count = ["genres", "action"] },
+    { mean = "value", by = ["action", "colour"], bucket = "1h", over = "5h" },
+    { count = ["colour", "genres"], half_life = "1d", where = "value >= 0" },
+    { count = ["action", "genres"], bucket = "30m", over = "10h" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
 [item.id]
 features = [{ id = 4 }, { latest = ["colour"] }]
 encoder = { kind = "mlp", hidden = [8, 8] }
@@ -86,6 +104,7 @@ features = [
     { mean = "value", by = "action", bucket = "1d", over = "7d", where = "action != 'view'" },
     { count = "events", bucket = "1s", over = "3s" },
     { mean = "value" },
+    { mean = "value", by = "action", half_life = "3h" },
 ]
 encoder = { kind = "mlp", hidden = [8] }
 dim = 8

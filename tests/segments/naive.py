@@ -15,7 +15,7 @@ import numpy.typing as npt
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
 from forebay.segments.ids import hash_id
 from forebay.segments.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
-from forebay.segments.spec import AttributeSpec, Side, Spec
+from forebay.segments.spec import AttributeSpec, FeatureSpec, Side, Spec
 
 Ints = npt.NDArray[np.int64]
 Behaving = Behaviour | Interaction
@@ -112,7 +112,7 @@ def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[in
             bucket = time_of(event) // feature.bucket_ms
             if bucket <= end // feature.bucket_ms - feature.buckets:
                 continue
-        for key in _keys(spec, feature.key, event):
+        for key in keys_of(spec, feature.key, event):
             place = 1 + bucket % feature.buckets * block.keys + key
             slots[place] = slots.get(place, 0) + 1
             if feature.kind == "mean":
@@ -121,7 +121,32 @@ def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[in
     return slots
 
 
-def _keys(spec: Spec, key: str, event: Behaving) -> list[int]:
+def decayed(
+    spec: Spec, feature: FeatureSpec, behaviours: Collection[Behaving], clock: int, keys: int
+) -> list[list[float]]:
+    """[counts, sums] by key of one entity's events, each weighed by the age of its bucket before the newest one counted."""
+    where = feature.where
+    chosen = [e for e in behaviours if where is None or meets(where.text, e)]
+    end = max([clock, *map(time_of, behaviours)]) // feature.bucket_ms
+    newest = max(map(time_of, chosen), default=0) // feature.bucket_ms
+    counts, sums = [0.0] * keys, [0.0] * keys
+    for event in chosen:
+        bucket = time_of(event) // feature.bucket_ms
+        if bucket <= end - feature.buckets:
+            continue
+        weight = 0.5 ** ((newest - bucket) * feature.bucket_ms / feature.half_life_ms)
+        for key in keys_of(spec, feature.key, event):
+            counts[key] += weight
+            sums[key] += weight * thousandths(event.value) / 1000
+    return [counts, sums]
+
+
+def keys_of(spec: Spec, key: str, event: Behaving) -> list[int]:
+    """The places of one event among a feature's keys; of a cross, those of every pair."""
+    if " × " in key:
+        one, two = key.split(" × ")
+        width = len(spec.events.actions) + 1 if two == "action" else len(spec.attribute("item", two).values) + 1
+        return [i * width + j for i in keys_of(spec, one, event) for j in keys_of(spec, two, event)]
     if key == "events":
         return [0]
     if key == "action":

@@ -297,8 +297,8 @@ class TestAffinityOfAUser(EncoderContract):
             ]
         )
         vector = encode(self.encoder(), self.reader.read(stream.rows[[stream.row["u"]]], np.zeros(1, np.int64)))[0]
-        likes = [0, (5 - 3) / 6, (1 + 3 - 2 * 3) / 7, 0]
-        assert vector == pytest.approx([*likes, 0, 1 / 3, 2 / 3, 0, 0, 1, 0, 0], abs=1e-6)
+        likes = [0, 10 * (5 - 3) / 6, 10 * (1 + 3 - 2 * 3) / 7, 0]
+        assert vector == pytest.approx([*likes, 0, 10 / 3, 20 / 3, 0, 0, 10, 0, 0], abs=1e-5)
 
 
 class TestAffinityOfAnItem(EncoderContract):

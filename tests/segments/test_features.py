@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from math import log1p
+from random import Random
 
 import numpy as np
 import numpy.typing as npt
 
-from forebay.events import Behaviour, ItemUpdate, UserProfile
+from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile, entity_of
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.ids import hash_id, hash_ids
 from forebay.segments.layout import Layout
-from forebay.segments.spec import Side
+from forebay.segments.spec import SIDES, Side
 
 from . import naive
+from .logs import Stream, random_log
 from .models import spec
 
 KNOWN = Vocabulary.of(hash_ids(["i1", "i2", "i3"]))
@@ -64,6 +66,68 @@ def test_windows_are_summed_over_their_buckets() -> None:
     events = [_view(1000 * second) for second in range(1, 8)]
     assert np.isclose(_read("user.windows", "user", *events).dense[0, 0], log1p(5))
     assert np.isclose(_read("user.windows", "user", *events, clock=10_000).dense[0, 0], log1p(2))
+
+
+def test_a_half_life_halves_what_is_that_much_older() -> None:
+    """Buckets of 30 minutes and a half-life of 40: war two hours before love weighs an eighth of it, and 1/9 of the whole."""
+    start = 1_700_000_100_000 // 1_800_000 * 1_800_000
+    events = [_view(start + 7_200_000 + 5, genres=["love"]), _view(start + 1_799_999, genres=["war"])]
+    reader, _ = _reader("user.fading")
+    columns = reader.dense_columns[1][1]
+    dense = _read("user.fading", "user", *events).dense[0, columns]
+    assert np.allclose(dense, [0, log1p(1 / 8), log1p(1), 0, 0, 1 / 9, 8 / 9, 0])
+
+
+def test_every_decayed_count_is_the_naive_one() -> None:
+    """Random logs through the compiled fold, read out, against weights summed event by event."""
+    weighed = 0
+    for seed in range(120):
+        for side in SIDES:
+            log = random_log(Random(f"decay {side} {seed}"), spec("nasty"), side, size=60)
+            stream = Stream(spec("nasty"), side)
+            stream.apply(log)
+            for segment in spec("nasty").side(side):
+                reader, _ = _reader(segment.title)
+                for feature, columns in reader.dense_columns:
+                    if not feature.half_life_ms:
+                        continue
+                    keys = stream.layout.block(feature).keys
+                    for entity, place in stream.row.items():
+                        own = [e for e in log if isinstance(e, Behaviour | Interaction) and entity_of(e) == entity]
+                        clock = max((e.time for e in log if isinstance(e, Tick)), default=0)
+                        counts, sums = map(np.array, naive.decayed(spec("nasty"), feature, own, clock, keys))
+                        if feature.kind == "mean":
+                            expected = np.concatenate([sums / (counts + 5), counts / (counts + 5)])
+                        else:
+                            shares = counts / max(counts.sum(), 1) if keys > 1 else []
+                            expected = np.concatenate([np.log1p(counts), shares])
+                        read = reader.read(stream.rows[place : place + 1], np.zeros(1, np.int64)).dense[0, columns]
+                        assert np.allclose(read, expected, rtol=1e-5, atol=1e-6), f"{seed} {entity} {feature}"
+                        weighed += bool(((counts % 1) > 0).any())
+    assert weighed > 100  # the logs had something to decay
+
+
+def test_decay_counts_from_the_newest_event_that_is_counted() -> None:
+    """Neither an event that the condition leaves out, nor a tick inside the window, nor the date changes a bit."""
+    reader, _ = _reader("user.fading")
+    columns = reader.dense_columns[2][1]  # where value != 4, half-life 7d
+    day, start = 86_400_000, 1_700_006_400_000 // 151_200_000 * 151_200_000
+    events = [_view(start + n * day, action="like", value=n) for n in (1, 2, 6)]
+    read = _read("user.fading", "user", *events).dense[0, columns].tobytes()
+    assert read == _read("user.fading", "user", *events, _view(start + 9 * day, value=4.0)).dense[0, columns].tobytes()
+    assert read == _read("user.fading", "user", *events, clock=start + 12 * day).dense[0, columns].tobytes()
+    # Seven buckets later the ring stands otherwise, and the sum is made in the same order all the same.
+    later = [_view(e.time + 7 * 151_200_000, action="like", value=e.value) for e in events if e.time]
+    assert read == _read("user.fading", "user", *later).dense[0, columns].tobytes()
+
+
+def test_a_cross_counts_pairs_the_second_key_fastest() -> None:
+    """Genres (unknown, war, love, crime) by actions (unknown, view, like, buy): 16 sizes, then 16 shares."""
+    events = [_view(1, action="like", genres=["war", "love"]), _view(2, action="buy", genres=["war"])]
+    dense = _read("user.crossed", "user", *events).dense[0, :32].reshape(2, 4, 4)
+    expected = np.zeros((4, 4))
+    expected[1, 2] = expected[2, 2] = expected[1, 3] = 1
+    assert np.allclose(dense[0], np.log1p(expected)) and np.allclose(dense[1], expected / 3)
 
 
 def test_attributes_are_one_hot_multi_hot_and_number_with_presence() -> None:

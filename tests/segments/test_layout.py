@@ -73,6 +73,7 @@ READABLE: dict[str, Change] = {
     "another name": lambda d: d.update(user={("tastes" if n == "counts" else n): t for n, t in d["user"].items()}),
     "a wider id": lambda d: d["item"]["id"].update(features=[{"id": 8}, {"latest": ["colour"]}]),
     "a list's ages": lambda d: d["user"]["liked"]["features"][0].update(of=["age", "item"]),
+    "another half-life over the same window": lambda d: d["user"]["fading"]["features"][1].update(half_life="3h"),
     "a segment that shares every block": lambda d: d["user"].update(again=d["user"]["counts"]),
 }
 
@@ -91,6 +92,9 @@ UNREADABLE: dict[str, tuple[Side, Change]] = {
     "two values of a category swapped": ("user", lambda d: d["attributes"]["user"]["country"]["category"].reverse()),
     "a set made a category": ("item", lambda d: d["attributes"]["item"].update(genres={"category": ["war", "love"]})),
     "one more action": ("item", lambda d: d["events"]["actions"].append("share")),
+    "the keys of a cross swapped": ("user", lambda d: d["user"]["crossed"]["features"][0].update(count=["action", "genres"])),
+    "a cross for a key": ("user", lambda d: d["user"]["counts"]["features"].__setitem__(0, {"count": ["genres", "action"]})),
+    "another half-life that brings its window": ("user", lambda d: d["user"]["fading"]["features"][0].update(half_life="3h")),
     "two actions swapped": ("user", lambda d: d["events"]["actions"].reverse()),
 }  # fmt: skip
 
@@ -111,6 +115,24 @@ def test_the_digest_changes_where_rows_change(change: str) -> None:
     data = tables("nasty")
     apply(data)
     assert Layout.of(Spec.parse(data), side).digest != Layout.of(spec("nasty"), side).digest
+
+
+def test_half_lives_over_one_window_share_its_block() -> None:
+    """And the same window without a half-life is the same state too: all their segments are dirty together."""
+    data = tables("nasty")
+    window = {"count": "genres", "bucket": "30m", "over": "10h"}
+    data["user"]["counts"]["features"] += [window, {**window, "half_life": "9h"}]
+    changed = Spec.parse(data)
+    layout, names = Layout.of(changed, "user"), [s.name for s in changed.side("user")]
+    counts, fading = (changed.side("user")[names.index(n)].features for n in ("counts", "fading"))
+    assert layout.block(counts[-1]) is layout.block(counts[-2]) is layout.block(fading[1])
+    assert layout.block(fading[1]).bits == 1 << names.index("counts") | 1 << names.index("fading")
+
+
+@pytest.mark.parametrize(("side", "digest"), [("user", "4e092cb3bef8941a"), ("item", "42f9668f66448a60")])
+def test_layouts_of_stored_rows_keep_their_digest(side: Side, digest: str) -> None:
+    """Frozen before there were crosses and half-lives: whoever changes it makes every stored row unreadable."""
+    assert Layout.of(spec("listless"), side).digest == digest
 
 
 def test_what_one_side_keeps_is_not_the_other_sides_business() -> None:

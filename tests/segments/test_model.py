@@ -24,8 +24,8 @@ def test_what_is_served_is_within_half_a_step_of_what_is_encoded() -> None:
     rows = np.zeros((2, bundle.layouts["user"].width), dtype=np.int64)
     served = encoders.encode_all(rows, ZERO)
     defaults = bundle.defaults("user")
-    step = np.abs(defaults.reshape(6, 8)).max(axis=1).repeat(8) / 127
-    assert served.shape == (2, 48) and (served[0] == served[1]).all()
+    step = np.abs(defaults.reshape(8, 8)).max(axis=1).repeat(8) / 127
+    assert served.shape == (2, 64) and (served[0] == served[1]).all()
     assert (np.abs(served[0] - defaults) <= step * 0.501).all()
 
 

@@ -35,6 +35,10 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("nasty", "user.liked", "another condition", lambda d: d["user"]["liked"]["features"][0].update(where="value > 2")),
     ("nasty", "user.windows", "another bucket", lambda d: d["user"]["windows"]["features"][0].update(bucket="2s", over="4s")),
     ("nasty", "user.counts", "another key", lambda d: d["user"]["counts"]["features"][0].update(count="action")),
+    ("nasty", "user.fading", "another half-life", lambda d: d["user"]["fading"]["features"][1].update(half_life="3h")),
+    ("nasty", "user.fading", "no half-life", lambda d: d["user"]["fading"]["features"][1].pop("half_life")),
+    ("nasty", "user.crossed", "keys swapped", lambda d: d["user"]["crossed"]["features"][0].update(count=["action", "genres"])),
+    ("nasty", "user.crossed", "a key for a cross", lambda d: d["user"]["crossed"]["features"][0].update(count="action")),
     ("nasty", "item.content", "fewer attributes", lambda d: d["item"]["content"]["features"][0].update(latest=["price"])),
     ("nasty", "item.id", "a wider embedding", lambda d: d["item"]["id"]["features"][0].update(id=8)),
     ("nasty", "user.short", "another encoder", lambda d: d["user"]["short"]["encoder"].update(hidden=16)),
@@ -70,6 +74,16 @@ def test_a_tag_tells_vectors_of_other_weights_apart() -> None:
     for segment in bundle.spec.segments:
         same = bundle.encoder_tag(segment) == changed.encoder_tag(segment)
         assert same is (segment.title != "user.liked")
+
+
+def test_a_tag_tells_half_lives_apart() -> None:
+    """The same rows and the same weights, read out otherwise."""
+    bundle = untrained(spec("nasty"), ITEMS, seed=1)
+    data = tables("nasty")
+    data["user"]["fading"]["features"][1]["half_life"] = "3h"
+    changed = Bundle(Spec.parse(data), bundle.tensors)
+    for a, b in zip(bundle.spec.segments, changed.spec.segments, strict=True):
+        assert (bundle.encoder_tag(a) == changed.encoder_tag(b)) is (a.title != "user.fading")
 
 
 def test_a_tag_ignores_what_no_vector_depends_on() -> None:

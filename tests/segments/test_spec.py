@@ -11,10 +11,12 @@ import pytest
 
 from forebay.errors import SpecError
 from forebay.segments.layout import Layout
-from forebay.segments.spec import DAY_MS, Spec
+from forebay.segments.spec import DAY_MS, FeatureSpec, Spec
 from forebay.segments.tables import duration_ms
 
 from .models import MOVIELENS, NASTY, spec, tables
+
+HOUR_MS = 3_600_000
 
 
 def test_the_demo_spec_says_what_it_says() -> None:
@@ -65,7 +67,9 @@ def test_equal_features_share_one_block() -> None:
     ]
     assert len(events) == 1
     assert events[0].bits == 1 << titles.index("profile") | 1 << titles.index("recent")
-    genres = [b for b in layout.blocks if b.feature.kind == "count" and b.feature.key == "genres"]
+    genres = [
+        b for b in layout.blocks if b.feature.kind == "count" and b.feature.key == "genres" and not b.feature.over_ms
+    ]
     assert len(genres) == 2 and {b.bits for b in genres} == {1 << titles.index("counts")}
 
 
@@ -158,7 +162,18 @@ BAD = [
     ("user.counts.features", _feature(count="events", mean="value"), "names 2 folds", "[user.counts] features"),
     ("user.counts.features", _feature(count="events", by="genres"), "unknown key 'by'", "[user.counts] features"),
     ("user.counts.features", _feature(count="shade"), "attribute 'shade' is not declared", "[user.counts] features"),
-    ("user.counts.features", _feature(count=["genres"]), "list of different strings", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres"]), "a cross of ['genres']", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "genres"]), "list of different strings", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "events"]), "a cross of", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "action", "colour"]), "a cross of", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "price"]), "is a number and has no buckets", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["shade", "action"]), "'shade' is not declared", "[user.counts] features"),
+    ("user.counts.features", _feature(mean="value", by=["genres"]), "a cross of", "[user.counts] features"),
+    ("user.counts.features", _feature(count="genres", half_life="soon"), "not a duration", "[user.counts] features"),
+    ("user.counts.features", _feature(count="genres", half_life="0d"), "half_life 0d", "[user.counts] features"),
+    ("user.counts.features", _feature(count="genres", half_life="1d", over="7d"), "belong together", "[user.counts] features"),
+    ("user.counts.features", _feature(latest=["born"], half_life="1d"), "unknown key 'half_life'", "[user.counts] features"),
+    ("item.id.features", _feature(count=["genres", "action"]), "'genres' on side item", "[item.id] features"),
     ("user.counts.features", _feature(count="price"), "is a number and has no buckets", "[user.counts] features"),
     ("user.counts.features", _feature(mean="price"), "mean of 'price'", "[user.counts] features"),
     ("user.counts.features", _feature(mean="value", by="shade"), "'shade' is not declared", "[user.counts] features"),
@@ -207,6 +222,38 @@ def test_what_cannot_be_a_model_is_refused(path: str, value: object, what: str, 
     assert caught.value.where.startswith(where)
     assert caught.value.do
     assert caught.value.exit_code == 2
+
+
+def test_a_half_life_brings_its_window_unless_the_spec_gives_one() -> None:
+    """Twenty buckets of a quarter; explicit ones stay; the shortest half-life still has whole buckets."""
+    for given, bucket, over in (
+        ({"half_life": "8h"}, 2 * HOUR_MS, 40 * HOUR_MS),
+        ({"half_life": "8h", "bucket": "1h", "over": "24h"}, HOUR_MS, 24 * HOUR_MS),
+        ({"half_life": "1ms"}, 1, 20),
+    ):
+        found = Spec.parse(_changed("user.counts.features", _feature(count="genres", **given))).side("user")
+        feature = next(s for s in found if s.name == "counts").features[0]
+        assert (feature.bucket_ms, feature.over_ms) == (bucket, over)
+
+
+def test_a_cross_wider_than_1024_pairs_is_refused() -> None:
+    """4 genres with the unknown one: 255 colours and the unknown one make 1024 pairs, one more makes 1028."""
+    data = tables("nasty")
+    data["user"]["counts"]["features"] = [{"count": ["genres", "colour"]}]
+    data["attributes"]["item"]["colour"]["category"] = [str(n) for n in range(255)]
+    Spec.parse(data)
+    data["attributes"]["item"]["colour"]["category"].append("one more")
+    with pytest.raises(SpecError, match="4 × 257 = 1028 pairs") as caught:
+        Spec.parse(data)
+    assert "at most 1024" in caught.value.do
+
+
+def test_a_feature_without_half_life_is_described_as_ever() -> None:
+    """Tags of stored vectors are hashes over this text: a new field must not make every vector be encoded again."""
+    assert repr(FeatureSpec("count", key="genres")) == (
+        "FeatureSpec(kind='count', key='genres', of=(), size=0, where=None, bucket_ms=0, over_ms=0)"
+    )
+    assert "half_life_ms=5" in repr(FeatureSpec("count", half_life_ms=5))
 
 
 def test_sixty_three_segments_do_not_fit_a_mask() -> None:

@@ -144,6 +144,23 @@ def publish(
 
 
 @app.command()
+def evaluate(
+    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")] = "movielens",
+    spec: Annotated[
+        Path | None, typer.Option(help="segments.toml; with movielens the built-in one", show_default=False)
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The report, one HTML file")] = Path("evaluation.html"),
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model; intervals are over them")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed and the main models only: three minutes")] = False,
+    json: Json = False,
+) -> None:
+    """Train, score and compare on the part of the log that no choice was made on; write a report to look at."""
+    from forebay.cli.evaluate import evaluate as verb
+
+    verb(events, spec, out, seeds, quick, json)
+
+
+@app.command()
 def train(
     events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")],
     spec: Annotated[

@@ -1,57 +1,94 @@
-"""`forebay spec check`: a segments.toml as the partition that it declares."""
+"""`forebay spec check`: a segments.toml as the partition that it declares, and what is odd about it."""
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import typer
 
 from forebay.cli.console import out, print_json, print_table
+from forebay.errors import ForebayError
 from forebay.segments.features import SegmentReader, Vocabulary
 from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, FeatureSpec, Spec
+from forebay.segments.lint import Remark, lint, state_bytes
+from forebay.segments.spec import SIDES, SegmentSpec, Spec
+from forebay.segments.words import in_words
 
 HEADER_BYTES = 32  # of one segment in a stored row: encoder, two times, scale, flags
+_NUMBERS = ("inputs", "state_bytes", "vector_bytes", "flops")
 
 
 def show(path: Path, as_json: bool) -> None:
-    """Print each segment's features, input widths and bytes; and the state of one entity of each side."""
+    """Print each segment's features, input widths, bytes and FLOPs; the state of one entity of each side; and the remarks.
+
+    Raises typer.Exit(1) after that when a remark is an error.
+    """
     spec = Spec.load(path)
     layouts = {side: Layout.of(spec, side) for side in SIDES}
-    segments, sides = [], {side: layouts[side].width * 8 for side in SIDES}
-    for segment in spec.segments:
-        reader = SegmentReader(spec, segment, layouts[segment.side], Vocabulary(np.zeros(0, np.int64)))
-        blocks = {layouts[segment.side].block(f) for f in segment.features if f.kind != "id"}
-        segments.append(
-            {
-                "segment": segment.title,
-                "encoder": segment.encoder.kind,
-                "features": " · ".join(_words(f) for f in segment.features),
-                "inputs": reader.dense_width + reader.list_size * (1 + reader.sequence_width),
-                "state_bytes": sum(b.size * 8 for b in blocks),
-                "vector_bytes": HEADER_BYTES + segment.dim,
-            }
-        )
+    sides = {side: layouts[side].width * 8 for side in SIDES}
+    segments = [_row(spec, s, layouts[s.side]) for s in spec.segments]
+    if any(s["flops"] is None for s in segments):  # no torch here, or an own encoder that cannot be had
+        segments = [{n: v for n, v in s.items() if n != "flops"} for s in segments]
+    remarks = lint(spec)
     if as_json:
-        print_json({"segments": segments, "state_bytes": sides})
-        return
-    columns = tuple(segments[0])
-    print_table(columns, [tuple(s.values()) for s in segments], right=("inputs", "state_bytes", "vector_bytes"))
-    out.print("state of one entity at most: " + ", ".join(f"{side} {size:,} bytes" for side, size in sides.items()))
+        print_json({"segments": segments, "state_bytes": sides, "remarks": [asdict(r) for r in remarks]})
+    else:
+        columns = tuple(segments[0])
+        print_table(columns, [tuple(s.values()) for s in segments], right=[c for c in columns if c in _NUMBERS])
+        out.print("state of one entity at most: " + ", ".join(f"{side} {size:,} bytes" for side, size in sides.items()))
+        _print(remarks)
+    if any(r.level == "error" for r in remarks):
+        raise typer.Exit(1)
 
 
-def _words(feature: FeatureSpec) -> str:
-    match feature.kind:
-        case "last":
-            text = f"last {feature.size} of {', '.join(feature.of)}"
-        case "latest":
-            text = f"latest {', '.join(feature.of)}"
-        case "id":
-            text = f"id, {feature.size} wide"
-        case "count":
-            text = f"count {feature.key}"
-        case "mean":
-            text = "mean value" + (f" by {feature.key}" if feature.key != "events" else "")
-    if feature.over_ms:
-        text += f" over {feature.over_ms // 3_600_000} h"
-    return text + (f" where {feature.where.text}" if feature.where else "")
+def _row(spec: Spec, segment: SegmentSpec, layout: Layout) -> dict[str, Any]:
+    reader = SegmentReader(spec, segment, layout, Vocabulary(np.zeros(0, np.int64)))
+    return {
+        "segment": segment.title,
+        "side": segment.side,
+        "encoder": segment.encoder.kind,
+        "features": " · ".join(map(in_words, segment.features)),
+        "inputs": reader.dense_width + reader.list_size * (1 + reader.sequence_width),
+        "state_bytes": state_bytes(segment, layout),
+        "vector_bytes": HEADER_BYTES + segment.dim,
+        "flops": _flops(reader, segment),
+    }
+
+
+def _flops(reader: SegmentReader, segment: SegmentSpec) -> int | None:
+    """Two for each weight of each linear layer, at each place of a full list, for one entity; recurrent layers, sums and
+    activations are not in it. None without torch."""
+    try:
+        import torch
+        from torch import nn
+
+        from forebay.segments.encoders import CANONICAL, build, encode
+    except ImportError:
+        return None
+    total = 0
+
+    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
+        nonlocal total
+        assert isinstance(layer, nn.Linear)
+        total += 2 * layer.in_features * output.numel()
+
+    try:
+        encoder = build(reader, 0, segment)
+    except ForebayError:
+        return None
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(count)
+    blank = reader.blank(CANONICAL)
+    encode(encoder, replace(blank, length=np.full(CANONICAL, reader.list_size, dtype=np.int64)))
+    return total // CANONICAL
+
+
+def _print(remarks: list[Remark]) -> None:
+    for remark in remarks:
+        out.print(f"\n{remark.level}: {remark.what} ({remark.where})\n  {remark.do}", markup=False)
+    if not remarks:
+        out.print("\nno remarks")

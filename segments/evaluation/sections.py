@@ -1,0 +1,222 @@
+"""The smaller tables of an evaluation: what one change costs, everything else as it was."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.segments.compression.encoders import int8_weights, parameters, pruned
+from forebay.segments.compression.vectors import VectorCodec, codecs
+from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served
+from forebay.segments.evaluation.results import Figure, Figures, RowResult, Section
+from forebay.segments.spec import SIDES, Side, Spec
+from forebay.segments.training import RANK_ONLY, TrainingOptions, train
+from forebay.segments.training.material import Material
+
+Floats = npt.NDArray[np.float32]
+Note = Callable[[str], None]
+
+KEPT = ("auc", "gauc", "request_gauc", "logloss")
+
+
+def slices(found: Mapping[str, Mapping[str, list[float]]], sizes: Mapping[str, int]) -> Section:
+    """AUC of each model within groups of impressions; `found[group][model]` by seed."""
+    rows = [
+        RowResult(
+            group,
+            {},
+            {"impressions": f"{sizes[group]:,}"}
+            | {f"AUC {model}": _plain(Figure(tuple(values)).mean) for model, values in models.items()},
+        )
+        for group, models in found.items()
+    ]
+    return Section("slices", "Who gains", "AUC within groups of the test impressions.", rows)
+
+
+def _plain(value: float) -> str:
+    return f"{value:.4f}" if np.isfinite(value) else "–"
+
+
+def of_served(served: Sequence[Served], against: Figures, quick: bool) -> list[Section]:
+    """What needs no training: one segment stale, one missing, stored otherwise, encoded by less."""
+    found = [_stale(served, against), _missing(served, against), _stored(served, against)]
+    return found if quick else [*found, _encoders(served[:1])]
+
+
+def _over(served: Sequence[Served], scores: Callable[[Served], Floats]) -> Figures:
+    found: dict[str, list[float]] = defaultdict(list)
+    for one in served:
+        for key, value in one.replayed.ranking(scores(one)).items():
+            if key in KEPT:
+                found[key].append(value)
+    return {key: Figure(tuple(values)) for key, values in found.items()}
+
+
+def _stale(served: Sequence[Served], against: Figures) -> Section:
+    rows = []
+    for segment in served[0].bundle.spec.fusions["rank"].segments:
+        side: Side = segment.side
+
+        def mixed(one: Served, title: str = segment.title, side: Side = side) -> Floats:
+            vectors = one.vectors(side).copy()
+            vectors[:, one.columns(title)] = one.vectors(side, NIGHTLY)[:, one.columns(title)]
+            return one.scores(users=vectors) if side == "user" else one.scores(items=vectors)
+
+        rows.append(RowResult(segment.title, _over(served, mixed)))
+    text = "Each segment's vectors as of the last midnight, all others fresh: what must be kept up per event, and what need not."
+    worst = min(rows, key=lambda r: r.figures["auc"].mean)
+    return Section(
+        "stale", "One segment stale at a time", text, rows, against,
+        f"{worst.name} must be fresh; a segment near zero may be refreshed nightly.",
+    )  # fmt: skip
+
+
+def _missing(served: Sequence[Served], against: Figures) -> Section:
+    rows = []
+    for segment in served[0].bundle.spec.fusions["rank"].segments:
+
+        def without(one: Served, title: str = segment.title, side: Side = segment.side) -> Floats:
+            vectors = one.vectors(side).copy()
+            vectors[:, one.columns(title)] = one.bundle.defaults(side)[one.columns(title)]
+            return one.scores(users=vectors) if side == "user" else one.scores(items=vectors)
+
+        rows.append(RowResult(segment.title, _over(served, without)))
+    text = "Each segment in turn replaced by its default vector, as a lookup does with one that is missing or expired; no retraining."
+    return Section("worth", "The worth of each segment", text, rows, against)
+
+
+def _stored(served: Sequence[Served], against: Figures) -> Section:
+    exact = [Served(one.bundle, one.replayed, exact=True) for one in served]
+    whole = _over(exact, lambda one: one.scores())
+    names = [codec.name for codec in codecs()]
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names}
+    size = dict.fromkeys(names, 0.0)
+    for one in exact:
+        for codec in codecs():
+            vectors = {side: _restored(one, side, codec) for side in SIDES}
+            for key, value in one.replayed.ranking(one.scores(vectors["user"], vectors["item"])).items():
+                if key in KEPT:
+                    found[codec.name][key].append(value)
+            read = one.bundle.spec.fusions["rank"].segments
+            size[codec.name] = sum(codec.bytes_of(s.dim) for s in read)
+    rows = [
+        RowResult(
+            name, {k: Figure(tuple(v)) for k, v in found[name].items()}, {"bytes, both sides": f"{size[name]:,.0f}"}
+        )
+        for name in names
+    ]
+    text = "Both sides' vectors stored in fewer bytes, scored as they come back. int8 is what is served."
+    lost = {r.name: whole["auc"].mean - r.figures["auc"].mean for r in rows}
+    dear = [name for name in names if lost[name] > 0.0005]
+    verdict = f"int8 costs {lost['int8']:+.5f} AUC. " + (
+        f"Do not pay: {', '.join(dear)}." if dear else "None costs .0005 AUC."
+    )
+    return Section("vectors", "Smaller vectors", text, rows, whole, verdict)
+
+
+def _restored(one: Served, side: Side, codec: VectorCodec) -> Floats:
+    vectors = one.vectors(side)
+    parts = []
+    for segment in one.bundle.spec.side(side):
+        part = vectors[:, one.columns(segment.title)]
+        codec.fit(part[:4096])  # of the first of the part, without labels: a codebook knows no more than the vectors
+        parts.append(codec.restored(part))
+    return np.concatenate(parts, axis=1)
+
+
+def _encoders(served: Sequence[Served]) -> Section:
+    one = served[0]
+    small, before, after = int8_weights(one.bundle)
+    tries = {
+        "int8 weights": small,
+        **{f"{s:.0%} of hidden units out": pruned(one.bundle, s) for s in (0.25, 0.5, 0.75)},
+    }
+    base_ms = _encode_ms(one)
+    rows = []
+    for name, bundle in tries.items():
+        other = Served(bundle, Replayed(bundle.spec, one.replayed.everything, one.replayed.part, one.replayed.choices))
+        size = after if bundle is small else 4 * parameters(bundle)
+        extra = {"encoder KiB": f"{size / 1024:,.0f} of {before / 1024:,.0f}"}
+        extra["ms for 128 users"] = f"{_encode_ms(other):.2f} of {base_ms:.2f}"
+        rows.append(RowResult(name, _over([other], lambda o: o.scores()), extra))
+    text = (
+        "Encoders with their matrices on an int8 grid (stored small, run in float32), and with hidden units taken out for good, no "
+        "retraining; of one seed."
+    )
+    against = _over([one], lambda o: o.scores())
+    return Section(
+        "encoders", "Smaller encoders", text, rows, against,
+        "An encode is call overhead at these widths: neither pays in time below 64-wide layers, int8 weights pay in bytes.",
+    )  # fmt: skip
+
+
+def _encode_ms(one: Served) -> float:
+    rows, hashes = one.replayed.states("user", 0.0)[:128], one.replayed.part.hashes("user")[:128]
+    encoders, taken = one.encoders("user"), []
+    for _ in range(9):
+        started = time.perf_counter()
+        encoders.encode_exact(rows, hashes)
+        taken.append(time.perf_counter() - started)
+    return float(np.median(taken) * 1000)
+
+
+def of_training(
+    spec: Spec, material: Material, replayed: Replayed, options: TrainingOptions, note: Note
+) -> list[Section]:
+    """What is trained otherwise, one seed each: imbalance, regimes, noise, less data. `material` has the plain teacher, if any."""
+
+    def rank(name: str, given: Material, told: TrainingOptions, extra: Mapping[str, str] | None = None) -> RowResult:
+        note(name)
+        one = Served(train(spec, given, told, uses=RANK_ONLY), replayed)
+        figures = {k: Figure((v,)) for k, v in replayed.ranking(one.scores()).items()}
+        return RowResult(name, figures, dict(extra or {}))
+
+    base = replace(options, seed=0)
+    whole = rank("as configured", material, base)
+    plain = replace(base, distill=0.0)
+    bare = replace(material, teacher=None)
+    recipes = [
+        whole,
+        rank("on the label alone, no teacher", bare, plain),
+        rank("no teacher, never stale in training", bare, replace(plain, stale_share=0.0)),
+        rank("segment dropout .1", material, replace(base, segment_dropout=0.1)),
+        rank("independent, then fused, then together", material, replace(base, regime="independent")),
+    ]
+    imbalance = [
+        rank("positives x 2", bare, replace(plain, positive_weight=2.0)),
+        rank("over-sampled", bare, replace(plain, sampling="over")),
+        rank("under-sampled", bare, replace(plain, sampling="under")),
+    ]
+    random = np.random.default_rng(0)
+    robust = []
+    for share in (0.1, 0.2):
+        flipped = material.train.labels ^ (random.random(len(material.train)) < share)
+        robust.append(
+            rank(f"{share:.0%} of labels wrong", replace(bare, train=replace(material.train, labels=flipped)), plain)
+        )
+    for share in (0.3, 0.1):
+        kept = np.sort(random.permutation(len(material.train))[: int(len(material.train) * share)])
+        robust.append(
+            rank(f"{share:.0%} of the training part", replace(bare, train=material.train.subset(kept)), plain)
+        )
+    alone = recipes[1].figures
+    return [
+        Section(
+            "recipes", "Ways to train", "One seed; differences to the recipe as configured.", recipes, whole.figures
+        ),
+        Section(
+            "imbalance", "Imbalance",
+            "One seed, no teacher; differences to plain training on the label. Labels here are "
+            f"{material.train.labels.mean():.0%} positive.",
+            imbalance, alone,
+            "Re-weighting moves the scores away from probabilities: read logloss and calibration.",
+        ),
+        Section(
+            "robustness", "Noise and little data", "One seed, no teacher; differences to clean labels, all of them.", robust, alone
+        ),
+    ]  # fmt: skip
