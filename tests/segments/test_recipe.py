@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.training import TrainingOptions, train, train_segment
+from forebay.segments.training.log import TrainingLog
 from forebay.segments.training.material import Material
 from forebay.segments.training.objectives import Ranking
+from forebay.segments.training.sweep import sweep
 
 from .worlds import OPTIONS, SPEC, liked_genres
 
@@ -185,3 +188,38 @@ def test_options_survive_their_record() -> None:
     options = replace(OPTIONS, sampling="over", regime="independent")
     assert TrainingOptions.of_record(options.as_record()) == options
     assert TrainingOptions.of_record({**options.as_record(), "of_a_later_version": 1}) == options
+
+
+def test_a_sweep_compares_on_the_validation_part(history: History) -> None:
+    """Every fusion, dimension, segment and rate once, best first."""
+    short = replace(OPTIONS, epochs=1)
+    done: list[tuple[int, int]] = []
+    found = sweep(SPEC, history, short, lambda *step: done.append(step))
+    names = [t.name for t in found]
+    assert len(names) == len(set(names)) == done[-1][0] == done[-1][1] and "as it is" in names
+    assert {"fusion maxsim", "fusion attention", "16 dimensions", "without user.recent", "weight decay 1"} <= set(names)
+    assert "without item.content" not in names  # the only one of its side
+    figures = [t.figures["validation_auc"] for t in found]
+    assert figures == sorted(figures, reverse=True) and figures[0] > 0.8
+
+
+def test_a_log_has_every_figure_by_epoch(history: History, tmp_path: Path) -> None:
+    """Read back from the event file: each stage's curve, a point for each epoch."""
+    short = replace(OPTIONS, epochs=2, retrieve=replace(OPTIONS.retrieve, epochs=1))
+    with TrainingLog(tmp_path) as log:
+        train(SPEC, history, short, log)
+    (file,) = tmp_path.iterdir()
+    tags = [v.tag for event in _events(file.read_bytes()) for v in event.summary.value]
+    assert sorted(tags) == sorted(
+        ["rank/validation_auc", "rank/validation_logloss"] * 2 + ["retrieve/validation_recall_50"]
+    )
+
+
+def _events(data: bytes) -> list[event_pb2.Event]:
+    """TensorBoard's records: length, its checksum, an event, its checksum."""
+    found, at = [], 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + 8], "little")
+        found.append(event_pb2.Event.FromString(data[at + 12 : at + 12 + size]))
+        at += 16 + size
+    return found

@@ -168,17 +168,45 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the bundle", show_default=False)] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same bundle")] = 0,
-    epochs: Annotated[int, typer.Option(help="At most; training stops when validation does not gain")] = 20,
-    weight_decay: Annotated[float, typer.Option(help="1.0 for 100 thousand events, 0.02 for millions")] = 1.0,
+    epochs: Annotated[
+        int | None, typer.Option(help="At most; it stops when validation does not gain", show_default=False)
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="1.0 for 100 thousand events, 0.02 for millions", show_default=False)
+    ] = None,
+    distill: Annotated[
+        float | None, typer.Option(help="Share of the target that an early ranker gives, 0 to 1", show_default=False)
+    ] = None,
+    regime: Annotated[
+        str | None, typer.Option(help="joint, or independent: segments, then fusion, then both", show_default=False)
+    ] = None,
+    sampling: Annotated[
+        str | None, typer.Option(help="none, over or under: even the labels out", show_default=False)
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder to go on from when interrupted", show_default=False)
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard", show_default=False)] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="With --segment: the bundle to renew it in", show_default=False)
+    ] = None,
+    segment: Annotated[
+        str | None, typer.Option(help="Train this one through the frozen fusion, as user.recent", show_default=False)
+    ] = None,
+    sweep: Annotated[bool, typer.Option("--sweep", help="Compare fusions, dimensions and segments instead")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Train a bundle: encoders and fusion together, on what was known before each event."""
+    """Train a bundle on what was known before each event. What is not given is as the spec's [training] table has it."""
+    from forebay.cli.train import TrainFlags
+    from forebay.cli.train import sweep as search
     from forebay.cli.train import train as verb
 
-    verb(
-        settings(data_dir=data), events, spec, out, {"seed": seed, "epochs": epochs, "weight_decay": weight_decay}, json
-    )
+    flags = TrainFlags(seed, epochs, weight_decay, distill, regime, sampling, checkpoint, log, bundle, segment)
+    if sweep:
+        search(events, spec, flags, json)
+    else:
+        verb(settings(data_dir=data), events, spec, out, flags, json)
 
 
 @app.command()

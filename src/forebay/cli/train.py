@@ -5,42 +5,112 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from forebay.cli import source
-from forebay.cli.console import out, print_json, progress
+from forebay.cli.console import out, print_json, print_table, progress
 from forebay.config import Settings
+from forebay.errors import UsageError
+from forebay.segments.bundle import Bundle
+
+
+@dataclass(frozen=True)
+class TrainFlags:
+    """What the command line says besides events and spec; None is "as the spec's [training] table has it"."""
+
+    seed: int = 0
+    epochs: int | None = None
+    weight_decay: float | None = None
+    distill: float | None = None
+    regime: str | None = None
+    sampling: str | None = None
+    checkpoint: Path | None = None
+    log: Path | None = None
+    bundle: Path | None = None
+    segment: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        names = ("seed", "epochs", "weight_decay", "distill", "regime", "sampling")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 
 def train(
-    settings: Settings, events: str, spec: Path | None, folder: Path | None, options: Mapping[str, Any], as_json: bool
+    settings: Settings, events: str, spec: Path | None, folder: Path | None, flags: TrainFlags, as_json: bool
 ) -> None:
-    """Train on `events` and save the bundle under its hash."""
-    from forebay.segments.training import TrainingOptions
+    """Train on `events` and save the bundle under its hash; or one segment of a bundle that is there."""
+    from forebay.segments.training import TrainingOptions, train_segment
     from forebay.segments.training import train as fit
 
+    if (flags.segment is None) != (flags.bundle is None):
+        raise UsageError("--segment and --bundle belong together", do="Name the bundle whose segment is trained anew")
     started = time.monotonic()
-    model = source.spec(spec, events)
-    with progress("training", "epochs") as bar:
-        bundle = fit(
-            model, source.history(events), TrainingOptions(**options), lambda _, done, total, __: bar(done, total)
-        )
+    known = Bundle.load(flags.bundle) if flags.bundle else None
+    model = known.spec if known else source.spec(spec, events)
+    options = TrainingOptions.of(model, **flags.given())
+    history = source.history(events)
+    with ExitStack() as stack:
+        log = stack.enter_context(_log(flags.log)) if flags.log else None
+        bar = stack.enter_context(progress("training", "epochs"))
+
+        def told(stage: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+            bar(done, total)
+            if log is not None:
+                log(stage, done, total, figures)
+
+        if known is not None and flags.segment is not None:
+            bundle = train_segment(known, history, flags.segment, options, told)
+        else:
+            bundle = fit(model, history, options, told, flags.checkpoint)
     path = bundle.save(folder or settings.bundles)
     took = time.monotonic() - started
     if as_json:
         print_json({"bundle": bundle.name, "hash": bundle.hash, "path": str(path), "seconds": took, **bundle.record})
         return
     record = bundle.record
+    found = {"validation_auc": "AUC", "validation_logloss": "logloss", "validation_recall@50": "recall@50"}
+    figures = ", ".join(f"{name} {record[key]:.4f}" for key, name in found.items() if key in record)
     out.print(
-        f"bundle {bundle.name} in {path}: {record['examples']['train']:,} examples, {took:.0f} s, "
-        f"validation AUC {record['validation_auc']:.4f}, logloss {record['validation_logloss']:.4f}"
+        f"bundle {bundle.name} in {path}: {record['examples']['train']:,} examples, {took:.0f} s, validation {figures}"
     )
+
+
+def sweep(events: str, spec: Path | None, flags: TrainFlags, as_json: bool) -> None:
+    """Compare trainings on the validation part; nothing is saved."""
+    from forebay.segments.training import TrainingOptions
+    from forebay.segments.training.sweep import sweep as search
+
+    model = source.spec(spec, events)
+    with progress("sweeping", "trainings") as bar:
+        found = search(model, source.history(events), TrainingOptions.of(model, **flags.given()), bar)
+    if as_json:
+        print_json([{"try": t.name, **t.figures} for t in found])
+        return
+    rows = [
+        (
+            t.name,
+            f"{t.figures['validation_auc']:.4f}",
+            f"{t.figures['validation_logloss']:.4f}",
+            int(t.figures["rank_epochs"]),
+        )
+        for t in found
+    ]
+    print_table(("try", "validation AUC", "logloss", "epochs"), rows, right=("validation AUC", "logloss", "epochs"))
+    out.print("One seed each: differences below .002 are noise. What wins goes into the spec: [training], [fusion].")
+
+
+def _log(folder: Path):  # type: ignore[no-untyped-def]
+    try:
+        from forebay.segments.training.log import TrainingLog
+    except ImportError:
+        raise UsageError("--log needs tensorboardX", do="Install it: pip install 'forebay[train]'") from None
+    return TrainingLog(folder)
 
 
 def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
-    from forebay.segments.bundle import Bundle
     from forebay.streams.backfill import backfill as build
     from forebay.streams.topics import Topics, ensure
 
