@@ -37,6 +37,12 @@ def _fusion(use: Use, given: Any, segments: tuple[SegmentSpec, ...]) -> FusionSp
     if not own and kind not in _OPTIONS:
         raise SpecError(f"unknown fusion {kind!r}", where=where, do=f"Known: {', '.join(_OPTIONS)}, or module:Class")
     read = {side: _segments(side, options.pop(side, None), segments, where) for side in SIDES}
+    if own and not isinstance(options.get("version"), str):
+        raise SpecError(
+            f"{kind} has no version",
+            where=where,
+            do='Write version = "1", and another one whenever its code gives other scores',
+        )
     if not own:
         known(options, set(_OPTIONS[kind]), where)
         for name, value in options.items():

@@ -96,6 +96,7 @@ class Fusion(ABC):
 
     kind: ClassVar[str]
     indexable: ClassVar[bool] = False
+    twin: ClassVar[str] = ""  # of one's own class: "module:Class" of its torch twin, which only training imports
 
     def __init__(self, spec: FusionSpec, shape: Shape, tensors: Mapping[str, Floats]) -> None:
         """`tensors` are the fusion's own, by the names that its twin gives them. Raises BundleError for one that is not there."""

@@ -8,7 +8,8 @@ from forebay.segments.fusions.contract import Floats, Fusion, Shape
 from forebay.segments.fusions.layers import Affinity, ConcatFc
 from forebay.segments.fusions.maps import Attention, ConcatConv
 from forebay.segments.fusions.sums import GatedSum, MaxSim, WeightedSum
-from forebay.segments.spec import Spec, Use
+from forebay.segments.plugin import own_class
+from forebay.segments.spec import FusionSpec, Spec, Use
 
 FUSIONS: dict[str, type[Fusion]] = {
     f.kind: f for f in (WeightedSum, GatedSum, MaxSim, Affinity, ConcatFc, ConcatConv, Attention)
@@ -20,4 +21,11 @@ def build(spec: Spec, use: Use, tensors: Mapping[str, Floats]) -> Fusion:
     prefix = f"fusion.{use}."
     own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     fusion = spec.fusions[use]
-    return FUSIONS[fusion.kind](fusion, Shape.of(spec, use), own)
+    return fusion_class(fusion)(fusion, Shape.of(spec, use), own)
+
+
+def fusion_class(fusion: FusionSpec) -> type[Fusion]:
+    """The class that a spec names, one's own included. Raises BundleError for one that cannot be had."""
+    if ":" not in fusion.kind:
+        return FUSIONS[fusion.kind]
+    return own_class(fusion.kind, Fusion, f"[fusion] {fusion.use}")  # type: ignore[type-abstract]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from forebay.segments.fusions.contract import Part, Shape
+from forebay.segments.fusions.kinds import fusion_class
+from forebay.segments.plugin import own_class
 from forebay.segments.spec import FusionSpec
 
 
@@ -152,8 +154,10 @@ TWINS: dict[str, type[Twin]] = {
 
 
 def twin(spec: FusionSpec, shape: Shape) -> Twin:
-    """A fresh twin of the fusion that `spec` names."""
-    return TWINS[spec.kind](spec, shape)
+    """A fresh twin of the fusion that `spec` names. Raises BundleError for one's own that cannot be had."""
+    if ":" not in spec.kind:
+        return TWINS[spec.kind](spec, shape)
+    return own_class(fusion_class(spec).twin, Twin, f"[fusion] {spec.use}")(spec, shape)
 
 
 def _cut(vectors: Tensor, part: Part) -> Tensor:

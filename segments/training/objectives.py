@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from forebay.errors import BundleError
 from forebay.segments.evaluation.metrics import auc, logloss, recall
-from forebay.segments.fusions.twins import SumTwin
 from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material, Part
 from forebay.segments.training.network import Network
@@ -132,7 +132,13 @@ class Retrieval:
         return {"validation_recall@50": recall(choices.ranks(scores), 50)}
 
 
-def _fold(network: Network):  # type: ignore[no-untyped-def]
+def _fold(network: Network) -> Callable[[Tensor], Tensor]:
     fusion = network.fusion("retrieve")
-    assert isinstance(fusion, SumTwin)
-    return fusion.query
+    query = getattr(fusion, "query", None)
+    if query is None:
+        raise BundleError(
+            f"the twin of {fusion.spec.kind} has no query()",
+            where="[fusion] retrieve",
+            do="Give it one: the user's half float32 [n, item_dim] of an inner product",
+        )
+    return query

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from forebay.errors import BundleError
+from forebay.errors import BundleError, SpecError
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Shape
 from forebay.segments.fusions.kinds import FUSIONS, build
 from forebay.segments.fusions.twins import TWINS, Twin, twin
@@ -193,12 +196,39 @@ class TestAttention(FusionContract):
     table: ClassVar = {"kind": "attention", "heads": 4, "user": ["one", "two"], "item": ["one", "two"]}
 
 
+class TestAFusionOfOnesOwn(FusionContract):
+    """The example of docs/own-fusion.md."""
+
+    table: ClassVar = {"kind": "tests_own_fusion:BestPair", "version": "1"}
+
+    @pytest.fixture(autouse=True)
+    def modules(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        text = (Path(__file__).parents[3] / "docs" / "own-fusion.md").read_text(encoding="utf-8")
+        for name, block in zip(("tests_own_fusion", "tests_own_twin"), text.split("```python\n")[1:], strict=True):
+            (tmp_path / f"{name}.py").write_text(block.split("```")[0].replace("mypackage.twins", "tests_own_twin"))
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.syspath_prepend(tmp_path)
+        yield
+        for name in ("tests_own_fusion", "tests_own_twin"):
+            sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("kind", ["no_such_module:X", "math:pi", "math:tau2"])
+def test_a_class_that_cannot_be_had_is_named(kind: str) -> None:
+    """When the bundle's fusions are made, not when the spec is read; one without a version is refused at once."""
+    spec = Spec.parse({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind, "version": "1"}}})
+    with pytest.raises(BundleError, match=r"\[fusion\] rank"):
+        build(spec, "rank", {})
+    with pytest.raises(SpecError, match="no version"):
+        Spec.parse({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind}}})
+
+
 def test_every_kind_is_under_the_contract() -> None:
     """A fusion without a subclass here is not one that people can trust."""
     tested = {
         c.table["kind"] for c in [*FusionContract.__subclasses__(), *Folding.__subclasses__()] if c is not Folding
     }
-    assert tested == set(FUSIONS) == set(TWINS)
+    assert {kind for kind in tested if ":" not in kind} == set(FUSIONS) == set(TWINS)
 
 
 def twin_of(spec: Spec, use: Use) -> Twin:
