@@ -147,3 +147,37 @@ def test_ctrl_c_leaves_no_process_of_the_demo_behind(tmp_path: Path) -> None:
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_synthetic_world_is_a_first_dataset(tmp_path: Path) -> None:
+    """Written to a file, checked by the spec that comes with it, and published from nowhere else by mistake."""
+    out = tmp_path / "world.jsonl"
+    done = _forebay("publish", "--synthetic", "3000", "--to", str(out), "--json", folder=tmp_path)
+    written = json.loads(done.stdout)["events"]
+    lines = out.read_text().splitlines()
+    assert len(lines) == written > 3000 and json.loads(lines[0])["type"] == "item_update"
+    for words, what in (
+        (["publish"], "one source of events"),
+        (["publish", str(out), "--synthetic", "10"], "one source of events"),
+        (["publish", "--synthetic", "10", "--to", str(out)], "there is such a file"),
+        (["publish", "--synthetic", "10", "--to", "new.jsonl", "--rate", "5"], "--rate with --to"),
+        (["train", "--from", "synthetic:none"], "'synthetic:none'"),
+        (["train", "--from", "movielens", "--segment", "user.recent"], "--segment and --bundle belong together"),
+        (["train", "--from", "movielens", "--sampling", "sideways"], "sampling 'sideways'"),
+    ):
+        refused = _forebay(*words, folder=tmp_path)
+        assert refused.returncode == 2 and what in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_training_and_evaluating_from_the_command_line(tmp_path: Path) -> None:
+    """A bundle with its log and checkpoint, one of its segments trained anew, and a report to look at."""
+    small = ["--from", "synthetic:4000", "--epochs", "1", "--data", str(tmp_path)]
+    done = _forebay("train", *small, "--checkpoint", "run", "--log", "log", "--json", folder=tmp_path)
+    first = json.loads(done.stdout)
+    assert (tmp_path / "run" / "rank.safetensors").exists() and list((tmp_path / "log").iterdir())
+    again = _forebay("train", *small, "--bundle", first["path"], "--segment", "user.taste", "--json", folder=tmp_path)
+    second = json.loads(again.stdout)
+    assert second["segment"] == "user.taste" and second["from"] == first["bundle"] != second["bundle"]
+    report = _forebay("evaluate", "--from", "synthetic:4000", "--quick", "--out", "report.html", folder=tmp_path)
+    assert report.returncode == 0, report.stderr
+    assert "early ranker" in report.stdout and "<svg" in (tmp_path / "report.html").read_text()

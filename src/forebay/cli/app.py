@@ -12,7 +12,7 @@ import typer
 
 from forebay.cli.console import print_error, print_json, print_table
 from forebay.config import Settings, load
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, UsageError
 
 app = typer.Typer(
     name="forebay",
@@ -132,15 +132,33 @@ def topics_list(
 
 @app.command()
 def publish(
-    events: Annotated[str, typer.Argument(help="A JSON-lines file of events, or - for standard input")],
+    events: Annotated[
+        str | None, typer.Argument(help="A JSON-lines file, or - for standard input", show_default=False)
+    ] = None,
+    synthetic: Annotated[
+        int | None, typer.Option(min=1, help="Make up a world of as many impressions instead", show_default=False)
+    ] = None,
+    users: Annotated[int | None, typer.Option(min=1, help="Of the synthetic world", show_default=False)] = None,
+    items: Annotated[int | None, typer.Option(min=1, help="Of the synthetic world", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes up the same world")] = 0,
+    rate: Annotated[float, typer.Option(help="Events a second; 0: as fast as it goes")] = 0.0,
+    to: Annotated[
+        Path | None, typer.Option(help="Write the synthetic world to this file, without a broker", show_default=False)
+    ] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     json: Json = False,
 ) -> int:
     """Send events to Kafka: validated, keyed by entity, idempotent. Exit code 3 when some lines were refused."""
+    from forebay.cli.publish import SyntheticFlags, synthesise
     from forebay.cli.publish import publish as verb
 
-    return verb(settings(bootstrap=bootstrap, topic_prefix=prefix), events, json)
+    if (events is None) == (synthetic is None):
+        raise UsageError("one source of events is needed", do="Name a file, or a size with --synthetic 100000")
+    given = settings(bootstrap=bootstrap, topic_prefix=prefix)
+    if events is not None:
+        return verb(given, events, json)
+    return synthesise(given, SyntheticFlags(synthetic or 0, users, items, seed, rate, to), json)
 
 
 @app.command()

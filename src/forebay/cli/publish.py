@@ -1,19 +1,35 @@
-"""`forebay publish`: a file or standard input onto the topics."""
+"""`forebay publish`: a file, standard input, or a synthetic world onto the topics."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from forebay.cli.console import err, out, print_json, progress
 from forebay.config import Settings
 from forebay.errors import EventError, UsageError
-from forebay.events import Interaction, Tick, check, decode
+from forebay.events import Interaction, Published, Tick, check, decode, encode
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics
 
 MAX_SHOWN = 5
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class SyntheticFlags:
+    """`--synthetic` and what belongs to it. `rate` is events a second; `to` a file to write instead of a broker."""
+
+    events: int
+    users: int | None = None
+    items: int | None = None
+    seed: int = 0
+    rate: float = 0.0
+    to: Path | None = None
 
 
 def publish(settings: Settings, source: str, as_json: bool) -> int:
@@ -48,3 +64,71 @@ def publish(settings: Settings, source: str, as_json: bool) -> int:
     else:
         out.print(f"{sent:,} events acknowledged in {took:.1f} s, {refused:,} lines refused")
     return 3 if refused else 0
+
+
+def synthesise(settings: Settings, flags: SyntheticFlags, as_json: bool) -> int:
+    """Publish a synthetic world whose last event is now, in its order of arrival, or write it to a file."""
+    if flags.to is not None and flags.rate:
+        raise UsageError("--rate with --to", do="A file has no rate: leave it out")
+    if flags.rate < 0:
+        raise UsageError(f"--rate {flags.rate}", do="Use events a second, more than 0")
+    if flags.to is not None and flags.to.exists():
+        raise UsageError("there is such a file", where=str(flags.to), do="Name another one: it would be overwritten")
+    started = time.monotonic()
+    with progress("publishing", "events") as bar:
+        events = _told(_world(flags), flags.events, bar)
+        if flags.to is not None:
+            sent = _write(events, flags.to)
+        else:
+            topics = Topics(settings.topic_prefix)
+            with EventPublisher(settings.bootstrap, topics=topics) as publisher:
+                for event in _paced(events, flags.rate):
+                    publisher.send(event)
+                publisher.flush()
+                sent = publisher.acknowledged
+    took = time.monotonic() - started
+    if as_json:
+        print_json({"events": sent, "seconds": took, "to": str(flags.to) if flags.to else None})
+    else:
+        out.print(f"{sent:,} events {f'in {flags.to}' if flags.to else 'acknowledged'}, {took:.1f} s")
+    return 0
+
+
+def _world(flags: SyntheticFlags) -> Iterator[Published]:
+    from forebay.segments.spec import DAY_MS
+    from forebay.segments.synthetic import stream
+    from forebay.segments.worldoptions import WorldOptions
+
+    sized = WorldOptions.sized(flags.events, flags.users, flags.items, seed=flags.seed)
+    # Its clock ends now: a stream refuses what is from the future, and what is too old.
+    start_ms = time.time_ns() // 1_000_000 - int(sized.days * DAY_MS)
+    options = WorldOptions.sized(flags.events, flags.users, flags.items, seed=flags.seed, start_ms=start_ms)
+    return (arrival.event for arrival in stream(options))
+
+
+def _told(events: Iterator[Published], total: int, bar: Advance) -> Iterator[Published]:
+    for number, event in enumerate(events, start=1):
+        yield event
+        if number % 1000 == 0:
+            bar(number, max(total, number))
+
+
+def _paced(events: Iterator[Published], rate: float) -> Iterator[Published]:
+    """At `rate` events a second, in steps of a tenth of a second; 0 is as fast as it goes."""
+    if not rate:
+        yield from events
+        return
+    started, sent, step = time.monotonic(), 0, max(1, int(rate / 10))
+    while batch := list(itertools.islice(events, step)):
+        yield from batch
+        sent += len(batch)
+        time.sleep(max(0.0, started + sent / rate - time.monotonic()))
+
+
+def _write(events: Iterator[Published], path: Path) -> int:
+    written = 0
+    with path.open("wb") as file:
+        for event in events:
+            file.write(encode(event) + b"\n")
+            written += 1
+    return written

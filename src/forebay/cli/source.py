@@ -1,4 +1,4 @@
-"""Where history comes from: a JSON-lines file, or `movielens`, and the spec that goes with it."""
+"""Where history comes from: a JSON-lines file, `movielens`, or `synthetic`, and the spec that goes with it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from forebay.errors import UsageError
 from forebay.segments.history import History
 from forebay.segments.spec import Spec
 
+DEFAULT_EVENTS = 100_000
+
 
 def history(name: str) -> History:
     """The events that `--from` names."""
@@ -16,14 +18,30 @@ def history(name: str) -> History:
         from forebay.segments.movielens import load
 
         return load()
+    if (events := _synthetic(name)) is not None:
+        from forebay.segments import synthetic
+        from forebay.segments.worldoptions import WorldOptions
+
+        return synthetic.load(WorldOptions.sized(events)).history
     return History.read(Path(name))
 
 
 def spec(path: Path | None, source: str) -> Spec:
-    """The spec at `path`; MovieLens brings its own."""
+    """The spec at `path`; MovieLens and the synthetic world bring their own."""
     if path is not None:
         return Spec.load(path)
-    if source != "movielens":
+    own = "synthetic" if _synthetic(source) is not None else source
+    if own not in ("movielens", "synthetic"):
         raise UsageError("no spec is named", do="Give one with --spec segments.toml")
-    with as_file(files("forebay.segments") / "movielens.toml") as built_in:
+    with as_file(files("forebay.segments") / f"{own}.toml") as built_in:
         return Spec.load(built_in)
+
+
+def _synthetic(name: str) -> int | None:
+    """Impressions of the world that `synthetic` or `synthetic:EVENTS` names; None for another name."""
+    word, _, size = name.partition(":")
+    if word != "synthetic":
+        return None
+    if size and not (size.isdigit() and int(size) > 0):
+        raise UsageError(f"{name!r}", do="Write synthetic, or synthetic:100000 for as many impressions")
+    return int(size) if size else DEFAULT_EVENTS
