@@ -177,13 +177,19 @@ class SegmentTable:
         self._used_slots += taken
         for i in np.flatnonzero(fresh).tolist():
             self.ids[places[i]] = ids[i]
-        self.vectors[places] = self.codec.vectors(rows)
-        self.scales[places] = self.codec.column(rows, "scale")
-        self.as_of[places] = self.codec.column(rows, "as_of")
+        vectors, scales, as_of = (
+            self.codec.vectors(rows),
+            self.codec.column(rows, "scale"),
+            self.codec.column(rows, "as_of"),
+        )
+        # A worker that starts sends rows again as they were: what was made of them stays valid.
+        other = (self.vectors[places] != vectors).any(axis=1) | (self.scales[places] != scales).any(axis=1)
+        other |= ((self.as_of[places] == 0) != (as_of == 0)).any(axis=1)
+        self.vectors[places], self.scales[places], self.as_of[places] = vectors, scales, as_of
         self.last_event[places] = self.codec.column(rows, "last_event")
         self.flags[places] = self.codec.column(rows, "flags")
         self.partitions[places] = sources
-        self._stamp(places)
+        self._stamp(places[other | fresh])
         return places
 
     def _stamp(self, places: Int64s) -> None:
@@ -224,7 +230,9 @@ class SegmentTable:
         self.flags = np.zeros((capacity, segments), np.uint32)
         self.partitions = np.zeros(capacity, np.int32)
         self.hashes = np.zeros(capacity, np.int64)
-        self.versions = np.zeros(capacity, np.int64)  # of the row: another number after each write, never used again
+        self.versions = np.zeros(
+            capacity, np.int64
+        )  # of the row's vectors: another number after each change, never used again
         self.ids.extend([""] * (capacity + 1 - len(self.ids)))
 
 

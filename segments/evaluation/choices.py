@@ -73,6 +73,11 @@ class Choices:
         better = (scores >= own[:, None]) & ~self.seen
         return better.sum(axis=1)
 
+    def ranked(self, scores: Floats, k: int) -> Ints:
+        """int64 [m, k]: the candidates with the highest scores, best first."""
+        open_scores = np.where(self.seen, -np.inf, scores)
+        return np.argsort(-open_scores, axis=1, kind="stable")[:, :k]
+
     def best(self, scores: Floats, k: int) -> Ints:
         """int64 [m, k]: the items that would be shown."""
         open_scores = np.where(self.seen, -np.inf, scores)

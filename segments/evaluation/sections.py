@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from forebay.segments.compression.encoders import int8_weights, parameters, pruned
 from forebay.segments.compression.vectors import VectorCodec, codecs
+from forebay.segments.evaluation import experiment
 from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served
 from forebay.segments.evaluation.results import Figure, Figures, RowResult, Section
 from forebay.segments.spec import SIDES, Side, Spec
@@ -44,8 +45,62 @@ def _plain(value: float) -> str:
 
 def of_served(served: Sequence[Served], against: Figures, quick: bool) -> list[Section]:
     """What needs no training: one segment stale, one missing, stored otherwise, encoded by less."""
-    found = [_stale(served, against), _missing(served, against), _stored(served, against)]
+    found = [_stale(served, against), _missing(served, against), _stored(served, against), experiments(served[0])]
     return found if quick else [*found, _encoders(served[:1])]
+
+
+def experiments(one: Served) -> Section:
+    """Fresh vectors (B) against last night's (A), as an experiment on the test part's users would have shown it."""
+    replayed = one.replayed
+    part, names = replayed.part, replayed.everything.logs["user"].entities
+    loss = {lag: _losses(one.scores(one.vectors("user", lag)), part.labels) for lag in (0.0, NIGHTLY)}
+    fresh, users = experiment.by_user(loss[0.0], part.users)
+    nightly, _ = experiment.by_user(loss[NIGHTLY], part.users)
+    ids = [names[u] for u in users.tolist()]
+    arm_b = experiment.in_arm_b(ids, "fresh against nightly")
+    found = experiment.compare(np.where(arm_b, fresh, nightly), arm_b)
+    choices = replayed.choices
+    lists = [choices.ranked(one.choice_scores(lag), 40) for lag in (NIGHTLY, 0.0)]
+    mixed = experiment.interleaved(lists[0], lists[1], choices.targets)
+    rows = [
+        RowResult(
+            "A/B: logloss of a user, fresh less nightly",
+            {},
+            {
+                "users": f"{found.users_b:,} / {found.users_a:,}",
+                "difference": f"{found.difference:+.4f} ({found.low:+.4f} to {found.high:+.4f})",
+                "p": f"{found.p:.2g}",
+            },
+        ),
+        RowResult(
+            "A/A: equal arms called different at .05",
+            {},
+            {
+                "users": f"{len(ids):,}",
+                "difference": f"{experiment.aa_share(nightly, ids):.1%} of 500 splits",
+                "p": "–",
+            },
+        ),
+        RowResult(
+            "interleaving: choices that fresh, and nightly, had put among 20",
+            {},
+            {
+                "users": f"{len(choices):,} choices",
+                "difference": f"{mixed.wins_b:,} to {mixed.wins_a:,}",
+                "p": f"{mixed.p:.2g}",
+            },
+        ),
+    ]
+    return Section(
+        "experiments", "As an experiment would show it",
+        "Users of the test part split by a hash, one arm scored with fresh vectors, one with last night's; and both retrievals "
+        "interleaved by team draft before each choice. One seed.",
+        rows,
+    )  # fmt: skip
+
+
+def _losses(scores: Floats, labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    return np.logaddexp(0.0, np.where(labels, -scores, scores).astype(np.float64))
 
 
 def _over(served: Sequence[Served], scores: Callable[[Served], Floats]) -> Figures:

@@ -6,13 +6,10 @@ of the test part counts, new ones too. What is chosen (epochs, regularisations) 
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +17,7 @@ import numpy.typing as npt
 from forebay.segments.baselines import counting
 from forebay.segments.evaluation import bench, metrics, sections
 from forebay.segments.evaluation.choices import Choices
+from forebay.segments.evaluation.machine import machine
 from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served, as_of
 from forebay.segments.evaluation.results import CalibrationBin, Figure, ModelResult, StalenessResult, Study
 from forebay.segments.evaluation.variants import two_tower, with_kind
@@ -285,21 +283,4 @@ def _data(history: History, replayed: Replayed, until: int, end: int) -> dict[st
         "test impressions": f"{len(part):,}, {part.labels.mean():.0%} positive",
         "of users not seen before": f"{1 - np.isin(part.users, known).mean():.0%}",
         "test choices": f"{len(replayed.choices):,} of {replayed.choices.items:,} items",
-    }
-
-
-def machine() -> dict[str, str]:
-    """What it ran on."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            model = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), model)
-    except OSError:
-        pass
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "numpy", "numba"))
-    return {
-        "processor": model,
-        "cores": str(os.cpu_count()),
-        "python": platform.python_version(),
-        "libraries": versions,
     }

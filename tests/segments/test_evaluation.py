@@ -252,7 +252,7 @@ def test_a_study_has_every_model_and_figure(found: Study) -> None:
     assert set(served.figures) <= set(METRICS) and served.figures["auc"].mean > 0.8
     assert [s.name for s in found.staleness] == ["0 s", "1 min", "10 min", "1 h", "1 day", "nightly"]
     assert {s.key for s in found.sections} == {
-        "slices", "stale", "worth", "vectors", "encoders", "recipes", "imbalance", "robustness",
+        "slices", "stale", "worth", "vectors", "experiments", "encoders", "recipes", "imbalance", "robustness",
     }  # fmt: skip
     assert sum(b.count for b in found.calibration) == 240
     again = json.loads(json.dumps(found.as_json()))

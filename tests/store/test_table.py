@@ -199,3 +199,26 @@ def test_growth_keeps_every_row(codec: RowCodec, filled: Callable[..., Rows]) ->
     assert (table.vectors[places] == codec.vectors(rows)).all()
     assert (table.scales[places] == codec.column(rows, "scale")).all()
     assert (table.flags[places] == codec.column(rows, "flags")).all()
+
+
+def test_a_row_that_is_written_as_it_was_keeps_its_version() -> None:
+    """What was computed from its vectors is still valid; another vector, scale, first time or owner gives it another one."""
+    codec = RowCodec("item", (SlotSpec("a", 4, 1),))
+    table = SegmentTable(codec, 16, partitions=1)
+    rows = codec.empty(2)
+    rows["segments"]["a"]["vector"], rows["segments"]["a"]["scale"] = 3, 0.5
+    rows["segments"]["a"]["as_of"] = 10
+    places = table.upsert(["x", "y"], rows, [0, 0])
+    seen = {tuple(table.versions[places].tolist())}
+    assert 0 not in table.versions[places]
+    rows["segments"]["a"]["as_of"] = 20
+    table.upsert(["x", "y"], rows, [0, 0])
+    assert {tuple(table.versions[places].tolist())} == seen
+    for field, value in (("vector", 4), ("scale", 0.25), ("as_of", 0)):
+        rows["segments"]["a"][field][0] = value
+        before = table.versions[places].copy()
+        table.upsert(["x", "y"], rows, [0, 0])
+        assert (table.versions[places] != before).tolist() == [True, False], field
+    table.delete(["x"])
+    (again,) = table.upsert(["z"], rows[:1], [0])
+    assert again == places[0] and table.versions[again] not in {v for pair in seen for v in pair}
