@@ -130,7 +130,7 @@ def study(
             scored["forebay weighted_sum"] = _kind(lines, spec, "weighted_sum", material, training, replayed)
         note(f"seed {seed}: two towers")
         both = Material.of(towers, history, training)
-        tower = Served(train(towers, both, replace(training, distill=0.0, weight_decay=1.0)), plain)
+        tower = Served(train(towers, both, replace(training, distill=0.0, weight_decay=1.0, learning_rate=1e-3)), plain)
         scored["two-tower"] = tower.scores()
         lines.add(
             "two-tower", "baseline", plain.ranking(scored["two-tower"]) | plain.retrieval(tower.choice_scores()),
