@@ -1,8 +1,11 @@
 """The default Host: a loop over the librdkafka consumer around one Processor.
 
-Ownership, membership and rebalancing are the consumer group's. On assignment a partition's store is opened, folded silently from
-its own offset to the group's committed one, and then goes on aloud from there; on revoke the batch under way is committed, the
-store written and closed before the group may give the partition away.
+Ownership, membership and rebalancing are the consumer group's. A partition that is assigned stands still until its store is open and
+folded silently from its own offset to the group's committed one, and goes on aloud from there; on revoke the batch under way is
+committed, the store written and closed before the group may give the partition away.
+
+No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the transactional id taken
+anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the supervisor to end.
 """
 
 from __future__ import annotations
@@ -10,22 +13,42 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from forebay.errors import BrokerError, Fenced, LogGap, StoreLeads, StoreMissing, TopicMismatch
+from forebay.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    Fenced,
+    LogGap,
+    RecordRefused,
+    StoreLeads,
+    StoreMissing,
+    TopicMismatch,
+    TransactionLost,
+)
+from forebay.streams.absence import Absence
+from forebay.streams.clients import worker_consumer
+from forebay.streams.ends import EndWatch
+from forebay.streams.halving import Halving
 from forebay.streams.offsets import bounds, committed
 from forebay.streams.partition import Partition
 from forebay.streams.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.restore import batch_of, fold_again
+from forebay.streams.speakers import client_id, refuse_second_speaker
 from forebay.streams.topics import Topics, describe
-from forebay.streams.transactions import TransactionLog
+from forebay.streams.watchdog import Progress
+from forebay.streams.writer import Slot, Writer
 from forebay.telemetry import emit
 
 HOUR_MS = 3_600_000
+# The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
+CLOCK_MARGIN_MS = 1000
+CLOSE_S = 2.0
+OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
 log = logging.getLogger("forebay.host")
 
 
@@ -35,7 +58,8 @@ class HostOptions:
 
     `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from history is not
     in the log, and folding the log alone would serve half of it as the whole. `interactions` False folds and encodes without
-    telling the item side: for a second generation fed beside the serving one.
+    telling the item side: for a second generation fed beside the serving one. A broker may be away for `broker_away_s`; a worker
+    with records to read that commits nothing for `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
@@ -48,10 +72,12 @@ class HostOptions:
     heartbeat_interval_s: float = 1.0
     session_timeout_ms: int = 10_000
     transaction_timeout_ms: int = 10_000
+    broker_away_s: float = 600.0
+    stall_after_s: float = 120.0
 
 
 class Host:
-    """Runs one Processor until `stop` is set. One thread, and one more for the commit under way."""
+    """Runs one Processor until `stop` is set. One thread, one for the commit under way, and one that asks where the log ends."""
 
     def __init__(
         self,
@@ -61,59 +87,100 @@ class Host:
         generation: str,
         options: HostOptions = HostOptions(),
     ) -> None:
-        """Raises BrokerUnavailable, TopicMissing or TopicMismatch before anything is joined."""
-        self.processor, self.options = processor, options
+        """Raises BrokerUnavailable, TopicMissing, TopicMismatch, StoreMissing or GenerationConflict before anything is joined."""
+        self.processor, self.options, self.generation = processor, options, generation
         self._bootstrap, self._topic = bootstrap, processor.topic
         info = describe(bootstrap, [self._topic, topics.vectors(generation, processor.side)])
         for topic in info.values():
             if topic.partitions != processor.count:
                 raise self._other_count(topic.name, topic.partitions)
         self._topic_id = info[self._topic].topic_id
-        self.group = f"{topics.prefix}forebay.{generation}.{processor.side}"
-        self._log = TransactionLog(
-            bootstrap, topics, generation, processor.side,
-            transactional_id=f"{self.group}.{options.slot}", timeout_ms=options.transaction_timeout_ms,
+        if not options.create_stores and not processor.has_stores():
+            raise self._no_state(f"{self._topic}", str(processor.folder))
+        self.group = topics.group(generation, processor.side)
+        if processor.side == "user" and options.interactions:
+            refuse_second_speaker(bootstrap, topics, generation)
+        slot = Slot(
+            bootstrap, topics, generation, processor.side, options.slot, self.group,
+            client_id(self.group, options.slot, speaks=options.interactions),
+            options.session_timeout_ms, options.transaction_timeout_ms,
         )  # fmt: skip
-        self._consumer = Consumer(self._settings(self.group) | {"client.id": f"{self.group}.{options.slot}"})
-        self._commits = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{processor.side}")
-        self._under_way: Future[None] | None = None
+        self._consumer = Consumer(self._settings(self.group) | {"client.id": slot.client})
+        self._ends = EndWatch(bootstrap, self._topic, processor.count, options.heartbeat_interval_s)
+        self._stop = threading.Event()
+        self._absence, self._halving = Absence(options.broker_away_s), Halving(options.batch_events)
+        self._writer = Writer(slot, self._halving, interactions=options.interactions)
+        self._joined = False
+        self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
         self._restoring: dict[int, int] = {}  # partition -> fold silently up to this offset
-        self._at_end: set[int] = set()
+        self._met_end: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._progress: Mapping[int, Progress] = {}
         self._ticked: dict[int, int] = {}
         self._since_flush, self._flushed_at, self._beat_at = 0, time.monotonic(), 0.0
-        # A record of an open transaction is appended long before it can be read: no idle partition is known to be applied up
-        # to a moment closer than that. Producers of the user topic have no transactions, only a clock that is not the broker's.
-        self._idle_margin_ms = 1000 if processor.side == "user" else options.transaction_timeout_ms
+        self.turned_at = time.monotonic()
+
+    # -- what others may ask, from any thread
+
+    @property
+    def name(self) -> str:
+        return f"{self.processor.side} worker of {self.generation}, slot {self.options.slot}"
+
+    def progress(self) -> Mapping[int, Progress]:
+        """How far each open partition has come, as of the loop's last turn; of none while one is restored."""
+        return self._progress
+
+    def readable_end(self, partition: int) -> int | None:
+        """The end of a source partition, as the broker last told it."""
+        end = self._ends.end(partition)
+        return None if end is None else end.readable
+
+    def not_ready(self) -> str:
+        """Why this worker does not do its work now; "" when it does."""
+        if self._absence:
+            return self._absence.reason
+        if not self._joined:
+            return "joining the group"
+        waiting = len(self._unopened) + len(self._restoring)
+        return f"{waiting} partitions are being restored" if waiting else ""
+
+    # -- the loop
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then leave the group with everything written.
 
-        Raises Fenced, LogGap, StoreLeads and the store's errors: the caller ends the process, and the next one resumes as on
-        assignment. A transaction that the broker aborted is not an error: state is read again and the batch done again.
+        Raises Fenced, LogGap, StoreLeads and the store's errors, and BrokerUnavailable when the broker was away for too long: the
+        caller ends the process, and the next one resumes as on assignment. A transaction that the broker aborted or refused, or that
+        was lost with the broker, is not an error: state is read again and the batch done again.
         """
+        self._stop = stop
         self.processor.warm()
         self._consumer.subscribe([self._topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._ends.start()
         try:
             while not stop.is_set():
+                self._turned()
                 try:
                     self._turn()
-                except Fenced:
-                    raise
+                except (TransactionLost, BrokerUnavailable) as error:
+                    log.warning("%s", error)
+                    self._writer.abandon()
+                    self._drop()
+                    self._absence.failed(error)
                 except BrokerError as error:
-                    if type(error) is not BrokerError:
+                    if type(error) not in (BrokerError, RecordRefused):
                         raise
                     log.warning("%s; reading the state again", error)
-                    self._drop_and_resume()
-            self._settle()
-            self.processor.flush()
+                    self._drop()
+            self._finish()
         finally:
-            self._commits.shutdown(wait=True)
-            for partition in list(self.processor.partitions):
-                self.processor.close(partition)
-            self._consumer.close()
-            self._log.close()
+            self._leave()
 
     def _turn(self) -> None:
+        if not self._absence.over(self._ends.answered_at):
+            self._poll()  # everything stands still; this keeps the membership
+            return
+        self._open_assigned()
         if self._flush_due():
             self._settle()  # the store may not hold what is not committed
             started = time.perf_counter()
@@ -141,11 +208,21 @@ class Host:
             ticks = self._due_ticks()
         self._submit(outcome, ticks)
 
+    def _turned(self) -> None:
+        self.turned_at = time.monotonic()
+        if self._restoring:  # the others wait meanwhile, and are not to be judged
+            self._progress = {}
+            return
+        self._progress = {
+            p: Progress(self._committed.get(p, 0), owned.meta.offset, self._met_end.get(p, -1))
+            for p, owned in list(self.processor.partitions.items())
+        }
+
     def _poll(self) -> list[PartitionBatch]:
         """Wait for one record, then take what already waits: a batch is never held open for company."""
         messages = self._consumer.consume(1, self.options.poll_s)
-        if messages and not messages[0].error():
-            messages += self._consumer.consume(self.options.batch_events - 1, 0)
+        if self._halving.limit > 1 and messages and not messages[0].error():
+            messages += self._consumer.consume(self._halving.limit - 1, 0)
         by_partition: dict[int, list[Message]] = {}
         for message in messages:
             if (error := message.error()) is not None:
@@ -156,19 +233,17 @@ class Host:
             # Else it was fetched before a revoke: no longer ours, or ours again and folded already.
             if owned is not None and message.offset() >= owned.meta.offset:
                 by_partition.setdefault(partition, []).append(message)
-                self._at_end.discard(partition)
-        return [_batch(p, m) for p, m in by_partition.items()]
+        return [batch_of(p, m) for p, m in by_partition.items()]
 
     def _judge(self, error: KafkaError, message: Message) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            self._at_end.add(message.partition())
+            self._met_end[message.partition()] = message.offset()
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise self._gap(message.partition())
         elif error.fatal():
             raise Fenced(f"the consumer cannot go on: {error.str()}", where=self._bootstrap)
         else:
             log.warning("kafka: %s", error.str())
-            self._at_end.clear()  # without a broker nobody knows where the end is
 
     # -- step 4
 
@@ -176,23 +251,16 @@ class Host:
         """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is folded."""
         self._settle()
         offsets = [TopicPartition(self._topic, p, o) for p, o in outcome.offsets.items()]
-        group = self._consumer.consumer_group_metadata()
-        self._under_way = self._commits.submit(self._commit, outcome, offsets, group, ticks)
+        self._writer.submit(outcome, offsets, self._consumer.consumer_group_metadata(), ticks)
         self._since_flush += bool(offsets)
 
-    def _commit(self, outcome: Outcome, offsets: Sequence[TopicPartition], group: Any, ticks: dict[int, int]) -> None:
-        started = time.perf_counter()
-        self._log.commit(outcome, offsets, group, ticks, interactions=self.options.interactions)
-        emit(
-            "step", number=4, name="transact", side=self.processor.side, seconds=time.perf_counter() - started,
-            events=outcome.events,
-        )  # fmt: skip
-
     def _settle(self) -> None:
-        """Wait for the commit under way; raises what it raised."""
-        if self._under_way is not None:
-            under_way, self._under_way = self._under_way, None
-            under_way.result()
+        """Wait for the commit under way, with a bound; raises what it raised, or TransactionLost."""
+        if (outcome := self._writer.settle(self._stop)) is None:
+            return
+        self._committed.update(outcome.offsets)
+        if (away_s := self._absence.ended()) is not None:
+            log.info("%s: the broker was away for %.0f s, work goes on", self.name, away_s)
 
     def _flush_due(self) -> bool:
         if not self._since_flush:
@@ -203,11 +271,12 @@ class Host:
         )
 
     def _add_idle(self, outcome: Outcome) -> None:
-        now = time.time_ns() // 1_000_000 - self._idle_margin_ms
         for partition, owned in self.processor.partitions.items():
             if partition in self._restoring:
                 continue
-            as_of = max(owned.meta.newest_append, now) if partition in self._at_end else owned.meta.newest_append
+            as_of, end = owned.meta.newest_append, self._ends.end(partition)
+            if end is not None and max(owned.meta.offset, self._met_end.get(partition, -1)) >= end.offset:
+                as_of = max(as_of, end.asked_ms - CLOCK_MARGIN_MS)
             outcome.watermarks[partition] = max(as_of, outcome.watermarks.get(partition, 0))
 
     def _due_ticks(self) -> dict[int, int]:
@@ -223,73 +292,111 @@ class Host:
     # -- ownership
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        starts = [self._take_over(tp.partition) for tp in partitions]
-        consumer.incremental_assign([TopicPartition(self._topic, p, o) for p, o in starts])
-        # This call stands inside a consume(), which may go on to return records of what was just assigned.
-        consumer.pause([TopicPartition(self._topic, p) for p, _ in starts if p in self._restoring])
+        """Take note only: what asks the broker is for the loop, where an answer may fail to come."""
+        self._joined = True
+        numbers = [tp.partition for tp in partitions]
+        # From the beginning, and standing still: what is fetched all the same lies before where the loop then goes on.
+        consumer.incremental_assign([TopicPartition(self._topic, p, OFFSET_BEGINNING) for p in numbers])
+        self._hold(numbers)
 
-    def _take_over(self, partition: int) -> tuple[int, int]:
-        """Open the partition's store; returns where to read aloud from."""
+    def _hold(self, partitions: Sequence[int]) -> None:
+        self._unopened.update(partitions)
+        self._consumer.pause([TopicPartition(self._topic, p) for p in partitions])
+
+    def _open_assigned(self) -> None:
+        for partition in sorted(self._unopened):
+            if self._stop.is_set():
+                return
+            self._take_over(partition)
+            self._unopened.discard(partition)
+            self._turned()
+
+    def _take_over(self, partition: int) -> None:
+        """Open the partition's store and go on where the group is, or restore first.
+
+        What can be refused for want of state is refused before the transactional id is taken: taking it ends whoever had it.
+        """
         if partition >= self.processor.count:
             raise self._other_count(self._topic, partition + 1)
-        done = committed(self._consumer, self._topic, partition)
-        first, _ = bounds(self._consumer, self._topic, partition)
-        # Where the group has been already, an empty store needs the log from its beginning on.
-        owned = self._open(partition, first if done is None else 0)
-        self._at_end.discard(partition)
+        self._met_end.pop(partition, None)
         self._ticked.pop(partition, None)
-        store = owned.meta.offset
-        if store < first:
-            self.processor.close(partition)
-            raise self._gap(partition)
-        if done is None:
-            return partition, store
-        if store > done:
-            self.processor.close(partition)
-            raise StoreLeads(
-                f"the store is at offset {store}, the group at {done}",
-                where=f"{self._topic}[{partition}], group {self.group}",
-                do="Was the group reset? Delete the store's directory: it is rebuilt from the log",
-            )
-        if store < done:
-            self._restoring[partition] = done
-        return partition, done
-
-    def _open(self, partition: int, offset: int) -> Partition:
+        owned = self._open_existing(partition)
         try:
-            return self.processor.open(partition, self._topic_id, offset, create=self.options.create_stores)
+            self._writer.take(
+                self._consumer.memberid(), self._stop
+            )  # also aborts what a killed predecessor left open, which would hold back the answer below
+            done = committed(self._consumer, self._topic, partition, OFFSETS_S)
+            first, _ = bounds(self._consumer, self._topic, partition, OFFSETS_S)
+            if owned is None:
+                # Where the group has been already, an empty store needs the log from its beginning on.
+                owned = self.processor.open(partition, self._topic_id, first if done is None else 0)
+            store = owned.meta.offset
+            if store < first:
+                raise self._gap(partition)
+            if done is not None and store > done:
+                raise StoreLeads(
+                    f"the store is at offset {store}, the group at {done}",
+                    where=f"{self._topic}[{partition}], group {self.group}",
+                    do="Was the group reset? Delete the store's directory: it is rebuilt from the log",
+                )
+        except BaseException:
+            self.processor.close(partition)
+            raise
+        self._committed[partition] = store if done is None else done
+        if done is not None and store < done:
+            self._restoring[partition] = done
+        else:
+            self._go_on(partition, store)
+
+    def _open_existing(self, partition: int) -> Partition | None:
+        """The partition with the state that is here; None where there is none and one may be made."""
+        try:
+            return self.processor.open(partition, self._topic_id, 0, create=False)
         except StoreMissing as error:
-            raise StoreMissing(
-                f"no state of {self._topic}[{partition}] is here, and this generation's history is not in the log",
-                where=error.where,
-                do="Bring the partition's directory from its last owner, or build a new generation: forebay backfill",
-            ) from None
+            if self.options.create_stores:
+                return None
+            raise self._no_state(f"{self._topic}[{partition}]", error.where) from None
 
     def _restore(self, partition: int) -> None:
-        """Fold silently from the store's offset to the group's: 65 thousand events take half a second or less."""
-        end, owned = self._restoring.pop(partition), self.processor.partitions[partition]
-        started, events = time.perf_counter(), 0
-        reader = Consumer(self._settings(f"{self.group}.restore.{self.options.slot}"))
-        try:
-            reader.assign([TopicPartition(self._topic, partition, owned.meta.offset)])
-            done = False
-            while not done:
-                messages = reader.consume(1, 1.0)  # as in _poll: a full batch would be waited for at the log's end
-                messages += reader.consume(self.options.batch_events - 1, 0)
-                for message in messages:
-                    if (error := message.error()) is not None and error.code() != KafkaError._PARTITION_EOF:
-                        self._judge(error, message)
-                done = any((m.offset() or 0) >= end - 1 for m in messages)
-                records = [m for m in messages if m.error() is None and (m.offset() or 0) < end]
-                if records:
-                    events += self.processor.apply([_batch(partition, records)], aloud=False).events
-        finally:
-            reader.close()
-        self._consumer.resume([TopicPartition(self._topic, partition)])
-        owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
+        end, started = self._restoring[partition], time.perf_counter()
+        settings = self._settings(f"{self.group}.restore.{self.options.slot}")
+        events = fold_again(
+            self.processor,
+            settings,
+            partition,
+            end,
+            self.options.batch_events,
+            self._judge_gap,
+            self._turned,
+            self._stop,
+        )
+        if self._stop.is_set():
+            return
+        del self._restoring[partition]
+        self._go_on(partition, end)
         seconds = time.perf_counter() - started
         log.info("%s[%d]: %d events folded again in %.2f s", self._topic, partition, events, seconds)
         emit("restored", side=self.processor.side, partition=partition, events=events, seconds=seconds)
+
+    def _judge_gap(self, error: KafkaError, message: Message) -> None:
+        """An error of the reader of a restore, whose ends are not those of the loop's reader."""
+        if error.code() != KafkaError._PARTITION_EOF:
+            self._judge(error, message)
+
+    def _go_on(self, partition: int, offset: int) -> None:
+        """Read aloud from `offset`. An assignment takes a moment before it can be moved."""
+        place, deadline = TopicPartition(self._topic, partition, offset), time.monotonic() + CLOSE_S
+        while True:
+            try:
+                self._consumer.seek(place)
+                break
+            except KafkaException as error:
+                if time.monotonic() > deadline:
+                    raise BrokerUnavailable(
+                        f"its reader does not start: {error.args[0].str()}", where=f"{self._topic}[{partition}]"
+                    ) from None
+                self._stop.wait(0.02)
+        self._consumer.resume([place])
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         try:
@@ -303,28 +410,53 @@ class Host:
         """Another worker has them already: nothing may be written any more."""
         try:
             self._settle()
-        except BrokerError as error:
-            log.warning("%s", error)
-        self._let_go(partitions)
-        consumer.incremental_unassign(partitions)
+        finally:
+            self._let_go(partitions)
+            consumer.incremental_unassign(partitions)
 
     def _let_go(self, partitions: list[TopicPartition]) -> None:
         for tp in partitions:
+            self._unopened.discard(tp.partition)
             self._restoring.pop(tp.partition, None)
-            self._at_end.discard(tp.partition)
+            self._met_end.pop(tp.partition, None)
+            self._committed.pop(tp.partition, None)
+            self._halving.forget(tp.partition)
             self.processor.close(tp.partition)
 
-    def _drop_and_resume(self) -> None:
-        """State is ahead of the log: drop it and resume every partition as on assignment."""
+    def _drop(self) -> None:
+        """State is ahead of the log: drop it, and open every partition again as on assignment."""
+        self._restoring.clear()
         owned = list(self.processor.partitions)
         for partition in owned:
-            self._restoring.pop(partition, None)
             self.processor.close(partition)
-        for partition in owned:
-            number, offset = self._take_over(partition)
-            self._consumer.seek(TopicPartition(self._topic, number, offset))
-            if number in self._restoring:
-                self._consumer.pause([TopicPartition(self._topic, number)])
+        self._hold(owned)
+
+    # -- the end
+
+    def _finish(self) -> None:
+        """The last batch into the log, then everything into the stores. Without a broker both are left to the next start."""
+        try:
+            self._settle()
+        except BrokerError as error:
+            log.warning("%s; that batch is done again at the next start", error)
+            return
+        self.processor.flush()
+
+    def _leave(self) -> None:
+        self._ends.stop()
+        for partition in list(self.processor.partitions):
+            self.processor.close(partition)
+        _within(CLOSE_S, self._consumer.close)
+        self._writer.close()
+
+    # -- errors
+
+    def _no_state(self, what: str, where: str) -> StoreMissing:
+        return StoreMissing(
+            f"no state of {what} is here, and this generation's history is not in the log",
+            where=where,
+            do="Bring the partition's directory from its last owner, or build a new generation: forebay backfill",
+        )
 
     def _gap(self, partition: int) -> LogGap:
         return LogGap(
@@ -341,28 +473,11 @@ class Host:
         )
 
     def _settings(self, group: str) -> dict[str, Any]:
-        return {
-            "bootstrap.servers": self._bootstrap,
-            "group.id": group,
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",  # never skip silently
-            "isolation.level": "read_committed",  # committed offsets are then read stable, too
-            "partition.assignment.strategy": "cooperative-sticky",
-            "session.timeout.ms": self.options.session_timeout_ms,
-            "heartbeat.interval.ms": self.options.session_timeout_ms // 5,
-            "max.poll.interval.ms": 900_000,  # a silent fold stands between two polls: 100 million events fit into it
-            "enable.partition.eof": True,
-            "fetch.queue.backoff.ms": 5,  # the default of 1,000 drains a backlog four times slower
-            "fetch.wait.max.ms": 100,
-            "log_level": 2,
-        }
+        return worker_consumer(self._bootstrap, group, self.options.session_timeout_ms)
 
 
-def _batch(partition: int, messages: Sequence[Message]) -> PartitionBatch:
-    return PartitionBatch(
-        partition,
-        [m.key() for m in messages],
-        [m.value() for m in messages],
-        [m.offset() for m in messages],
-        [m.timestamp()[1] for m in messages],
-    )
+def _within(seconds: float, call: Callable[[], object]) -> None:
+    """Run `call`, and leave it behind when it takes longer: leaving a group needs a broker that answers."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)

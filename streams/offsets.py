@@ -12,23 +12,25 @@ from forebay.errors import BrokerUnavailable
 
 T = TypeVar("T")
 PATIENCE_S = 15.0  # a topic just created, or a broker just restarted, has no leader for a moment
+ANSWER_S = 2.0
 
 
-def bounds(consumer: Consumer, topic: str, partition: int) -> tuple[int, int]:
-    """The first offset kept and the one after the last. Raises BrokerUnavailable after 15 s of no answer."""
+def bounds(consumer: Consumer, topic: str, partition: int, patience_s: float = PATIENCE_S) -> tuple[int, int]:
+    """The first offset kept and the one after the last. Raises BrokerUnavailable after `patience_s` of no answer."""
     place = TopicPartition(topic, partition)
-    return _patiently(lambda: consumer.get_watermark_offsets(place, 5.0), f"{topic}[{partition}]")
+    return _patiently(lambda: consumer.get_watermark_offsets(place, ANSWER_S), f"{topic}[{partition}]", patience_s)
 
 
-def committed(consumer: Consumer, topic: str, partition: int) -> int | None:
+def committed(consumer: Consumer, topic: str, partition: int, patience_s: float = PATIENCE_S) -> int | None:
     """The next offset of the consumer's group, None before its first commit. Waits for transactions under way."""
     place = TopicPartition(topic, partition)
-    offset: int = _patiently(lambda: consumer.committed([place], 5.0), f"{topic}[{partition}]")[0].offset
+    found = _patiently(lambda: consumer.committed([place], ANSWER_S), f"{topic}[{partition}]", patience_s)
+    offset: int = found[0].offset
     return offset if offset >= 0 else None
 
 
-def _patiently(ask: Callable[[], T], where: str) -> T:
-    deadline = time.monotonic() + PATIENCE_S
+def _patiently(ask: Callable[[], T], where: str, patience_s: float) -> T:
+    deadline = time.monotonic() + patience_s
     while True:
         try:
             return ask()

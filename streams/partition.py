@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from forebay.errors import StoreError, TopicMismatch
+from forebay.errors import StoreError, StoreMissing, TopicMismatch
 from forebay.segments.fold import Fold
 from forebay.segments.ids import hash_ids
 from forebay.segments.layout import NEWEST, UPDATED, Layout
@@ -49,12 +49,14 @@ class Partition:
     ) -> Partition:
         """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from.
 
-        Raises StoreLocked, StoreCorrupt, TopicMismatch (the topic is another one than the state was folded from) or
-        StoreError (the rows are of another layout).
+        Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch (the topic
+        is another one than the state was folded from) or StoreError (the rows are of another layout).
         """
         store = PartitionStore.open(path, create=create)
         try:
             meta = store.meta()
+            if meta is None and not create:
+                raise StoreMissing("the store was never written to", where=str(path), do="Let an empty one be made")
             if meta is None:
                 # At once: where it began must be known after a crash, or a gap would look like a new start.
                 meta = fresh

@@ -115,6 +115,10 @@ class Processor:
         self.partitions[partition] = Partition.open(path, self.layout, self.codec, fresh, whole=retires, create=create)
         return self.partitions[partition]
 
+    def has_stores(self) -> bool:
+        """Whether the store of any partition of this side is in the folder."""
+        return any(self.folder.glob(f"{self.side}-*/CURRENT"))
+
     def close(self, partition: int) -> None:
         """Let go of a partition without writing."""
         if (owned := self.partitions.pop(partition, None)) is not None:

@@ -53,6 +53,16 @@ class Topics:
         """The segment vectors of one side in one generation, partitioned as the side's source is."""
         return _legal(f"{self.prefix}vectors.{generation}.{_side(side)}")
 
+    def group(self, generation: str, side: str) -> str:
+        """The consumer group of one side's workers in one generation."""
+        return f"{self.prefix}forebay.{generation}.{_side(side)}"
+
+    def generation_of(self, group: str, side: str) -> str | None:
+        """The generation whose `side` a consumer group works for; None for a group of another kind or installation."""
+        start, end = f"{self.prefix}forebay.", f".{_side(side)}"
+        inner = group[len(start) : -len(end)]
+        return inner if inner and group == f"{start}{inner}{end}" else None
+
 
 @dataclass(frozen=True)
 class TopicInfo:

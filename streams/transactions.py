@@ -5,36 +5,66 @@
 Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer group's
 generation, so a worker that was paused and wakes up after its partitions went to another one is refused (Fenced). A crash
 anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of the same id aborts.
+
+A failed transaction ends in one of four ways, and each has its error: it was aborted and the log can be used again
+(BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has the slot
+(Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be made anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from forebay.errors import BrokerError, BrokerUnavailable, Fenced
+from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
 from forebay.events import Tick, encode
 from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
 from forebay.streams.processor import Outcome
 from forebay.streams.topics import Topics
 
 TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
-OPERATION_TIMEOUT_S = 30.0
+OPERATION_TIMEOUT_S = (
+    30.0  # of each call; a frozen broker was seen to outlast it, so that callers wait with a bound of their own
+)
+# What a record is refused for by itself: another try of the same bytes ends the same way.
+_CONTENT = {
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_MSG_SIZE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+}
+_FENCED = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.PRODUCER_FENCED}
 
 
 class TransactionLog:
     """The writing end of one side's worker slot. Calls come from one thread at a time."""
 
     def __init__(
-        self, bootstrap: str, topics: Topics, generation: str, side: str, *, transactional_id: str, timeout_ms: int
+        self,
+        bootstrap: str,
+        topics: Topics,
+        generation: str,
+        side: str,
+        *,
+        transactional_id: str,
+        timeout_ms: int,
+        operation_timeout_s: float | None = None,
     ) -> None:
-        """`transactional_id` is stable for the worker slot: a restart after kill -9 then aborts what was open at once, instead
-        of waiting `timeout_ms` for the broker to do it."""
+        """Take the transactional id: whoever had it before is fenced, and what it left open is aborted at once, instead of after
+        `timeout_ms` by the broker. The id is stable for the worker slot.
+
+        Raises BrokerUnavailable when the broker does not answer within `operation_timeout_s`.
+        """
         self._topics, self._side, self._bootstrap = topics, side, bootstrap
         self._vectors = topics.vectors(generation, side)
+        self._timeout_s = timeout_ms / 1000
+        self._call_s = OPERATION_TIMEOUT_S if operation_timeout_s is None else operation_timeout_s
+        self._refused: KafkaError | None = None
         self._producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
@@ -43,11 +73,13 @@ class TransactionLog:
                 "partitioner": "murmur2_random",
                 "linger.ms": 5,
                 "queue.buffering.max.messages": 1_000_000,
+                "delivery.report.only.error": True,
+                "on_delivery": self._undelivered,
                 "log_level": 2,
             }
         )
         try:
-            self._producer.init_transactions(OPERATION_TIMEOUT_S)
+            self._producer.init_transactions(self._call_s)
         except KafkaException as error:
             raise BrokerUnavailable(
                 f"no transaction can be begun: {error.args[0].str()}",
@@ -66,9 +98,11 @@ class TransactionLog:
     ) -> None:
         """Put `outcome` and `offsets` into the log, all or nothing; returns after the commit.
 
-        Raises Fenced when another worker owns the partitions, and BrokerError when the transaction was aborted: state is then
-        ahead of the log, and the caller drops it.
+        Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead of the
+        log, and the caller drops it.
         """
+        begun = time.monotonic()
+        self._refused = None
         try:
             self._producer.begin_transaction()
             for partition, key, value in outcome.vectors:
@@ -81,23 +115,30 @@ class TransactionLog:
             for letter in outcome.dead_letters:
                 record_key, record_value, headers = letter.to_record()
                 self._produce(self._topics.dead_letters, record_value, record_key, headers=headers)
-            for partition, time in ticks.items():
-                self._produce(self._topics.source(self._side), encode(Tick(time)), TICK_KEY, partition)
-            self._producer.flush(OPERATION_TIMEOUT_S)
+            for partition, moment in ticks.items():
+                self._produce(self._topics.source(self._side), encode(Tick(moment)), TICK_KEY, partition)
+            if self._producer.flush(self._call_s):
+                raise self._lost("records were not taken in time")
             if offsets:
-                self._producer.send_offsets_to_transaction(list(offsets), group, OPERATION_TIMEOUT_S)
-            self._producer.commit_transaction(OPERATION_TIMEOUT_S)
+                self._producer.send_offsets_to_transaction(list(offsets), group, self._call_s)
+            self._producer.commit_transaction(self._call_s)
         except KafkaException as failure:
-            raise self._aborted(failure.args[0]) from None
+            raise self._failed(failure.args[0], time.monotonic() - begun) from None
+        except SystemError as failure:
+            # confluent-kafka raises a fatal error inside the poll, and calls delivery reports on top of it.
+            if not isinstance(failure.__cause__, KafkaException):
+                raise
+            raise self._failed(failure.__cause__.args[0], time.monotonic() - begun) from None
 
     def close(self) -> None:
         """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here was said."""
-        with contextlib.suppress(KafkaException):
+        with contextlib.suppress(KafkaException, SystemError):
             self._producer.flush(1.0)
 
     def _produce(
         self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, headers: Any = None
     ) -> None:
+        deadline = time.monotonic() + self._call_s
         while True:
             try:
                 if partition < 0:
@@ -106,17 +147,33 @@ class TransactionLog:
                     self._producer.produce(topic, value=value, key=key, partition=partition, headers=headers)
                 return
             except BufferError:  # a million records wait: let some go
+                if time.monotonic() > deadline:
+                    raise self._lost("the queue of records stays full") from None
                 self._producer.poll(0.05)
 
-    def _aborted(self, error: KafkaError) -> BrokerError:
-        if error.fatal() or error.code() in (KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID):
+    def _undelivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None and error.code() in _CONTENT:
+            self._refused = error
+
+    def _failed(self, error: KafkaError, took_s: float) -> BrokerError:
+        if self._refused is None and error.code() in _CONTENT:
+            self._refused = error
+        if error.fatal() or error.code() in _FENCED:
+            # The broker fences a transaction that outlived its time-out, too: then nobody else has the slot.
+            if took_s >= self._timeout_s:
+                return self._lost(f"it outlived its {self._timeout_s:.0f} s: {error.str()}")
             return Fenced(
                 f"another worker has this slot: {error.str()}",
                 where=f"{self._side} worker at {self._bootstrap}",
                 do="Give each worker process a --slot of its own",
             )
         try:
-            self._producer.abort_transaction(OPERATION_TIMEOUT_S)
+            self._producer.abort_transaction(self._call_s)
         except KafkaException as again:
-            return Fenced(f"the transaction could not be aborted: {again.args[0].str()}", where=self._bootstrap)
+            return self._lost(f"{error.str()}; nor could it be aborted: {again.args[0].str()}")
+        if self._refused is not None:
+            return RecordRefused(f"a record was refused: {self._refused.str()}", where=self._bootstrap)
         return BrokerError(f"a transaction was aborted: {error.str()}", where=self._bootstrap)
+
+    def _lost(self, said: str) -> TransactionLost:
+        return TransactionLost(f"how a transaction ended is not known: {said}", where=self._bootstrap)

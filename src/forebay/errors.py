@@ -12,13 +12,17 @@ ForebayError
 │   ├── TopicMissing           a topic that must exist does not
 │   ├── TopicMismatch          it exists with other settings, another id or another partition count
 │   ├── LogGap                 records that the state needs have left the log
-│   └── Fenced                 another worker owns the partitions now
+│   ├── TransactionLost        whether a transaction was committed is not known
+│   ├── RecordRefused          the broker refuses a record for its content
+│   ├── Fenced                 another worker owns the partitions now
+│   └── Stalled                records wait, and the worker makes no progress
 ├── StoreError                 files on disk
 │   ├── StoreLocked            another process has this directory open
 │   ├── StoreCorrupt           bytes are not what was written
 │   └── StoreLeads             the store is ahead of the consumer group
 ├── BundleError                a bundle is damaged or does not fit
 ├── GenerationError
+│   ├── GenerationConflict     another generation does already what only one may do
 │   ├── GenerationMismatch     vectors of two generations would have met
 │   └── GenerationUnavailable  the generation asked for is not served here
 ├── HashCollision              two ids share a 64-bit hash: the second is refused
@@ -109,6 +113,25 @@ class Fenced(BrokerError):
     """Another worker owns the partitions now; this one's transaction was refused and left nothing behind."""
 
 
+class TransactionLost(BrokerError):
+    """The broker did not answer while a transaction was under way: whether it was committed is not known.
+
+    The producer is of no use any more. A new one of the same transactional id settles the question, and the group's committed
+    offsets then say how it ended.
+    """
+
+
+class RecordRefused(BrokerError):
+    """The broker refuses a record for its content, and the transaction with it: nothing of the batch is in the log."""
+
+
+class Stalled(BrokerError):
+    """Records wait and nothing has been committed for too long, or a worker's loop stands still.
+
+    Operator action: none at first, the supervisor starts the process again. If it comes back, read the worker's log.
+    """
+
+
 class StoreError(ForebayError):
     """Files on disk cannot be used."""
 
@@ -135,6 +158,10 @@ class BundleError(ForebayError):
 
 class GenerationError(ForebayError):
     """Something about generations."""
+
+
+class GenerationConflict(GenerationError):
+    """Another generation does already what only one may do. Operator action: end its workers first, or start this one silent."""
 
 
 class GenerationMismatch(GenerationError):

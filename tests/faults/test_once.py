@@ -8,102 +8,17 @@ behaviour one interaction, every bad record one dead letter.
 from __future__ import annotations
 
 import signal
-import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from forebay.events import Interaction, decode
-from forebay.segments.bundle import Bundle
-from forebay.segments.history import History
-from forebay.segments.spec import SIDES
-from forebay.store.codec import codec_of
-from forebay.streams.deadletters import read as read_letters
-from forebay.streams.devkafka import DevKafka
-from forebay.streams.topics import Topics, ensure
+from forebay.streams.topics import Topics
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
 GROUP = "forebay.g1."
-
-
-@pytest.fixture
-def replay(
-    kafka: DevKafka, topics: Topics, make_history: Callable[..., History], arrivals: Callable[..., Any],
-    publish: Callable[..., None],
-) -> Callable[..., None]:  # fmt: skip
-    """Topics with item updates in them; each call publishes another part of the log, 2 % of it unreadable."""
-    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-    now = time.time_ns() // 1_000_000
-    publish(topics.item_updates, make_history(1, until_ms=now).items)
-
-    def send(count: int, seed: int = 0) -> None:
-        events = arrivals(make_history(count, seed=seed, until_ms=now), seed)
-        publish(topics.behaviour, events)
-        publish(topics.behaviour, [(b"u1", b"no event %d" % n) for n in range(count // 50)])
-
-    return send
-
-
-@pytest.fixture
-def hold_against(
-    kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, stored: Callable[..., Any],
-    undisturbed: Callable[..., Any], newest: Callable[..., Any], read: Callable[..., Any],
-) -> Callable[[str], int]:  # fmt: skip
-    """Compare everything that is left, stores under `state` included, with an undisturbed run; returns the interactions."""
-
-    def check(state: str) -> int:
-        runs = {side: undisturbed(side, PARTITIONS) for side in SIDES}
-        sent = [decode(m.value()) for m in read(topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
-        counted = Counter((e.user, e.time, e.id) for e in sent if isinstance(e, Interaction))
-        assert set(counted.values()) == {1}, "an interaction was sent twice"
-        assert len(counted) == len(runs["user"].outcome.interactions)
-        letters = read_letters(kafka.bootstrap, topics, 10_000)
-        assert Counter((d.partition, d.offset) for d in letters) == Counter(
-            (d.partition, d.offset) for side in SIDES for d in runs[side].outcome.dead_letters
-        )
-        for side in SIDES:
-            left = stored(bundle, tmp_path / state, side)
-            assert set(left) == set(runs[side].states)
-            assert {e: v[0] for e, v in left.items()} == {e: v[0] for e, v in runs[side].states.items()}
-            assert left == runs[side].states
-            codec = codec_of(bundle, side)
-            emitted = newest(topics.vectors("g1", side), PARTITIONS)
-            assert set(emitted) == set(left)
-            rows, ids = codec.unpack(list(emitted.values()))
-            for slot in codec.segments:
-                rows["segments"][slot.name]["as_of"] = 0
-            rows["id_bytes"] = 0
-            assert {e: rows[n : n + 1].tobytes() for n, e in enumerate(ids)} == {
-                e: _without_id_bytes(codec.dtype, v[1]) for e, v in left.items()
-            }
-        return len(counted)
-
-    return check
-
-
-def _without_id_bytes(dtype: Any, vectors: bytes) -> bytes:
-    import numpy as np
-
-    rows = np.frombuffer(vectors, dtype).copy()
-    rows["id_bytes"] = 0
-    return rows.tobytes()
-
-
-@pytest.fixture
-def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., None]) -> Callable[[], None]:
-    """Return when both sides have committed all that is in their topics."""
-
-    def wait() -> None:
-        for side in SIDES:
-            group = f"{topics.prefix}{GROUP}{side}"
-            wait_for(lambda: lag(topics.source(side), group, PARTITIONS) == 0, f"the {side} side")  # noqa: B023
-        # Nothing came to the user side meanwhile: its last interactions are on the item side's account.
-
-    return wait
 
 
 KILLS = [

@@ -18,9 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from forebay.cli.readiness import Readiness
+from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
 from forebay.streams.host import Host, HostOptions
 from forebay.streams.processor import Processor
+from forebay.streams.supervisor import stuck, supervise
 from forebay.streams.topics import Topics
 from forebay.telemetry import add_hook
 
@@ -40,12 +43,13 @@ def main() -> int:
         place = (details["side"], details["number"])
         steps[place] += 1
         if fault and place == (fault["side"], fault["step"]) and steps[place] == fault["at"]:
+            if fault["signal"] == "HANG":  # a call that does not come back
+                time.sleep(1e6)
             os.kill(os.getpid(), getattr(signal, fault["signal"]))
 
     add_hook(hook)
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("forebay").setLevel(logging.INFO)
-    failed: list[BaseException] = []
     open_partition = Processor.open
 
     def opened(processor: Processor, partition: int, topic_id: str, offset: int, *, create: bool = True) -> Any:
@@ -55,27 +59,22 @@ def main() -> int:
 
     Processor.open = opened  # type: ignore[method-assign]
 
-    def run(host: Host) -> None:
-        try:
-            host.run(stop)
-        except BaseException as error:  # noqa: BLE001 - printed below
-            failed.append(error)
-        stop.set()
-
     hosts = []
+    options = HostOptions(**given["options"])
     for side in given["sides"]:
         processor = Processor(bundle, side, topics.source(side), given["partitions"], Path(given["state"]))
-        options = HostOptions(**given["options"])
         hosts.append(Host(processor, given["bootstrap"], topics, given["generation"], options))
-    threads = [threading.Thread(target=run, args=(host,)) for host in hosts]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            thread.join(0.2)  # a signal is handled between joins
-    for error in failed:
+    readiness = Readiness(hosts, "worker")
+    code = 0
+    try:
+        supervise(hosts, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+    except ForebayError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-    return 1 if failed else 0
+        code = 1
+    if stuck():
+        print("stuck", flush=True)
+        os._exit(1)
+    return code
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from forebay.errors import LogGap, StoreLeads, StoreLocked, StoreMissing, TopicMismatch
+from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
 from forebay.events import Behaviour, Event, Interaction, Tick, decode
+from forebay.segments import lint
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
-from forebay.segments.spec import SIDES
+from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, unpack_heartbeat
 from forebay.store.partition import PartitionStore
 from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.devkafka import DevKafka
-from forebay.streams.host import Host, HostOptions
+from forebay.streams.host import CLOCK_MARGIN_MS, Host, HostOptions
 from forebay.streams.processor import Processor
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import add_hook
@@ -112,23 +113,35 @@ def test_a_second_run_finds_nothing_to_do(
     assert len(vectors()) == before
 
 
+@pytest.mark.parametrize("side", SIDES)
 def test_an_idle_partition_is_not_old(
-    kafka: DevKafka,
-    there: Topics,
-    tmp_path: Path,
-    work: Callable[..., Any],
-    wait_for: Callable[..., None],
-    heartbeats: Callable[..., Any],
-) -> None:
-    """Heartbeats go on without events, for every partition, and never run ahead of the clock."""
-    with work(there, "user", tmp_path, options=BRISK):
-        wait_for(lambda: len(heartbeats()) == PARTITIONS, "the first heartbeats")
-        before = heartbeats()
+    side: Side, kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None],
+    whole: Callable[..., list[Any]],
+) -> None:  # fmt: skip
+    """Heartbeats go on without events, for every partition: never ahead of the clock, and young enough for the default bound."""
+
+    def beats() -> list[tuple[int, int, int]]:
+        """Partition, moment claimed and moment written (ms) of each heartbeat."""
+        found = [m for m in whole(there.vectors("g1", side)) if m.key() == HEARTBEAT_KEY]
+        return [(m.partition(), unpack_heartbeat(m.value()), m.timestamp()[1]) for m in found]
+
+    def young(partition: int) -> bool:
+        return any(p == partition and said - of < lint.SHOWN_AGE_MS for p, of, said in beats())
+
+    with work(there, side, tmp_path):
+        wait_for(lambda: all(young(p) for p in range(PARTITIONS)), "a young heartbeat of each partition")
         started = time.time_ns() // 1_000_000
-        wait_for(lambda: all(m > started for m in heartbeats().values()), "later ones")
-        after = heartbeats()
-    assert all(after[p] > before[p] for p in before)
-    assert max(after.values()) <= time.time_ns() // 1_000_000
+        wait_for(
+            lambda: all(max(of for p, of, _ in beats() if p == n) > started for n in range(PARTITIONS)), "later ones"
+        )
+    assert all(of <= said for _, of, said in beats())
+
+
+def test_the_default_bounds_agree_with_what_a_heartbeat_can_show() -> None:
+    """Asked for, claimed and margin, with as much again for the way through the log."""
+    options = HostOptions()
+    shown = 2 * options.heartbeat_interval_s * 1000 + CLOCK_MARGIN_MS
+    assert shown < lint.SHOWN_AGE_MS < SegmentSpec.late_after_ms
 
 
 def test_a_tick_is_sent_once_for_each_partition_and_hour(
@@ -286,19 +299,6 @@ def test_a_store_ahead_of_its_group_is_refused_by_name(
     assert isinstance(error, StoreLeads) and "group at 3" in str(error)
 
 
-def test_a_partition_without_its_state_is_refused_by_name_where_the_log_is_not_all(
-    there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any], wait_for: Callable[..., None]
-) -> None:
-    """A generation built from history: the log alone would give half of its state, served as the whole."""
-    worked(20)
-    strict = HostOptions(create_stores=False, heartbeat_interval_s=0.2)
-    error = _refused(work(there, "user", tmp_path / "another machine", options=strict), wait_for)
-    assert isinstance(error, StoreMissing) and "forebay backfill" in str(error)
-    with work(there, "user", tmp_path, options=strict) as worker:
-        wait_for(lambda: worker.ended or len(worker.host.processor.partitions) == PARTITIONS, "the takeover")
-        assert not worker.ended
-
-
 def test_a_store_that_another_process_has_is_refused_by_name(
     there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any], wait_for: Callable[..., None]
 ) -> None:
@@ -355,7 +355,7 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
                 self._producer.produce(self._vectors, value=b"never read", key=b"u1")
                 raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
             except KafkaException as error:
-                refused = self._aborted(error.args[0])
+                refused = self._failed(error.args[0], 0.0)
                 assert type(refused) is BrokerError
                 raise refused from None
         commit(self, outcome, offsets, *rest, **more)

@@ -249,6 +249,12 @@ def backfill(
 def work(
     side: Annotated[str, typer.Option(help="user, item or both")] = "both",
     slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
+    silent: Annotated[
+        bool, typer.Option("--silent", help="Do not tell the item side: another generation's workers do")
+    ] = False,
+    status: Annotated[
+        str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
+    ] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     generation: GenerationName = None,
@@ -262,6 +268,8 @@ def work(
         settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state),
         side,
         slot,
+        silent=silent,
+        status=status,
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
+from contextlib import nullcontext
 
+from forebay.cli.console import print_error
 from forebay.config import Settings
-from forebay.errors import UsageError
+from forebay.errors import ForebayError, UsageError
 
 log = logging.getLogger("forebay")
 
@@ -23,13 +24,19 @@ def stop_event() -> threading.Event:
     return stop
 
 
-def work(settings: Settings, side: str, slot: str) -> None:
-    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it again."""
+def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str | None) -> None:
+    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it again.
+
+    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item side to the
+    workers of another generation. Does not return when a thread is stuck: the process ends.
+    """
+    from forebay.cli.readiness import Readiness
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
     from forebay.store.generation import Generation
     from forebay.streams.host import Host, HostOptions
     from forebay.streams.processor import Processor
+    from forebay.streams.supervisor import stuck, supervise
     from forebay.streams.topics import Topics, describe
 
     if side not in (*SIDES, "both"):
@@ -37,22 +44,26 @@ def work(settings: Settings, side: str, slot: str) -> None:
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
     topics, stop = Topics(settings.topic_prefix), stop_event()
-    runs: list[Callable[[], None]] = []
+    options = HostOptions(slot=slot, create_stores=False, interactions=not silent)
+    hosts: list[Host] = []
     for one in SIDES if side == "both" else (side,):
         topic = topics.source(one)
         partitions = describe(settings.bootstrap, [topic])[topic].partitions
         processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
-        host = Host(processor, settings.bootstrap, topics, generation.name, HostOptions(slot=slot, create_stores=False))
-        runs.append(partial(host.run, stop))
-        log.info(
-            "%s worker, slot %s, generation %s, bundle %s, group %s",
-            one,
-            slot,
-            generation.name,
-            bundle.name,
-            host.group,
-        )
-    _together(runs, stop)
+        hosts.append(Host(processor, settings.bootstrap, topics, generation.name, options))
+        log.info("%s, bundle %s, group %s", hosts[-1].name, bundle.name, hosts[-1].group)
+    readiness = Readiness(hosts, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
+    with readiness.served_at(status) if status is not None else nullcontext():
+        try:
+            supervise(hosts, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+        except ForebayError as error:
+            if not stuck():
+                raise
+            print_error(error)
+    if stuck():  # the interpreter would wait for what such a thread holds
+        log.error("a thread does not come back: what it had not committed is done again at the next start")
+        logging.shutdown()
+        os._exit(1)
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:
@@ -108,15 +119,3 @@ def serve(settings: Settings, max_lag_s: float) -> None:
             wait([follower])
             store.close()
     follower.result()
-
-
-def _together(runs: list[Callable[[], None]], stop: threading.Event) -> None:
-    """Run all until one ends, then ask the others to; raises the first error."""
-    with ThreadPoolExecutor(len(runs), thread_name_prefix="host") as pool:
-        under_way = [pool.submit(run) for run in runs]
-        for future in under_way:
-            future.add_done_callback(lambda _: stop.set())
-        while not stop.wait(0.5):  # a wait without an end would keep the signal handler waiting
-            pass
-    for future in under_way:
-        future.result()
