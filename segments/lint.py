@@ -27,6 +27,9 @@ Level: TypeAlias = Literal["error", "warning"]
 ROW_BYTES = 16_384  # rows of this size make a million entities 16 GB, and each batch writes its rows whole
 ALWAYS = 32  # dimensions that are never too many: all segments of a weighted sum have those of the widest
 WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its inputs, a deep one hardly this many
+# The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
+# way through the log (tests/streams/test_host.py holds it against the worker's own defaults).
+SHOWN_AGE_MS = 5_000
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
 
 
@@ -219,6 +222,13 @@ def _windows(spec: Spec) -> Iterator[Remark]:
 
 def _bounds(spec: Spec) -> Iterator[Remark]:
     for s in spec.segments:
+        if 0 < s.late_after_ms < SHOWN_AGE_MS:
+            yield Remark(
+                "warning",
+                f"[{s.title}] late_after",
+                f"{duration(s.late_after_ms)} is less than the {duration(SHOWN_AGE_MS)} that a heartbeat of an idle worker can show",
+                f"Use {duration(SHOWN_AGE_MS)} or more: lookups call it late though nothing is",
+            )
         if not 0 < s.expires_after_ms <= s.late_after_ms:
             continue
         listed = any(f.kind == "last" for f in s.features)

@@ -81,6 +81,8 @@ ODD: dict[str, tuple[Change, Level, str, str]] = {
     "a short window": (lambda d: d["events"].update(late_after="4d"), "warning", "[item.stats] features", "come after 3d are not counted"),
     "a cut half-life": (lambda d: d["item"]["stats"]["features"][1].update(half_life="4d"), "warning", "[item.stats] features", "before half"),
     "a coarse bucket": (lambda d: d["item"]["stats"]["features"][1].update(half_life="12h"), "warning", "[item.stats] features", "longer than"),
+    "an impossible bound": (lambda d: d["user"]["recent"].update(late_after="2s"), "warning", "[user.recent] late_after",
+                            "2s is less than the 5s that a heartbeat of an idle worker can show"),
     "an early end": (lambda d: d["user"]["recent"].update(late_after="1m", expires_after="30s"),
         "warning", "[user.recent] expires_after", "dropped after 30s, before it is called late (1m), and what the list holds"),
     "a large row": (lambda d: d["user"]["recent"]["features"][0].update(last=800), "warning", "[user.recent]", "bytes, 19,208 of them"),
