@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import confluent_kafka
 import pytest
 
 from forebay.errors import EventError, TopicMissing
 from forebay.events import decode
-from forebay.streams.deadletters import MAX_MESSAGE, DeadLetter, count, read
+from forebay.streams.deadletters import MAX_KEY_BYTES, MAX_MESSAGE, MAX_VALUE_BYTES, DeadLetter, count, read
 from forebay.streams.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 
@@ -22,6 +24,49 @@ def test_a_letter_is_the_same_after_a_round_trip() -> None:
         assert DeadLetter.from_record(*letter.to_record()) == letter
 
 
+def _refused(key: bytes | None, value: bytes | None) -> DeadLetter:
+    return DeadLetter.of(
+        EventError("too_large", "a record"),
+        key=key, value=value, topic="behaviour", partition=3, offset=7, append_time=1, processor="user",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [0, 1, MAX_VALUE_BYTES - 1, MAX_VALUE_BYTES, MAX_VALUE_BYTES + 1, 1_000_000])
+def test_a_letter_carries_the_first_64_kib_and_says_how_long_the_whole_was(size: int) -> None:
+    """The whole is still in the source topic: its place, its length and its hash say which bytes they were."""
+    value = bytes(range(256)) * (size // 256 + 1)
+    letter = _refused(b"u1", value[:size])
+    assert letter.value == value[: min(size, 65_536)]
+    assert (letter.length, letter.sha256) == (size, hashlib.sha256(value[:size]).hexdigest())
+    assert (letter.topic, letter.partition, letter.offset) == ("behaviour", 3, 7)
+    assert DeadLetter.from_record(*letter.to_record()) == letter
+
+
+def test_a_key_that_is_no_id_is_cut_as_well() -> None:
+    """Any id fits 256 bytes; a key is as large as its record may be, and must not keep the letter from being sent."""
+    whole = bytes(900_000)
+    letter = _refused(whole, b"{")
+    assert letter.key == whole[:MAX_KEY_BYTES] and MAX_KEY_BYTES == 4096
+    assert (letter.key_length, letter.key_sha256) == (900_000, hashlib.sha256(whole).hexdigest())
+    assert (letter.value, letter.length) == (b"{", 1)
+    assert DeadLetter.from_record(*letter.to_record()) == letter
+
+
+def test_an_absent_value_is_told_from_an_empty_one() -> None:
+    """A tombstone has no hash; no bytes have one."""
+    assert (_refused(None, None).length, _refused(None, None).sha256, _refused(None, None).key_sha256) == (0, "", "")
+    assert (_refused(b"", b"").length, _refused(b"", b"").sha256) == (0, hashlib.sha256(b"").hexdigest())
+
+
+def test_a_letter_of_an_older_version_is_whole() -> None:
+    """It has no header about its length: what it holds is all there was."""
+    key, value, headers = _refused(b"u1", b"{").to_record()
+    added = {"forebay.length", "forebay.sha256", "forebay.key_length", "forebay.key_sha256"}
+    letter = DeadLetter.from_record(key, value, [(n, t) for n, t in headers if n not in added])
+    assert (letter.length, letter.sha256) == (1, hashlib.sha256(b"{").hexdigest())
+    assert (letter.key_length, letter.key_sha256) == (2, hashlib.sha256(b"u1").hexdigest())
+
+
 def test_headers_are_the_documented_text() -> None:
     """The names and the form are what other tools read."""
     headers = dict(_letter(7).to_record()[2])
@@ -34,6 +79,10 @@ def test_headers_are_the_documented_text() -> None:
         "forebay.offset": b"7",
         "forebay.append_time": b"1790000000000",
         "forebay.processor": b"user",
+        "forebay.length": b"11",
+        "forebay.sha256": hashlib.sha256(b"\x00\xff not JSON").hexdigest().encode(),
+        "forebay.key_length": b"2",
+        "forebay.key_sha256": hashlib.sha256(b"u1").hexdigest().encode(),
     }
 
 

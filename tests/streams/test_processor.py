@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import subprocess
@@ -35,6 +36,7 @@ from forebay.segments.replay import SideLog, snapshots
 from forebay.segments.spec import Side, Spec
 from forebay.segments.training import TrainingOptions, train
 from forebay.store.codec import DEFAULT, HELD, codec_of
+from forebay.streams.deadletters import MAX_VALUE_BYTES
 from forebay.streams.processor import Outcome, PartitionBatch, Processor
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
@@ -184,12 +186,28 @@ def test_a_bad_record_is_a_dead_letter_with_its_bytes_and_the_worker_goes_on(
     outcome = processor.apply(_batches(records))
     (letter,) = outcome.dead_letters
     assert letter.reason == name.partition(":")[0]
-    assert (letter.key, letter.value) == (key, value)
+    assert (letter.key, letter.value) == (key, None if value is None else value[:MAX_VALUE_BYTES])
+    assert letter.length == len(value or b"")
     assert (letter.topic, letter.partition, letter.offset, letter.append_time) == ("behaviour", at, 1, NOW + 1)
     assert letter.processor == "user"
     assert (outcome.events, outcome.accepted) == (3, 2)
     assert [decode(v).id for _, v in outcome.interactions] == ["a", "b"]  # type: ignore[union-attr]
     assert outcome.offsets == ({home: 3} if at == home else {home: 3, at: 2})
+    _close(processor)
+
+
+def test_the_letter_of_the_largest_record_that_a_broker_takes_is_small(bundle: Bundle, tmp_path: Path) -> None:
+    """A letter adds headers: it would not fit the topic that the record itself just fitted, and stop the partition for good."""
+    value = b'"' + b"x" * 999_998 + b'"'
+    processor = _open(bundle, "user", tmp_path)
+    home = int(partitions_of([b"u1"], COUNT)[0])
+    outcome = processor.apply(_batches([Record(home, b"u1", value, 0, NOW)]))
+    (letter,) = outcome.dead_letters
+    key, kept, headers = letter.to_record()
+    assert key is not None and kept is not None
+    assert len(key) + len(kept) + sum(len(name) + len(text) for name, text in headers) < 72_000
+    assert (letter.reason, letter.length, letter.sha256) == ("too_large", 1_000_000, hashlib.sha256(value).hexdigest())
+    assert outcome.offsets == {home: 1}
     _close(processor)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from forebay.errors import BrokerError, BrokerUnavailable, Fenced
+from forebay.errors import BrokerError, BrokerUnavailable, EventError, Fenced
 from forebay.events import Interaction, Tick, decode, encode
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.streams.deadletters import DeadLetter
@@ -84,6 +84,20 @@ def test_a_commit_puts_everything_where_it_belongs(
     assert [d.offset for d in read_letters(kafka.bootstrap, there)] == [7]
     assert (committed(consumer, there.behaviour, 0), committed(consumer, there.behaviour, 1)) == (None, 42)
     consumer.close()
+
+
+def test_the_letter_of_a_record_as_large_as_the_topic_takes_is_committed(
+    kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog]
+) -> None:
+    """Key and value of the record fill `message.max.bytes`: its letter, headers included, must still go."""
+    value, key = b"x" * 1_000_000, b"k" * 40_000
+    letter = DeadLetter.of(
+        EventError("too_large", "a record"),
+        key=key, value=value, topic=there.behaviour, partition=0, offset=7, append_time=1, processor="user",
+    )  # fmt: skip
+    open_log().commit(Outcome(dead_letters=[letter]), [], None, {}, interactions=True)
+    assert read_letters(kafka.bootstrap, there) == [letter]
+    assert (letter.length, letter.key_length) == (1_000_000, 40_000)
 
 
 def test_without_interactions_only_they_are_left_out(
