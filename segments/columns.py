@@ -45,7 +45,7 @@ class Columns:
 
 
 class ColumnCoder:
-    """Turns one side's events into columns. Not thread-safe: it keeps the codes of attribute lists seen before."""
+    """Turns one side's events into columns. It keeps nothing of an event."""
 
     def __init__(self, spec: Spec, side: Side) -> None:
         self._side = side
@@ -91,7 +91,7 @@ class _AttributeCoder:
     def __init__(self, spec: AttributeSpec) -> None:
         self._spec = spec
         self._known = {value: place + 1 for place, value in enumerate(spec.values)}
-        self._masks: dict[tuple[str, ...], int] = {}
+        self._bits = {value: 1 << place for value, place in self._known.items()}
 
     def codes(self, attributes: Sequence[Mapping[str, Attribute]]) -> list[int]:
         name = self._spec.name
@@ -107,14 +107,10 @@ class _AttributeCoder:
     def _mask(self, value: Attribute | None) -> int:
         if not isinstance(value, list) or not value:
             return 1
-        key = tuple(value)
-        mask = self._masks.get(key)
-        if mask is None:
-            mask = 0
-            for member in key:
-                mask |= 1 << self._known.get(member, 0)
-            if len(self._masks) < 65_536:  # lists in one order each: a producer that shuffles them must not grow this
-                self._masks[key] = mask
+        # A list seen before is not looked up as a whole: that saved 50 ns of an event's 25 µs, and kept every list a producer made up.
+        mask, bit = 0, self._bits.get
+        for member in value:
+            mask |= bit(member, 1)
         return mask
 
 

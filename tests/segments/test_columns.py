@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -73,6 +76,25 @@ def test_a_value_is_rounded_to_thousandths(value: float, thousandths: int) -> No
 def test_a_set_is_a_mask_with_an_unknown_bucket(genres: Attribute, mask: int) -> None:
     """Bit 0 is what is not known: another value, none at all, or something that is no list."""
     assert _attributes(genres=genres).matrix[0, 0] == mask
+
+
+def test_lists_of_attributes_that_never_come_again_leave_nothing_behind() -> None:
+    """Each event is as large as one may be and names other genres: 3,000 such ones would have kept 3 GB."""
+    coder, pick = ColumnCoder(spec("nasty"), "user"), random.Random(1)
+
+    def events(count: int) -> list[Behaviour]:
+        genres = [[f"{pick.getrandbits(32):08x}" for _ in range(5900)] for _ in range(count)]  # 64 KiB of JSON each
+        return [Behaviour("u", "i", "view", 1.0, 1, "e", {"genres": found}) for found in genres]
+
+    coder.behaviours(events(10))
+    tracemalloc.start()
+    try:
+        for _ in range(10):
+            assert coder.behaviours(events(20)).matrix[:, 3].tolist() == [1] * 20
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1 << 20, f"{kept >> 20} MiB are kept"
 
 
 @pytest.mark.parametrize(("colour", "code"), [("red", 1), ("blue", 2), ("green", 0), ("", 0), (["red"], 0), (1.0, 0)])

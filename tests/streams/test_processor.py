@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -208,6 +209,34 @@ def test_the_letter_of_the_largest_record_that_a_broker_takes_is_small(bundle: B
     assert len(key) + len(kept) + sum(len(name) + len(text) for name, text in headers) < 72_000
     assert (letter.reason, letter.length, letter.sha256) == ("too_large", 1_000_000, hashlib.sha256(value).hexdigest())
     assert outcome.offsets == {home: 1}
+    _close(processor)
+
+
+def test_events_as_large_as_they_may_be_leave_only_their_row_in_memory(bundle: Bundle, tmp_path: Path) -> None:
+    """What grows with a producer's bytes would end the worker: 3,000 valid events of one user had cost 3 GB."""
+    processor, pick = _open(bundle, "user", tmp_path), random.Random(1)
+    home = int(partitions_of([b"u1"], COUNT)[0])
+
+    def apply(first: int, count: int) -> int:
+        genres = [[f"{pick.getrandbits(32):08x}" for _ in range(5800)] for _ in range(count)]
+        events = [
+            Behaviour("u1", "i1", "rate", 3.0, NOW - n, f"e{first + n}", {"genres": g}) for n, g in enumerate(genres)
+        ]
+        values = [encode(event) for event in events]
+        assert 60_000 < len(values[0]) < MAX_RECORD_BYTES
+        batch = PartitionBatch(home, [b"u1"] * count, values, range(first, first + count), [NOW] * count)
+        accepted = processor.apply([batch]).accepted
+        processor.flush()
+        return accepted
+
+    apply(0, 10)
+    tracemalloc.start()
+    try:
+        assert sum(apply(10 + 20 * turn, 20) for turn in range(10)) == 200
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1 << 20, f"{kept >> 20} MiB are kept"
     _close(processor)
 
 
