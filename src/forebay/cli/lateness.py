@@ -1,0 +1,117 @@
+"""Which events a worker will refuse for their time, told before they are sent: the log acknowledges them all the same.
+
+It is a warning, and `publish` still ends with 0: the bound belongs to each generation's bundle, several generations may read one log,
+and one of them may take what another refuses.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from forebay.cli.console import err
+from forebay.config import Settings
+from forebay.errors import ForebayError
+from forebay.events import Behaviour, Published
+from forebay.segments.spec import EventRules
+from forebay.segments.tables import duration_ms
+from forebay.segments.words import duration
+from forebay.store.generation import Generation
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms; `source` says whose bounds they are."""
+
+    late_after_ms: int
+    future_after_ms: int
+    source: str
+
+    @classmethod
+    def of(cls, settings: Settings) -> Bounds:
+        """Those of the generation's bundle where the data folder has both, else the defaults of a spec."""
+        rules = EventRules()
+        try:
+            generation = Generation.load(settings.generation_dir, name=settings.generation)
+            # Not Bundle.load: a producer has neither safetensors nor a reason to read the weights.
+            manifest = json.loads((settings.bundles / generation.bundle_hash[:12] / "manifest.json").read_bytes())
+            given = manifest["spec"].get("events", {})
+            late, future = given.get("late_after"), given.get("future_after")
+            return cls(
+                duration_ms(late, "late_after") if late else rules.late_after_ms,
+                duration_ms(future, "future_after") if future else rules.future_after_ms,
+                f"generation {generation.name}",
+            )
+        except (ForebayError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            where = f"no generation {settings.generation} in {settings.data_dir}"
+            return cls(rules.late_after_ms, rules.future_after_ms, f"the default: {where}")
+
+
+class Lateness:
+    """Counts what `bounds` refuse. `late` and `ahead` of `seen` events; `oldest` and `newest` are times in ms of those, 0 for none."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.seen = self.late = self.ahead = self.oldest = self.newest = 0
+
+    def note(self, event: Published) -> bool:
+        """Count one event that would be appended now; whether it would be refused. One without a time is of now."""
+        self.seen += 1
+        if event.time is None:
+            return False
+        now = time.time_ns() // 1_000_000
+        # As the Processor judges: profiles and item updates of any age are folded, the newest wins.
+        if isinstance(event, Behaviour) and now - event.time > self.bounds.late_after_ms:
+            self.late += 1
+            self.oldest = min(event.time, self.oldest or event.time)
+            return True
+        if event.time > now + self.bounds.future_after_ms:
+            self.ahead += 1
+            self.newest = max(event.time, self.newest)
+            return True
+        return False
+
+    def warn_first(self, event: Published) -> None:
+        """`note`, and say so when it is the first one: for a stream, which cannot be looked through before."""
+        if self.note(event) and self.late + self.ahead == 1:
+            self.warn(" (the first; all of them are counted at the end)")
+
+    def warn(self, more: str = "") -> None:
+        """Say on standard error what was counted, if anything."""
+        bounds = self.bounds
+        if self.late:
+            _say(
+                f"{self.late:,} of {self.seen:,} events are older than {duration(bounds.late_after_ms)} ({bounds.source}), "
+                f"the oldest of {_day(self.oldest)}: workers will refuse them as late{more}",
+                "Build a generation from history instead: forebay backfill --from FILE (or raise late_after under [events])",
+            )
+        if self.ahead:
+            _say(
+                f"{self.ahead:,} of {self.seen:,} events are more than {duration(bounds.future_after_ms)} ahead "
+                f"({bounds.source}), the newest of {_day(self.newest)}: workers will refuse them as future{more}",
+                "Are their times milliseconds since 1970, and is this machine's clock right?",
+            )
+
+    def told(self) -> dict[str, int | str | None]:
+        """What `--json` prints of it."""
+        return {
+            "late": self.late,
+            "oldest": self.oldest or None,
+            "late_after_ms": self.bounds.late_after_ms,
+            "future": self.ahead,
+            "bounds": self.bounds.source,
+        }
+
+
+def _say(what: str, do: str) -> None:
+    err.print(f"warning: {what}", markup=False)
+    err.print(f"         {do}", markup=False)
+
+
+def _day(ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    except (OverflowError, ValueError, OSError):  # past the year 9999: seconds or nanoseconds taken for milliseconds
+        return f"{ms} ms since 1970"
