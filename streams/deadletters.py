@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +18,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import forebay
-from forebay.errors import EventError, TopicMissing
+from forebay.errors import BrokerUnavailable, EventError, TopicMissing
 from forebay.streams.connection import connected
 from forebay.streams.topics import Topics
 
 MAX_MESSAGE = 200
 MAX_VALUE_BYTES = 64 * 1024  # any event: only what is no event is cut
 MAX_KEY_BYTES = 4 * 1024  # any id is 16 times shorter
+LAST = 1_000_000  # offsets that are looked through for people: half a minute at 30 k letters a second
+MAX_REASONS = 100
+PATIENCE_S = 30.0
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
 _FIELDS = (
     "reason", "message", "topic", "partition", "offset", "append_time", "processor", "version",
@@ -139,10 +143,29 @@ def _sha256(data: bytes | None) -> str:
     return "" if data is None else hashlib.sha256(data).hexdigest()
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A letter at its own place in the topic of dead letters, where it was `appended` (ms)."""
+
+    letter: DeadLetter
+    partition: int
+    offset: int
+    appended: int
+
+
+@dataclass(frozen=True)
+class Reason:
+    """How many letters have one reason, and the newest of them. `reason` is cut to 64 characters."""
+
+    reason: str
+    count: int
+    newest: Placed
+
+
 def read(bootstrap: str, topics: Topics, limit: int = 100, **client: Any) -> list[DeadLetter]:
     """The newest `limit` committed dead letters, oldest of them first. Raises TopicMissing and BrokerUnavailable."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
-        newest: list[tuple[int, DeadLetter]] = []
+        newest: list[Placed] = []
         for place, (first, end) in places.items():
             span = 2 * limit + 16  # each transaction has a marker that takes an offset: half may be no letters
             while True:
@@ -152,17 +175,61 @@ def read(bootstrap: str, topics: Topics, limit: int = 100, **client: Any) -> lis
                     break
                 span *= 4
             newest.extend(found)
-    newest.sort(key=lambda pair: pair[0])
-    return [letter for _, letter in newest[-limit:]] if limit > 0 else []
+    newest.sort(key=lambda placed: placed.appended)
+    return [placed.letter for placed in newest[-limit:]] if limit > 0 else []
 
 
 def count(bootstrap: str, topics: Topics, **client: Any) -> dict[str, int]:
     """Committed dead letters by reason, most frequent first. Reads the whole topic: offsets count markers as well."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
         reasons = Counter(
-            letter.reason for place, span in places.items() for _, letter in _letters(consumer, place, *span)
+            placed.letter.reason for place, span in places.items() for placed in _letters(consumer, place, *span)
         )
     return dict(reasons.most_common())
+
+
+def reasons(bootstrap: str, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
+    """Committed letters among the newest `last` offsets of each partition by reason, most frequent first.
+
+    One letter of each reason is in memory at a time. A worker knows a dozen reasons; past 100 that strangers wrote, the rest counts
+    as "(other)". Raises TopicMissing and BrokerUnavailable.
+    """
+    found: dict[str, Reason] = {}
+    with _consumer(bootstrap, topics, client) as (consumer, places):
+        for place, (first, end) in places.items():
+            for placed in _letters(consumer, place, max(first, end - last), end):
+                name = placed.letter.reason[:64]
+                name = name if name in found or len(found) < MAX_REASONS else "(other)"
+                before = found.get(name)
+                newest = placed if before is None or placed.appended >= before.newest.appended else before.newest
+                found[name] = Reason(name, (before.count if before else 0) + 1, newest)
+    return sorted(found.values(), key=lambda r: (-r.count, r.reason))
+
+
+def find(
+    bootstrap: str, topics: Topics, topic: str, partition: int, offset: int, last: int = LAST, **client: Any
+) -> Placed | None:
+    """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without one.
+
+    Each generation that refuses a record writes a letter of its own. Raises TopicMissing and BrokerUnavailable.
+    """
+    wanted, newest = (topic, partition, offset), None
+    with _consumer(bootstrap, topics, client) as (consumer, places):
+        for place, (first, end) in places.items():
+            for placed in _letters(consumer, place, max(first, end - last), end):
+                letter = placed.letter
+                if (letter.topic, letter.partition, letter.offset) == wanted:
+                    newest = placed if newest is None or placed.appended >= newest.appended else newest
+    return newest
+
+
+def at(bootstrap: str, topics: Topics, partition: int, offset: int, **client: Any) -> Placed | None:
+    """The letter at its own `offset` in the topic of dead letters; None where there is none. Errors as in `find`."""
+    with _consumer(bootstrap, topics, client) as (consumer, places):
+        for place, (first, end) in places.items():
+            if place.partition == partition and first <= offset < end:
+                return next(_letters(consumer, place, offset, offset + 1), None)
+    return None
 
 
 @contextmanager
@@ -192,11 +259,22 @@ def _consumer(
         consumer.close()
 
 
-def _letters(consumer: Any, place: Any, start: int, end: int) -> Iterator[tuple[int, DeadLetter]]:
-    """Append time in the dead letter topic, and the letter, of what is committed from `start` to before `end`."""
+def _letters(consumer: Any, place: Any, start: int, end: int) -> Iterator[Placed]:
+    """What is committed from `start` to before `end`, in order. Raises BrokerUnavailable after 30 s without progress."""
     consumer.assign([place])
     consumer.seek(place, start)
-    while consumer.position(place) < end:
+    position, since = start, time.monotonic()
+    while position < end:
         for record in consumer.poll(timeout_ms=500).get(place, ()):
             if record.offset < end:
-                yield record.timestamp, DeadLetter.from_record(record.key, record.value, record.headers)
+                letter = DeadLetter.from_record(record.key, record.value, record.headers)
+                yield Placed(letter, place.partition, record.offset, record.timestamp)
+        now = consumer.position(place)
+        if now > position:
+            position, since = now, time.monotonic()
+        elif time.monotonic() - since > PATIENCE_S:
+            raise BrokerUnavailable(
+                f"nothing was read for {PATIENCE_S:.0f} s",
+                where=f"{place.topic}[{place.partition}]",
+                do="Run: forebay doctor",
+            )

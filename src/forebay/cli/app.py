@@ -362,6 +362,40 @@ def config(json: Json = False) -> None:
     _print(json, ("setting", "value", "from"), rows)
 
 
+deadletters_app = typer.Typer(
+    help="Records that no worker could take: how many and why, and one of them.", no_args_is_help=True
+)
+app.add_typer(deadletters_app, name="deadletters")
+Last = Annotated[int, typer.Option(min=1, help="How many of the newest offsets are looked through")]
+
+
+@deadletters_app.command("list")
+def deadletters_list(
+    last: Last = 1_000_000, bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False
+) -> None:
+    """Reasons: how many, the newest, and where that one is."""
+    from forebay.cli.deadletters import list_reasons
+
+    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), last, json)
+
+
+@deadletters_app.command("show")
+def deadletters_show(
+    place: Annotated[
+        str, typer.Argument(help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET")
+    ],
+    raw: Annotated[bool, typer.Option("--raw", help="Write the value's bytes as they are, and nothing else")] = False,
+    last: Last = 1_000_000,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> None:
+    """One dead letter with all that is known about it and its bytes, safe for a terminal."""
+    from forebay.cli.deadletters import show
+
+    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, last, raw, json)
+
+
 def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
     if as_json:
         print_json(

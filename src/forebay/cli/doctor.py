@@ -137,7 +137,7 @@ class _Doctor:
             "dead letters",
             not counts,
             found,
-            f"Look at topic {self.topics.dead_letters}: headers say why and where from",
+            "Run: forebay deadletters list",
         )
 
     def _server(self) -> Check:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
 
 from forebay.cli.console import print_error
+from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
 
@@ -53,7 +54,7 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
         hosts.append(Host(processor, settings.bootstrap, topics, generation.name, options))
         log.info("%s, bundle %s, group %s", hosts[-1].name, bundle.name, hosts[-1].group)
     readiness = Readiness(hosts, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
-    with readiness.served_at(status) if status is not None else nullcontext():
+    with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
         try:
             supervise(hosts, stop, stall_after_s=options.stall_after_s, look=readiness.look)
         except ForebayError as error:

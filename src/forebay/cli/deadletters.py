@@ -1,0 +1,160 @@
+"""`forebay deadletters`: what was refused, by reason, and one letter with its bytes, safe to look at in a terminal."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import re
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from rich.markup import escape
+
+from forebay.cli.console import err, out, print_json, print_table
+from forebay.config import Settings
+from forebay.errors import ForebayError, UsageError
+from forebay.streams.deadletters import DeadLetter, Placed, at, find, reasons
+from forebay.streams.topics import Topics
+
+SHOWN_BYTES = 4096
+_OWN = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})")
+_SOURCE = re.compile(r"(.+)-(\d{1,9})-(\d{1,18})")
+
+
+def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
+    """A line for each reason: how many, the newest, and that one's coordinates for `show`."""
+    topics = Topics(settings.topic_prefix)
+    found = reasons(settings.bootstrap, topics, last)
+    if as_json:
+        print_json(
+            [
+                {
+                    "reason": r.reason,
+                    "count": r.count,
+                    "newest_ms": r.newest.appended,
+                    "example": _source(r.newest.letter),
+                    "letter": _own(r.newest),
+                }
+                for r in found
+            ]
+        )
+    elif not found:
+        out.print(f"No dead letters among the newest {last:,} offsets of {topics.dead_letters}.", markup=False)
+    else:
+        rows = [
+            (escape(_line(r.reason)), f"{r.count:,}", _moment(r.newest.appended), escape(_line(_source(r.newest.letter))), _own(r.newest))
+            for r in found
+        ]  # fmt: skip
+        print_table(("reason", "count", "newest", "example", "letter"), rows, right=("count",))
+        out.print("One with its bytes: forebay deadletters show EXAMPLE", markup=False)
+
+
+def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) -> None:
+    """One letter, by its record's TOPIC-PARTITION-OFFSET or its own OFFSET (PARTITION:OFFSET where there are several)."""
+    placed = _look_up(settings, place, last)
+    letter = placed.letter
+    if raw:
+        sys.stdout.buffer.write(letter.value or b"")
+        sys.stdout.buffer.flush()
+        if not letter.is_whole:
+            err.print(f"warning: {_whole(letter)}", markup=False)
+    elif as_json:
+        fields = asdict(letter) | {"letter": _own(placed), "appended_ms": placed.appended, "is_whole": letter.is_whole}
+        for name, data in (("key", letter.key), ("value", letter.value)):
+            fields[name] = None
+            fields[f"{name}_base64"] = None if data is None else base64.b64encode(data).decode()
+            if data is not None and (text := _text(data)) is not None:
+                fields[name] = text
+        print_json(fields)
+    else:
+        sys.stdout.write(_page(placed))
+
+
+def _look_up(settings: Settings, place: str, last: int) -> Placed:
+    topics = Topics(settings.topic_prefix)
+    if (own := _OWN.fullmatch(place)) is not None:
+        found = at(settings.bootstrap, topics, int(own[1] or 0), int(own[2]))
+    elif (source := _SOURCE.fullmatch(place)) is not None:
+        found = find(settings.bootstrap, topics, source[1], int(source[2]), int(source[3]), last)
+    else:
+        raise UsageError(
+            f"{place!r} is no place", do="Write TOPIC-PARTITION-OFFSET of the record, or the letter's own offset"
+        )
+    if found is None:
+        raise ForebayError(f"no dead letter {place}", where=topics.dead_letters, do="Run: forebay deadletters list")
+    return found
+
+
+def _page(placed: Placed) -> str:
+    letter = placed.letter
+    lines = [
+        f"reason      {_line(letter.reason)}",
+        f"message     {_line(letter.message)}",
+        f"record      {_line(_source(letter))}, appended {_moment(letter.append_time)}",
+        f"refused by  the {_line(letter.processor)} side, forebay {_line(letter.version)}",
+        f"letter      {_own(placed)}, appended {_moment(placed.appended)}",
+    ]
+    for name, data, length, digest in (
+        ("key", letter.key, letter.key_length, letter.key_sha256),
+        ("value", letter.value, letter.length, letter.sha256),
+    ):
+        if data is None:
+            lines.append(f"{name:11} none")
+            continue
+        lines.append(f"{name:11} {length:,} bytes, SHA-256 {_line(digest)}")
+        lines += [f"    {line}" for line in _readable(data[:SHOWN_BYTES])]
+        if len(data) > SHOWN_BYTES:
+            lines.append(f"    … {len(data) - SHOWN_BYTES:,} bytes more: --raw")
+    if not letter.is_whole:
+        lines.append(_whole(letter))
+    return "\n".join(lines) + "\n"
+
+
+def _whole(letter: DeadLetter) -> str:
+    return (
+        f"the letter holds the first {len(letter.value or b''):,} of {letter.length:,} bytes; "
+        f"the whole is in {_line(_source(letter))} as long as its topic keeps it"
+    )
+
+
+def _readable(data: bytes) -> list[str]:
+    """Lines of text where the bytes are text, else a hex dump: nothing in them reaches the terminal as a command to it."""
+    text = _text(data)
+    if text is not None:
+        return [_line(line) for line in text.split("\n")]
+    return [_dumped(start, data[start : start + 16]) for start in range(0, len(data), 16)]
+
+
+def _dumped(start: int, row: bytes) -> str:
+    plain = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in row)
+    return f"{start:08x}  {row.hex(' '):47}  {plain}"
+
+
+def _text(data: bytes) -> str | None:
+    """`data` as UTF-8, its last character perhaps cut; None when it is none or has other control characters than tab and line end."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data)
+    except UnicodeDecodeError:
+        return None
+    return None if any(ord(c) < 32 and c not in "\t\r\n" for c in text) else text
+
+
+def _line(text: str) -> str:
+    """`text` on one line, with what a terminal would obey or not show written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _source(letter: DeadLetter) -> str:
+    return f"{letter.topic}-{letter.partition}-{letter.offset}"
+
+
+def _own(placed: Placed) -> str:
+    return f"{placed.partition}:{placed.offset}"
+
+
+def _moment(ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms since 1970"
