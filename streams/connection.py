@@ -8,15 +8,29 @@ open, ten a second while a broker is away.
 
 from __future__ import annotations
 
+import difflib
+import re
 import socket
 import warnings
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 from forebay.errors import BrokerUnavailable, ConfigError, MissingExtra
 
 CONNECT_TIMEOUT_S = 5.0
 _DIRECT = "forebay-direct"
+_REFUSALS = (
+    ValueError,
+    TypeError,
+    RuntimeError,
+    AssertionError,
+    LookupError,
+    AttributeError,
+)  # what it raises for odd values
+_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+_PROXIES = ("proxy_url", "socks5_proxy")
 
 
 def kafka_python() -> Any:
@@ -35,9 +49,11 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
     """A connected `KafkaProducer`, `KafkaConsumer` or `KafkaAdminClient` (`kind`); the caller closes it.
 
     `options` are kafka-python's own (security_protocol, sasl_mechanism, ...). Raises BrokerUnavailable within
-    about `timeout_s`, and ConfigError for options that cannot be.
+    about `timeout_s`, and ConfigError for options that cannot be. It names options and repeats no value: one may be a password.
     """
     kafka = kafka_python()
+    known = getattr(kafka, kind).DEFAULT_CONFIG
+    _check(options, known)
     _closing_sockets()
     reach(bootstrap, timeout_s)
     opened: list[Any] = []
@@ -57,12 +73,49 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
         for client in opened:
             client._net.stop()
             client.close()
-        if isinstance(error, (kafka.errors.KafkaConfigurationError, ValueError, TypeError, RuntimeError)):
-            raise ConfigError(f"kafka-python refuses its settings: {error}", do="See its documentation") from None
+        if isinstance(error, (kafka.errors.KafkaConfigurationError, *_REFUSALS)):
+            raise _refused(error, options, known) from None
         if isinstance(error, kafka.errors.KafkaError):
             said = f"something listens, but it did not answer as Kafka does ({error})"
             raise _unavailable(bootstrap, said) from None
         raise
+
+
+def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise ConfigError for what kafka-python would refuse with the value in its words, or write into its log at each try."""
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        meant = difflib.get_close_matches(unknown[0], known, 1)
+        raise ConfigError(
+            f"kafka-python has no option {', '.join(unknown)}",
+            do=f"Did you mean {meant[0]}?" if meant else "See its documentation",
+        )
+    # kafka-python takes any other word for PLAINTEXT.
+    if options.get("security_protocol", "PLAINTEXT") not in _PROTOCOLS:
+        raise ConfigError("security_protocol is not one of Kafka's", do=f"Known: {', '.join(_PROTOCOLS)}")
+    for name in _PROXIES:
+        if options.get(name) is not None and not _is_proxy(options[name]):
+            raise ConfigError(
+                f"{name} is not the address of a proxy", do="Write it like socks5://user:password@host:1080"
+            )
+
+
+def _is_proxy(url: object) -> bool:
+    try:
+        parts = urlsplit(str(url))
+        return parts.scheme in ("socks5", "socks5h", _DIRECT) and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # a port that is no number, half an IPv6 address
+        return False
+
+
+def _refused(error: BaseException, options: Mapping[str, Any], known: Collection[str]) -> ConfigError:
+    """Of kafka-python's own words only the options that they name: the rest may be a value."""
+    named = [name for name in dict.fromkeys(re.findall(r"[a-z0-9_]+", str(error))) if name in known]
+    about = f"see {', '.join(named)}" if named else f"one of {', '.join(sorted(options))}"
+    return ConfigError(
+        f"kafka-python refuses its settings: {about} ({type(error).__name__})",
+        do="Compare their values, which are not repeated here, with its documentation",
+    )
 
 
 @cache

@@ -94,10 +94,22 @@ def test_an_unknown_setting_is_refused_where_it_stands(file: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "many", "0", "65536", "-1", "80.5"])
 def test_a_number_out_of_range_is_refused(text: str) -> None:
-    """With the value, the range and the variable."""
-    with pytest.raises(ConfigError, match="is not a number from 1 to 65535") as caught:
+    """With the range and the variable."""
+    with pytest.raises(ConfigError, match="port is not a number from 1 to 65535") as caught:
         load({}, environment={"FOREBAY_PORT": text})
-    assert repr(text) in caught.value.what and caught.value.where == "FOREBAY_PORT" and caught.value.do
+    assert caught.value.where == "FOREBAY_PORT" and caught.value.do
+
+
+@pytest.mark.parametrize("line", ['port = "{}"', '[server]\npassword = "{}"', 'host = ["{}"]', '[port]\nkey = "{}"'])
+def test_a_value_that_is_refused_is_not_repeated(line: str, file: Path) -> None:
+    """A password under a wrong name, or a table where an address belongs, must not reach a log."""
+    file.write_text(line.format("hunter2-canary"))
+    with pytest.raises(ConfigError) as caught:
+        load({}, file=file, environment={})
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        load({}, environment={"FOREBAY_PORT": "hunter2-canary"})
+    assert "canary" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
+    """Take `value` for `name`. A refusal does not repeat the value: it may be a password in the wrong place."""
     kinds = {f.name: str(f.type) for f in fields(Settings)}
     if name not in kinds:
         raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"Known: {', '.join(sorted(kinds))}")
@@ -94,9 +95,7 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
         elif isinstance(value, str | Path):
             values[name] = Path(value) if "Path" in kinds[name] else str(value)
         else:
-            raise ConfigError(f"{name} = {value!r} is not a text", where=origin, do=f'Write it as {name} = "…"')
+            raise ConfigError(f"{name} is not a text", where=origin, do=f'Write it as {name} = "…"')
     except (TypeError, ValueError):
-        raise ConfigError(
-            f"{name} = {value!r} is not a number from 1 to 65535", where=origin, do="Use a whole number"
-        ) from None
+        raise ConfigError(f"{name} is not a number from 1 to 65535", where=origin, do="Use a whole number") from None
     origins[name] = origin
