@@ -1,7 +1,14 @@
-"""The manifest of one generation: whose vectors these are, from which offsets on, and what computed them."""
+"""The manifest of one generation: whose vectors these are, from which offsets on, and what computed them.
+
+    {"sha256": "…", "generation": {"name": "g1", …}}
+
+The checksum is over the bytes of the inner object: a flipped digit of an offset would be a valid manifest of another cut. One of an
+older version is the inner object alone, and is read without a check.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -13,6 +20,12 @@ import msgspec
 from forebay.errors import GenerationMismatch, GenerationUnavailable, StoreCorrupt
 
 MANIFEST = "manifest.json"
+REMEDY = "Bring the file from a copy of this folder, or build another generation: forebay backfill --generation NEW"
+
+
+class _Sealed(msgspec.Struct):
+    sha256: str
+    generation: msgspec.Raw
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -46,8 +59,10 @@ class Generation(msgspec.Struct, frozen=True):
         """Write the manifest into `directory`. After a crash there is the old one or the new one, never a half."""
         directory.mkdir(parents=True, exist_ok=True)
         target, beside = directory / MANIFEST, directory / f".{MANIFEST}.{os.getpid()}"
+        inner = msgspec.json.format(msgspec.json.encode(self), indent=2)
+        sealed = _Sealed(hashlib.sha256(inner).hexdigest(), msgspec.Raw(inner))
         with beside.open("wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+            file.write(msgspec.json.encode(sealed) + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
@@ -61,22 +76,40 @@ class Generation(msgspec.Struct, frozen=True):
     def load(cls, directory: Path, *, name: str | None = None, bundle_hash: str | None = None) -> Generation:
         """The generation in `directory`.
 
-        Raises GenerationUnavailable when there is none, StoreCorrupt when its manifest cannot be read, and
+        Raises GenerationUnavailable when there is none, StoreCorrupt when its manifest is not what was written, and
         GenerationMismatch when it is not the one that `name` or `bundle_hash` ask for.
         """
         path = directory / MANIFEST
         try:
-            found = msgspec.json.decode(path.read_bytes(), type=cls)
+            found = _opened(path.read_bytes())
         except FileNotFoundError:
-            raise GenerationUnavailable("there is no generation", where=str(path), do="Run a backfill") from None
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise StoreCorrupt(f"unreadable manifest: {error}", where=str(path), do="Run a backfill") from None
+            raise GenerationUnavailable(
+                "there is no generation",
+                where=str(path),
+                do="Run: forebay backfill --generation NAME, or name its --data folder",
+            ) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
+            raise StoreCorrupt(f"the manifest is not what was written: {error}", where=str(path), do=REMEDY) from None
         for word, wanted, stored in (("name", name, found.name), ("bundle", bundle_hash, found.bundle_hash)):
             if wanted is not None and wanted != stored:
                 raise GenerationMismatch(
-                    f"{word} {stored} where {wanted} is wanted", where=str(path), do="Run a backfill for this bundle"
+                    f"{word} {stored} where {wanted} is wanted",
+                    where=str(path),
+                    do="Was the folder renamed? Else build another generation: forebay backfill --generation NEW",
                 )
         return found
+
+
+def _opened(data: bytes) -> Generation:
+    """The generation in a manifest's bytes. Raises ValueError or msgspec's errors."""
+    try:
+        sealed = msgspec.json.decode(data, type=_Sealed)
+    except msgspec.ValidationError:  # of an older version; what lacks a field of this shape lacks all of that one
+        return msgspec.json.decode(data, type=Generation)
+    inner = bytes(sealed.generation)
+    if hashlib.sha256(inner).hexdigest() != sealed.sha256:
+        raise ValueError("its checksum is another one")
+    return msgspec.json.decode(inner, type=Generation)
 
 
 def numeric_platform(device: str = "cpu") -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from forebay.errors import GenerationMismatch, GenerationUnavailable, StoreCorrupt
@@ -42,6 +44,35 @@ def test_no_manifest_and_half_a_manifest_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / MANIFEST).write_bytes(damaged)
         with pytest.raises(StoreCorrupt):
             Generation.load(tmp_path)
+
+
+def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path: Path) -> None:
+    """An offset with one digit changed is a valid manifest of another cut: a third of all flips were loaded."""
+    _new().save(tmp_path)
+    whole = (tmp_path / MANIFEST).read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / MANIFEST).write_bytes(flipped)
+        with pytest.raises(StoreCorrupt, match="backfill --generation") as caught:
+            Generation.load(tmp_path, name="g1")
+        assert caught.value.where == str(tmp_path / MANIFEST), bit
+
+
+def test_a_manifest_of_an_older_version_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    """Nothing says that it is damaged, and building its generation anew takes hours. No flip makes a new one look like it."""
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(_new()), indent=2) + b"\n")
+    assert Generation.load(tmp_path, name="g1").cut == {"behaviour": {0: 10, 7: 3}}
+
+
+def test_fields_of_a_later_version_do_not_keep_a_manifest_from_being_read(tmp_path: Path) -> None:
+    """The checksum is over the bytes as they lie there, not over what this version knows of them."""
+    _new().save(tmp_path)
+    file = msgspec.json.decode((tmp_path / MANIFEST).read_bytes())
+    later = msgspec.json.encode({**file["generation"], "index": "ivf"})
+    sealed = {"sha256": hashlib.sha256(later).hexdigest(), "generation": msgspec.Raw(later), "signed_by": "nobody"}
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(sealed))
+    assert Generation.load(tmp_path, name="g1").cut == {"behaviour": {0: 10, 7: 3}}
 
 
 def test_the_platform_names_what_numbers_depend_on() -> None:
