@@ -120,14 +120,19 @@ class Bundle:
             _write(draft / WEIGHTS, self.weights)
             _write(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
             _sync_folder(draft)
-            os.rename(draft, target)
+            try:
+                os.rename(draft, target)
+            except OSError:
+                if not target.exists():  # else another process has written the same bytes meanwhile
+                    raise
         _sync_folder(folder)
         return target
 
     @classmethod
     def load(cls, folder: Path) -> Bundle:
         """Read and check a bundle. Raises BundleError that names the file which is damaged."""
-        remedy = "Copy the bundle again, or train it again with: forebay train"
+        # `save` leaves what has the name as it is: a damaged folder must go first.
+        remedy = "Delete the folder, then copy the bundle again or train it again: forebay train"
         try:
             manifest = json.loads((folder / MANIFEST).read_bytes())
             if (size := (folder / WEIGHTS).stat().st_size) > MAX_WEIGHTS_BYTES:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from forebay.errors import GenerationError, UsageError
-from forebay.events import Behaviour, Event
-from forebay.segments.bundle import Bundle
+from forebay.cli.train import backfill as verb
+from forebay.config import Settings
+from forebay.errors import BundleError, GenerationError, UsageError
+from forebay.events import Behaviour, Event, encode
+from forebay.segments.bundle import WEIGHTS, Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Spec
 from forebay.segments.training import TrainingOptions, train
@@ -129,6 +135,47 @@ def test_a_backfill_that_was_cut_off_begins_anew(
     users = {b.user for b in history.behaviours} | {p.user for p in history.profiles}
     assert set(stored(bundle, tmp_path / "state-g2", "user")) == users
     assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) == users
+
+
+def test_a_bundle_that_was_copied_by_half_is_not_there(
+    kafka: DevKafka, topics: Topics, bundle: Bundle, make_history: Callable[..., History], tmp_path: Path
+) -> None:
+    """The disk takes half of the weights: no folder has the bundle's name, and the next backfill makes a whole one."""
+    path = bundle.save(tmp_path / "elsewhere")
+    events = tmp_path / "history.jsonl"
+    events.write_bytes(b"".join(encode(e) + b"\n" for e in make_history(50).behaviours))
+    weights = (path / WEIGHTS).stat().st_size
+
+    def backfill_with(most: int) -> subprocess.CompletedProcess[str]:
+        words = ["backfill", "--bundle", path, "--from", events, "--generation", "g3", "--data", tmp_path / "data"]
+        words += ["--bootstrap", kafka.bootstrap, "--prefix", topics.prefix]
+        return subprocess.run(
+            [sys.executable, "-m", "forebay.cli", *map(str, words)],
+            check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, resource.RLIM_INFINITY)),
+        )  # fmt: skip
+
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("FOREBAY_")}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2] / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = backfill_with(weights // 2)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert not (tmp_path / "data" / "bundles" / bundle.name).exists()
+    done = backfill_with(resource.RLIM_INFINITY)
+    assert done.returncode == 0, done.stderr
+    assert Bundle.load(tmp_path / "data" / "bundles" / bundle.name).hash == bundle.hash
+
+
+def test_a_damaged_bundle_under_the_name_is_found_before_the_fold(
+    kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path
+) -> None:
+    """It is not overwritten and not passed over: a worker would refuse it after hours of folding."""
+    path = bundle.save(tmp_path / "elsewhere")
+    there = bundle.save(tmp_path / "data" / "bundles")
+    (there / WEIGHTS).write_bytes((there / WEIGHTS).read_bytes()[:1000])
+    settings = Settings(bootstrap=kafka.bootstrap, topic_prefix=topics.prefix, data_dir=tmp_path / "data")
+    with pytest.raises(BundleError) as caught:
+        verb(settings, path, str(tmp_path / "never-read.jsonl"), as_json=True)
+    assert str(there) in caught.value.where and "Delete" in caught.value.do
 
 
 def test_rows_of_a_backfill_are_as_of_its_moment(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -118,7 +117,7 @@ def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) 
     bundle, topics = Bundle.load(bundle_path), Topics(settings.topic_prefix)
     ensure(settings.bootstrap, topics, generation=settings.generation, partitions=settings.partitions)
     if bundle_path.resolve().parent != settings.bundles.resolve():
-        shutil.copytree(bundle_path, settings.bundles / bundle.name, dirs_exist_ok=True)
+        Bundle.load(bundle.save(settings.bundles))  # what lay under the name already may be damaged
     with progress("folding", "events") as bar:
         generation = build(
             bundle,
