@@ -118,7 +118,11 @@ class RowCodec:
         """Raise what is wrong with `value`: the generation is judged before the length, which depends on it."""
         where = f"{self.side} vectors"
         if not value or value[0] != VERSION:
-            raise StoreCorrupt(f"record version {value[:1].hex() or 'absent'}, not {VERSION}", where=where)
+            raise StoreCorrupt(
+                f"record version {value[:1].hex() or 'absent'}, not {VERSION}",
+                where=where,
+                do="Was it written by another version of Forebay? Build another generation: forebay backfill --generation NEW",
+            )
         if len(value) > 1 and value[1] != len(self.segments):
             raise GenerationMismatch(
                 f"a record of {value[1]} segments where the generation has {len(self.segments)}",

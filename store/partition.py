@@ -27,6 +27,11 @@ from forebay.store.rocks import Rocks
 Int64s = npt.NDArray[np.int64]
 
 _ENTITY, _SPILLED, _META = b"e", b"d", b"m"
+# Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
+RESTORE = (
+    "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another generation "
+    "from a history that reaches to now: forebay backfill --generation NEW"
+)
 
 
 class PartitionMeta(msgspec.Struct, frozen=True):
@@ -60,7 +65,7 @@ class PartitionStore:
     @classmethod
     def open(cls, path: Path, *, create: bool) -> PartitionStore:
         """Open the store at `path`. Raises StoreLocked, StoreCorrupt, or StoreError if absent and not `create`."""
-        return cls(Rocks(path, create=create))
+        return cls(Rocks(path, create=create, restore=RESTORE))
 
     def meta(self) -> PartitionMeta | None:
         """What the state was built from; None in a store that has never been written to."""
@@ -70,7 +75,7 @@ class PartitionStore:
         try:
             return msgspec.json.decode(data, type=PartitionMeta)
         except msgspec.MsgspecError as error:
-            raise StoreCorrupt(f"unreadable meta: {error}", where=str(self.path), do="Delete the directory") from None
+            raise StoreCorrupt(f"unreadable meta: {error}", where=str(self.path), do=RESTORE) from None
 
     def get(self, ids: Sequence[str]) -> list[tuple[bytes, bytes] | None]:
         """State and last emitted vectors of `ids`, None where there is none."""

@@ -24,6 +24,9 @@ R = TypeVar("R")
 CACHE_BYTES = 32 << 20  # per open directory: blocks and memtables together, so that twenty partitions stay under 1 GiB
 MEMTABLE_BYTES = 16 << 20
 _LOCKED = ("lock hold by current process", "While lock file")
+_FULL = ("No space left on device", "Disk quota exceeded", "Space limit reached")
+MAKE_ROOM = "Make room on that disk and start again: nothing acknowledged is lost"
+RESTORE = "Put a copy of the directory in its place, or build what it held anew"
 
 
 class Rocks:
@@ -33,15 +36,17 @@ class Rocks:
     may lose the newest ones, which is why offsets lie in the same batch as what they account for.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
-        """Open `path`; with `create`, make it when there is nothing.
+    def __init__(self, path: Path, *, create: bool, restore: str = RESTORE) -> None:
+        """Open `path`; with `create`, make it when there is nothing. `restore` is what its owner can do about damage.
 
         Raises StoreLocked when another process (or another object of this one) has it open, StoreCorrupt when its files
-        do not fit together, StoreMissing when there is no store and `create` is false.
+        do not fit together, StoreMissing when there is no store and `create` is false, StoreError when the disk is full.
         """
-        self.path = path
+        self.path, self._restore = path, restore
         if not create and not (path / "CURRENT").exists() and not any(path.glob("MANIFEST-*")):
-            raise StoreMissing("there is no store", where=str(path), do="Restore a checkpoint, or create an empty one")
+            raise StoreMissing(
+                "there is no store", where=str(path), do="Is this the right folder? Else bring a copy of it"
+            )
         if create:
             path.mkdir(parents=True, exist_ok=True)
         options, self._cache = _options(create)
@@ -54,7 +59,7 @@ class Rocks:
             # An existing database takes its stored options unless the column family is named: the cache would be 8 MiB.
             self._db: Rdict | None = Rdict(str(path), options, column_families={"default": options})
         except Exception as error:  # noqa: BLE001 - rocksdict raises nothing narrower
-            raise _named(error, path) from None
+            raise self._named(error) from None
         capacity = self._db.property_int_value("rocksdb.block-cache-capacity")
         if capacity != CACHE_BYTES:
             self.close()
@@ -76,10 +81,9 @@ class Rocks:
                 db.write(batch)
             except Exception as error:  # noqa: BLE001
                 self._raised = True
+                do = "Close and reopen the store (start the process again) and go on from the offset in it; never retry the write"
                 raise StoreError(
-                    f"a write raised: {error}",
-                    where=str(self.path),
-                    do="Stop, close, reopen, and resume from the offset in the store; never retry the write",
+                    f"a write raised: {error}", where=str(self.path), do=MAKE_ROOM if _is_full(str(error)) else do
                 ) from None
 
     def scan(self, prefix: bytes) -> Scan:
@@ -105,7 +109,7 @@ class Rocks:
                 except Exception as error:  # noqa: BLE001
                     # After a failed write, closing flushes again and raises the same error; the lock is free all the same.
                     if not self._raised:
-                        raise _named(error, self.path) from None
+                        raise self._named(error) from None
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +125,18 @@ class Rocks:
             try:
                 return call(db)
             except Exception as error:  # noqa: BLE001
-                raise _named(error, self.path) from None
+                raise self._named(error) from None
+
+    def _named(self, error: Exception) -> StoreError:
+        """rocksdict raises plain Exceptions: RocksDB's own words are what tells them apart."""
+        text, where = str(error), str(self.path)
+        if any(words in text for words in _LOCKED):
+            return StoreLocked("another process or object has the store open", where=where, do="Stop that one first")
+        if _is_full(text):
+            return StoreError(text, where=where, do=MAKE_ROOM)
+        if text.startswith("Corruption") or "No such file" in text or "does not exist" in text:
+            return StoreCorrupt(text, where=where, do=self._restore)
+        return StoreError(text, where=where)
 
     def _usable(self) -> Rdict:
         if self._db is None:
@@ -160,7 +175,7 @@ class Scan(Iterator[tuple[bytes, bytes]]):
             except StopIteration:
                 raise
             except Exception as error:  # noqa: BLE001
-                raise _named(error, self._store.path) from None
+                raise self._store._named(error) from None
             return key[len(self._prefix) :], value
 
     def close(self) -> None:
@@ -185,11 +200,5 @@ def _options(create: bool) -> tuple[Options, Cache]:
     return options, cache
 
 
-def _named(error: Exception, path: Path) -> StoreError:
-    """rocksdict raises plain Exceptions: RocksDB's own words are what tells them apart."""
-    text = str(error)
-    if any(words in text for words in _LOCKED):
-        return StoreLocked("another process or object has the store open", where=str(path), do="Stop that one first")
-    if text.startswith("Corruption") or "No such file" in text or "does not exist" in text:
-        return StoreCorrupt(text, where=str(path), do="Delete the directory: it is rebuilt from the log")
-    return StoreError(text, where=str(path))
+def _is_full(text: str) -> bool:
+    return any(words in text for words in _FULL)

@@ -24,6 +24,7 @@ from forebay.store.rocks import Rocks
 
 _PREFIX: dict[Side, bytes] = {"user": b"u", "item": b"i"}
 _OFFSET, _WATERMARK, _META = b"o", b"w", b"m"
+RESTORE = "Delete the directory and start again: it is filled from the vectors topics, which keep every row"
 
 
 class VectorsMeta(msgspec.Struct, frozen=True):
@@ -48,7 +49,7 @@ class VectorStore:
         Raises GenerationMismatch when it holds another generation's or another bundle's rows, StoreLocked, StoreCorrupt,
         and StoreError if absent and not `create`.
         """
-        rocks = Rocks(path, create=create)
+        rocks = Rocks(path, create=create, restore=RESTORE)
         try:
             return cls(rocks, _claim(rocks, VectorsMeta(generation, bundle_hash)))
         except BaseException:
@@ -131,7 +132,7 @@ def _claim(rocks: Rocks, wanted: VectorsMeta) -> VectorsMeta:
     try:
         stored = msgspec.json.decode(data, type=VectorsMeta)
     except msgspec.MsgspecError as error:
-        raise StoreCorrupt(f"unreadable meta: {error}", where=str(rocks.path), do="Delete the directory") from None
+        raise StoreCorrupt(f"unreadable meta: {error}", where=str(rocks.path), do=RESTORE) from None
     if stored != wanted:
         raise GenerationMismatch(
             f"the store holds generation {stored.generation} of bundle {stored.bundle_hash[:12]}, "

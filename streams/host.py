@@ -322,9 +322,8 @@ class Host:
         self._ticked.pop(partition, None)
         owned = self._open_existing(partition)
         try:
-            self._writer.take(
-                self._consumer.memberid(), self._stop
-            )  # also aborts what a killed predecessor left open, which would hold back the answer below
+            # This also aborts what a killed predecessor left open, which would hold back the answers below.
+            self._writer.take(self._consumer.memberid(), self._stop)
             done = committed(self._consumer, self._topic, partition, OFFSETS_S)
             first, _ = bounds(self._consumer, self._topic, partition, OFFSETS_S)
             if owned is None:
@@ -337,7 +336,8 @@ class Host:
                 raise StoreLeads(
                     f"the store is at offset {store}, the group at {done}",
                     where=f"{self._topic}[{partition}], group {self.group}",
-                    do="Was the group reset? Delete the store's directory: it is rebuilt from the log",
+                    do="Is this the right --state? If the group was reset: stop its workers, then python -m kafka.admin "
+                    f"-b {self._bootstrap} groups alter-offsets -g {self.group} -o {self._topic}:{partition}:{store}",
                 )
         except BaseException:
             self.processor.close(partition)
@@ -455,21 +455,22 @@ class Host:
         return StoreMissing(
             f"no state of {what} is here, and this generation's history is not in the log",
             where=where,
-            do="Bring the partition's directory from its last owner, or build a new generation: forebay backfill",
+            do="Bring the partition's directory from its last owner, or build another generation: "
+            "forebay backfill --generation NEW",
         )
 
     def _gap(self, partition: int) -> LogGap:
         return LogGap(
             "records that the state needs have left the log",
             where=f"{self._topic}[{partition}]",
-            do="Build a new generation from the archive: forebay backfill",
+            do="Build another generation from a history that reaches to now: forebay backfill --generation NEW",
         )
 
     def _other_count(self, topic: str, count: int) -> TopicMismatch:
         return TopicMismatch(
             f"topic {topic} has {count} partitions, and state is folded for {self.processor.count}",
             where=self._bootstrap,
-            do="Build a new generation: forebay backfill",
+            do="Build another generation: forebay backfill --generation NEW",
         )
 
     def _settings(self, group: str) -> dict[str, Any]:

@@ -217,7 +217,7 @@ class Partition:
 
 
 def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:
-    mend = "Build a new generation: the state of this one belongs to the old log"
+    mend = "Build another generation (forebay backfill --generation NEW): the state of this one belongs to the old log"
     if (meta.topic, meta.partition) != (fresh.topic, fresh.partition):
         raise StoreError(f"holds {meta.topic}[{meta.partition}], not {fresh.topic}[{fresh.partition}]", where=str(path))
     if meta.topic_id != fresh.topic_id:
@@ -232,5 +232,5 @@ def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:
         raise StoreError(
             "its rows are of another spec",
             where=str(path),
-            do="Give each generation a data directory of its own, or backfill",
+            do="Give each generation a --state folder of its own, or build another one: forebay backfill --generation NEW",
         )

@@ -105,7 +105,8 @@ class TopicMismatch(BrokerError):
 class LogGap(BrokerError):
     """Records between the state's offset and the log's first one are gone: the state cannot be brought up to date.
 
-    Operator action: build a new generation from the archive; the old one must not go on from a hole.
+    Operator action: `forebay backfill --generation NEW` from a history that reaches to now; the old generation must not go on
+    from a hole. A serving node's copy is deleted instead: the vectors topics keep every row.
     """
 
 
@@ -133,7 +134,11 @@ class Stalled(BrokerError):
 
 
 class StoreError(ForebayError):
-    """Files on disk cannot be used."""
+    """Files on disk cannot be used.
+
+    Operator action on a full disk: make room (opening a store takes up to 32 MiB beside it) and start again; nothing acknowledged is
+    lost.
+    """
 
 
 class StoreLocked(StoreError):
@@ -141,15 +146,28 @@ class StoreLocked(StoreError):
 
 
 class StoreMissing(StoreError):
-    """There is no store where one must be. Operator action: bring it, or let a new generation be built."""
+    """There is no store where one must be.
+
+    Operator action: bring the directory from the partition's last owner, or `forebay backfill --generation NEW`.
+    """
 
 
 class StoreCorrupt(StoreError):
-    """Bytes on disk are not what was written. Operator action: delete the directory; it is rebuilt from the log."""
+    """Bytes on disk are not what was written. Operator action, by what the path is:
+
+    - a serving node's vectors: delete the directory; it is filled from the vectors topics.
+    - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a copy
+      `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history, and `work` refuses.
+    - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
+    """
 
 
 class StoreLeads(StoreError):
-    """The store's offset is ahead of the consumer group's: the group was reset, or the store belongs to another group."""
+    """The store's offset is ahead of the consumer group's: the group was reset, or the store belongs to another group.
+
+    Operator action: name the right --state; for a group that was reset, stop its workers and set its offset to the store's (the
+    message has the command). Never delete the store: what the group was set back over is in it already.
+    """
 
 
 class BundleError(ForebayError):

@@ -11,7 +11,9 @@ import pytest
 from rocksdict import Options, WriteBatch
 
 from forebay.errors import StoreCorrupt, StoreError, StoreLocked
+from forebay.store.partition import PartitionStore
 from forebay.store.rocks import Rocks
+from forebay.store.vectors import VectorStore
 
 
 def _batch(**puts: bytes) -> WriteBatch:
@@ -56,13 +58,17 @@ def test_the_cache_stays_bounded_when_a_store_is_opened_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["CURRENT", "MANIFEST"])
 def test_damaged_metadata_is_refused(tmp_path: Path, name: str) -> None:
-    """A directory whose files do not fit together is corrupt, and the remedy is named."""
+    """A directory whose files do not fit together is corrupt, and the remedy is that of its owner."""
     with Rocks(tmp_path, create=True) as rocks:
         rocks.write(_batch(a=b"1"))
     for path in tmp_path.glob(f"{name}*"):
         path.write_bytes(b"not this")
-    with pytest.raises(StoreCorrupt, match="rebuilt"):
+    with pytest.raises(StoreCorrupt, match="Put a copy of the directory in its place"):
         Rocks(tmp_path, create=False)
+    with pytest.raises(StoreCorrupt, match=r"an earlier copy .* forebay backfill --generation NEW"):
+        PartitionStore.open(tmp_path, create=False)
+    with pytest.raises(StoreCorrupt, match="Delete the directory and start again"):
+        VectorStore.open(tmp_path, create=True, generation="g1", bundle_hash="b")
 
 
 def test_a_flipped_bit_is_found_by_get_and_by_scan(tmp_path: Path) -> None:
@@ -125,6 +131,73 @@ def test_a_write_that_raised_stops_the_store(tmp_path: Path) -> None:
     rocks.close()
     with Rocks(tmp_path, create=False) as again:
         assert again.get([b"a"])[0] in (b"1", b"2")
+
+
+FILL = """
+import os, sys
+from pathlib import Path
+from rocksdict import WriteBatch
+from forebay.errors import StoreError
+from forebay.store.rocks import Rocks
+
+def tell(call):
+    try:
+        call()
+    except StoreError as error:
+        print("MAKE ROOM" if "Make room on that disk" in error.do and "No space left" in error.what else repr(error))
+        return True
+    return False
+
+def write(number):
+    batch = WriteBatch(raw_mode=True)
+    batch.put(b"k%06d" % number, os.urandom(65536))
+    batch.put(b"written", b"%d" % number)
+    store.write(batch)
+
+disk, number = Path(sys.argv[1]), 0
+(disk / "other").write_bytes(bytes(24 << 20))
+store = Rocks(disk / "store", create=True)
+while not tell(lambda: write(number)):
+    number += 1
+store.close()
+tell(lambda: Rocks(disk / "store", create=False).close())
+(disk / "other").unlink()  # the remedy: opening writes the log, up to 16 MiB, into a table beside it
+store = Rocks(disk / "store", create=False)
+(last,) = store.get([b"written"])
+print("acknowledged" if number > 20 and int(last) in (number - 1, number) else f"{last} of {number}")
+write(int(last) + 1)
+store.close()
+"""
+
+
+def test_a_full_disk_asks_for_room_and_loses_nothing(tmp_path: Path) -> None:
+    """A real one of 48 MiB, mounted where nobody else sees it: writing and opening name the remedy, and after it all is there."""
+    mounted = 'mount -t tmpfs -o size=48m none "$0" && exec "$1" -c "$2" "$0"'
+    try:
+        probe = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs none "$0"', str(tmp_path)], check=False, capture_output=True
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here")
+    if probe.returncode:
+        pytest.skip("this user may not mount a file system of its own")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", mounted, str(tmp_path), sys.executable, FILL],
+        check=False, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["MAKE ROOM", "MAKE ROOM", "acknowledged"], done.stdout + done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["No space left on device: While appending to file: /x/000008.log: No space left on device", "Disk quota exceeded"],
+)
+def test_what_a_disk_without_room_says_is_known(words: str, tmp_path: Path) -> None:
+    """RocksDB's own words, as it gave them on a full file system: where none can be mounted, this is what is left to check."""
+    with Rocks(tmp_path, create=True) as rocks:
+        named = rocks._named(Exception(f"IO error: {words}"))
+    assert type(named) is StoreError and "Make room" in named.do and named.where == str(tmp_path)
 
 
 def test_a_forked_child_cannot_write(tmp_path: Path) -> None:

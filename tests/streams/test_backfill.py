@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Consumer
 
 from forebay.cli.train import backfill as verb
 from forebay.config import Settings
-from forebay.errors import BundleError, GenerationError, UsageError
+from forebay.errors import BundleError, GenerationError, StoreCorrupt, StoreMissing, UsageError
 from forebay.events import Behaviour, Event, encode
 from forebay.segments.bundle import WEIGHTS, Bundle
 from forebay.segments.history import History
@@ -28,6 +30,7 @@ from forebay.store.partition import PartitionStore
 from forebay.streams.backfill import backfill
 from forebay.streams.devkafka import DevKafka
 from forebay.streams.host import HostOptions
+from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
 
 pytestmark = pytest.mark.broker
@@ -175,7 +178,64 @@ def test_a_damaged_bundle_under_the_name_is_found_before_the_fold(
     settings = Settings(bootstrap=kafka.bootstrap, topic_prefix=topics.prefix, data_dir=tmp_path / "data")
     with pytest.raises(BundleError) as caught:
         verb(settings, path, str(tmp_path / "never-read.jsonl"), as_json=True)
-    assert str(there) in caught.value.where and "Delete" in caught.value.do
+    assert str(there) in caught.value.where and "Delete the folder, then copy the bundle again" in caught.value.do
+    shutil.rmtree(there)
+    bundle.save(tmp_path / "data" / "bundles")
+    with pytest.raises(UsageError, match="no such file"):
+        verb(settings, path, str(tmp_path / "never-read.jsonl"), as_json=True)
+
+
+def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
+    kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation],
+    make_history: Callable[..., History], work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
+    stored: Callable[..., Any],
+) -> None:  # fmt: skip
+    """An earlier copy in its place and the log after it give the same state. Deleting it, as was once advised, is a dead end;
+    another generation from a history that reaches to now is a way without a copy."""
+    now = time.time_ns() // 1_000_000
+    whole = make_history(400, until_ms=now)
+    part = History(whole.behaviours[:200], whole.profiles, whole.items)
+    make(part, "g2", now)
+    folder = tmp_path / "state-g2"
+    options = HostOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+
+    def drain(generation: str = "g2") -> None:
+        with work(topics, "user", tmp_path / f"state-{generation}", generation=generation, options=options) as user:
+            group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.host.group})
+
+            def is_done() -> bool:
+                """Nothing is left to read, the folder has caught up with its group, and what that changed has been emitted."""
+                owned = user.host.processor.partitions
+                return len(owned) == PARTITIONS and lag(topics.behaviour, user.host.group, PARTITIONS) == 0 and all(
+                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.dirty.any() for n, p in owned.items()
+                )  # fmt: skip
+
+            wait_for(lambda: user.ended or is_done(), "the events")
+            group.close()
+
+    publish(topics.behaviour, whole.behaviours[200:300])
+    drain()
+    shutil.copytree(folder, tmp_path / "copy")
+    publish(topics.behaviour, whole.behaviours[300:])
+    drain()
+    before = {e: v[0] for e, v in stored(bundle, folder, "user").items()}
+    for side in ("user-0", "user-1"):
+        (folder / side / "CURRENT").write_bytes(b"not this")
+    with pytest.raises(StoreCorrupt, match="earlier copy") as caught:
+        drain()
+    damaged = Path(caught.value.where)
+    shutil.rmtree(damaged)
+    with pytest.raises(StoreMissing):
+        drain()
+    for side in ("user-0", "user-1"):
+        shutil.rmtree(folder / side, ignore_errors=True)
+        shutil.copytree(tmp_path / "copy" / side, folder / side)
+    drain()
+    assert {e: v[0] for e, v in stored(bundle, folder, "user").items()} == before
+    make(whole, "g3", now)
+    publish(topics.behaviour, whole.behaviours[300:])  # in the history already: they count once
+    drain("g3")
+    assert {e: v[0] for e, v in stored(bundle, tmp_path / "state-g3", "user").items()} == before
 
 
 def test_rows_of_a_backfill_are_as_of_its_moment(

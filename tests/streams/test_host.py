@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -297,6 +300,29 @@ def test_a_store_ahead_of_its_group_is_refused_by_name(
     consumer.close()
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
     assert isinstance(error, StoreLeads) and "group at 3" in str(error)
+
+
+def test_a_group_that_was_set_back_goes_on_where_the_remedy_sets_it(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None], whole: Callable[..., list[Any]],
+) -> None:  # fmt: skip
+    """The command in the message, as it stands there, once for each partition: then every event has counted once."""
+    worked(100)
+    group = f"{there.prefix}forebay.g1.user"
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
+    consumer.commit(offsets=[TopicPartition(there.behaviour, p, 3) for p in range(PARTITIONS)], asynchronous=False)
+    consumer.close()
+    for _ in range(PARTITIONS):
+        error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
+        assert isinstance(error, StoreLeads)
+        command = shlex.split(error.do.partition(" then ")[2])
+        assert command[0] == "python"
+        subprocess.run([sys.executable, "-W", "ignore", *command[1:]], check=True, capture_output=True, timeout=60)
+    worked(50)
+    counted = Counter(
+        (e.user, e.time, e.id) for m in whole(there.item_updates) if isinstance(e := decode(m.value()), Interaction)
+    )
+    assert set(counted.values()) == {1} and 100 < len(counted) <= 150
 
 
 def test_a_store_that_another_process_has_is_refused_by_name(

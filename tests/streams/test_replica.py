@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import pytest
 
-from forebay.errors import GenerationMismatch, LogGap
+from forebay.errors import GenerationMismatch, LogGap, StoreCorrupt
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
@@ -229,6 +230,25 @@ def test_a_nodes_folder_of_another_bundle_is_refused(
         Following(kafka, there, bundle, tmp_path)
 
 
+def test_a_nodes_damaged_folder_is_deleted_and_filled_again(
+    kafka: DevKafka, there: Topics, follow: Callable[[], Following], emit_rows: Send, wait_for: Callable[..., None]
+) -> None:
+    """The remedy as the error says it: the topics keep every row."""
+    emit_rows("user", ["a", "b"], 1)
+    emit_rows("item", ["i"], 2)
+    with follow() as node:
+        wait_for(lambda: node.ready, "the first records")
+        before = {side: node.values(side) for side in SIDES}
+        folder = node.store.path
+    (folder / "CURRENT").write_bytes(b"not this")
+    with pytest.raises(StoreCorrupt, match="Delete the directory and start again") as caught:
+        follow()
+    shutil.rmtree(caught.value.where)
+    with follow() as node:
+        wait_for(lambda: node.ready, "the topics from their beginning")
+        assert {side: node.values(side) for side in SIDES} == before and before["user"] and before["item"]
+
+
 def test_a_gap_in_the_vectors_topic_is_refused_by_name(
     kafka: DevKafka, there: Topics, follow: Callable[[], Following], emit_rows: Send, wait_for: Callable[..., None]
 ) -> None:
@@ -245,6 +265,10 @@ def test_a_gap_in_the_vectors_topic_is_refused_by_name(
         admin.delete_records({TopicPartition(topic, 0): 15})
     with pytest.raises(LogGap, match="Delete the node's vectors directory"), follow() as node:
         wait_for(lambda: node.error is not None, "the refusal")
+    shutil.rmtree(node.store.path)
+    with follow() as node:
+        wait_for(lambda: node.ready, "what the topic has")
+        assert set(node.values("user")) == {f"u{n}" for n in range(14, 20)}
 
 
 def _make_deletable(admin: Any, topic: str) -> None:
