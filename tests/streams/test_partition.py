@@ -181,7 +181,7 @@ def test_a_tick_moves_the_clock_forward_only(bundle: Bundle, tmp_path: Path, met
 @pytest.mark.parametrize(
     ("changed", "error", "words"),
     [
-        ({"topic_id": "topic-2"}, TopicMismatch, "deleted and created again.*Build a new generation"),
+        ({"topic_id": "topic-2"}, TopicMismatch, "deleted and created again.*backfill --generation NEW"),
         ({"partitions": 8}, TopicMismatch, "has 8 partitions, and had 4"),
         ({"layout": "other"}, StoreError, "of another spec"),
         ({"partition": 2}, StoreError, r"holds behaviour\[3\], not behaviour\[2\]"),
