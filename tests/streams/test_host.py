@@ -219,7 +219,7 @@ def test_a_gap_in_the_log_is_refused_by_name(
     publish(there.behaviour, now_history(1000).behaviours)
     _delete_records(kafka, there.behaviour, 200)
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
-    assert isinstance(error, LogGap) and "Build a new generation from the archive: forebay backfill" in str(error)
+    assert isinstance(error, LogGap) and "forebay backfill --generation NEW" in str(error)
 
 
 def test_a_new_owner_without_state_is_refused_when_the_beginning_of_the_log_is_gone(
