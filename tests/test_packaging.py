@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -19,9 +20,17 @@ ROOMS = ("streams", "segments", "store", "retrieval")
 HEAVY = ("torch", "faiss", "rocksdict", "confluent_kafka", "kafka", "numba", "starlette", "xxhash", "typer")
 
 
+ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what a checkout on it would lend
+
+
 def _run(*command: str | Path, **options: object) -> str:
     done = subprocess.run(
-        [str(c) for c in command], check=False, capture_output=True, text=True, timeout=300, **options
+        [str(c) for c in command],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        **({"env": ALONE} | options),
     )  # type: ignore[call-overload]
     assert done.returncode == 0, done.stdout + done.stderr
     return str(done.stdout)
@@ -75,9 +84,95 @@ def test_a_missing_extra_is_named_with_its_command(bare: Path, tmp_path: Path) -
         "except ForebayError as error: print(error)"
     )
     assert "pip install 'forebay[publisher]'" in _run(bare / "python", "-c", code, cwd=tmp_path)
-    done = subprocess.run([bare / "forebay", "doctor"], check=False, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "pip install 'forebay[cli]'" in done.stderr
+    for words, extra in (["--help"], "cli"), (["doctor"], "server"), (["topics", "list"], "cli,publisher"):
+        code, out, err = _ask(bare / "forebay", *words)
+        assert (code, out) == (2, "")
+        assert re.fullmatch(rf"error: (rich|typer) is not installed. Run: pip install 'forebay\[{extra}]'\n", err)
+
+
+OLDEST = re.search(r'"typer>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module", params=["oldest", "newest"])
+def terminal(
+    request: pytest.FixtureRequest, built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The command in an environment with the extra `cli` alone, on the oldest typer that pyproject.toml allows, or the newest."""
+    assert OLDEST is not None
+    folder = tmp_path_factory.mktemp(f"cli-{request.param}")
+    venv.create(folder)
+    pin = [f"typer=={OLDEST[1]}"] if request.param == "oldest" else []
+    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "--disable-pip-version-check"]
+    _run(*pip, "install", "--quiet", "--no-compile", f"{built[1]}[cli]", *pin)
+    return folder / "bin" / "forebay"
+
+
+VERBS = [
+    [], ["demo"], ["kafka"], ["topics"], ["topics", "create"], ["topics", "list"], ["publish"], ["evaluate"], ["train"],
+    ["backfill"], ["work"], ["serve"], ["lookup"], ["doctor"], ["bench"], ["spec"], ["spec", "check"], ["config"],
+]  # fmt: skip
+
+
+def _ask(command: Path, *words: str, **variables: str) -> tuple[int, str, str]:
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nowhere", "LANG": "C.UTF-8", **variables}
+    done = subprocess.run(
+        [command, *words], check=False, capture_output=True, text=True, timeout=60, env=environment, cwd="/"
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_the_extra_cli_is_enough_for_every_word_of_help(terminal: Path) -> None:
+    """`-h` and `--help` of each verb, the version, and completion, with nothing else installed."""
+    for words in VERBS:
+        short, long = _ask(terminal, *words, "-h"), _ask(terminal, *words, "--help")
+        assert short == long and short[0] == 0 and short[2] == "", (words, short)
+        assert short[1].strip().startswith(" ".join(["Usage: forebay", *words])), (words, short)
+    assert _ask(terminal, "--version") == (0, f"forebay {forebay.__version__}\n", "")
+    assert "--install-completion" in _ask(terminal, "--help")[1]
+    words = {"_FOREBAY_COMPLETE": "complete_bash", "COMP_WORDS": "forebay topics cr", "COMP_CWORD": "2"}
+    assert _ask(terminal, **words) == (0, "create\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "see"),
+    [
+        (["serv"], "'serv'. Did you mean 'serve'?", "forebay --help"),
+        (["topics", "lst"], "'lst'. Did you mean 'list'?", "forebay topics --help"),
+        (["config", "--jsn"], "--jsn (Possible options: --json)", "forebay config --help"),
+        (["lookup"], "Missing argument", "forebay lookup --help"),
+        (["train"], "Missing option '--from'", "forebay train --help"),
+        (["lookup", "user:1", "user:2"], "unexpected extra argument", "forebay lookup --help"),
+        (["kafka", "--port", "nine"], "Invalid value for '--port'", "forebay kafka --help"),
+        (["train", "--from"], "'--from' requires an argument", "--help"),
+    ],
+)
+def test_a_misspelt_word_is_one_line(terminal: Path, words: list[str], said: str, see: str) -> None:
+    """What is wrong and whose help has the right word, on one line of standard error, with exit code 2."""
+    code, out, err = _ask(terminal, *words)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: [^\n]+\n", err) and said in err and err.endswith(f"{see}\n"), err
+
+
+def test_no_verb_is_help_and_a_usage_error(terminal: Path) -> None:
+    """`forebay`, and a noun without its verb, print their help on standard error."""
+    for words in [], ["topics"], ["spec"]:
+        code, out, err = _ask(terminal, *words)
+        assert (code, out) == (2, "") and err == _ask(terminal, *words, "--help")[1]
+
+
+def test_a_verb_without_its_extra_says_what_to_install(terminal: Path, tmp_path: Path) -> None:
+    """Each verb that needs more names its own extra, on one line."""
+    events = tmp_path / "events.jsonl"
+    events.write_text("")
+    for words, extra in (
+        (["demo"], "all"), (["bench"], "all"), (["serve"], "server"), (["doctor"], "server"), (["work"], "worker"),
+        (["backfill", "--bundle", "b", "--from", "f"], "worker"), (["train", "--from", "f"], "train"),
+        (["evaluate"], "train"), (["spec", "check", "s"], "train"), (["kafka", "--dir", str(tmp_path)], "kafka"),
+        (["topics", "list"], "publisher"), (["publish", str(events)], "publisher"),
+    ):  # fmt: skip
+        code, out, err = _ask(terminal, *words)
+        assert (code, out) == (2, ""), (words, err)
+        assert re.fullmatch(rf"error: [\w-]+ is not installed. Run: pip install 'forebay\[{extra}]'\n", err), err
 
 
 def test_importing_forebay_imports_nothing() -> None:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
-from forebay.cli.console import print_error, print_json, print_table
+from forebay import __version__
+from forebay.cli.console import print_json, print_table
 from forebay.config import Settings, load
 from forebay.errors import ForebayError, UsageError
 
 app = typer.Typer(
     name="forebay",
     help="Segment vectors of a recommender, ready before the request.",
-    no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-topics_app = typer.Typer(help="The topics: what is there, and making what is missing.", no_args_is_help=True)
+topics_app = typer.Typer(help="The topics: what is there, and making what is missing.", invoke_without_command=True)
 app.add_typer(topics_app, name="topics")
-spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", no_args_is_help=True)
+spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
 app.add_typer(spec_app, name="spec")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
@@ -34,32 +32,34 @@ Data = Annotated[Path | None, typer.Option("--data", help="Folder of bundles and
 GenerationName = Annotated[str | None, typer.Option("--generation", help="Name of the generation", show_default=False)]
 
 
-def run() -> int:
-    """Run the command in sys.argv; returns its exit code. Our own errors are a line or two, never a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("forebay").setLevel(logging.INFO)
-    try:
-        result = app(standalone_mode=False)
-        return result if isinstance(result, int) else 0
-    except ForebayError as error:
-        print_error(error)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.Abort):
-        return 130
-    except OSError as error:
-        print_error(ForebayError(error.strerror or str(error), where=str(error.filename or ""), do=_for_system(error)))
-        return 1
-
-
-def _for_system(error: OSError) -> str:
-    return "Make room on that disk and start again: nothing acknowledged is lost" if error.errno == 28 else ""
-
-
 def settings(**flags: Any) -> Settings:
     return load(flags)[0]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"forebay {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def forebay(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    del version
+    _help_where_nothing_is_asked(context)
+
+
+@topics_app.callback()
+@spec_app.callback()
+def _help_where_nothing_is_asked(context: typer.Context) -> None:
+    """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its versions."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from forebay.errors import ForebayError
+from forebay.errors import ForebayError, MissingExtra
 
 PIPED_WIDTH = 140  # where there is no terminal to ask: a table is then cut for a page, not for 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
@@ -37,7 +37,10 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, rig
 
 
 def print_error(error: ForebayError) -> None:
-    """What and where on one line, the remedy under it."""
+    """What and where on one line, the remedy under it; a missing package and its command are one line, to be copied whole."""
+    if isinstance(error, MissingExtra):
+        err.print(f"[bold red]error:[/] {_escape(str(error))}")
+        return
     where = f" ({error.where})" if error.where else ""
     err.print(f"[bold red]error:[/] {_escape(error.what + where)}")
     if error.do:

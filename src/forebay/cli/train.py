@@ -101,10 +101,8 @@ def sweep(events: str, spec: Path | None, flags: TrainFlags, as_json: bool) -> N
 
 
 def _log(folder: Path):  # type: ignore[no-untyped-def]
-    try:
-        from forebay.segments.training.log import TrainingLog
-    except ImportError:
-        raise UsageError("--log needs tensorboardX", do="Install it: pip install 'forebay[train]'") from None
+    from forebay.segments.training.log import TrainingLog  # tensorboardX, which a worker's installation does not have
+
     return TrainingLog(folder)
 
 
