@@ -3,7 +3,7 @@
     POST /v1/rank       RankRequest      -> RankResponse
     POST /v1/retrieve   RetrieveRequest  -> RankResponse
     GET  /v1/entities/{side}/{id}[?vectors=true]  -> EntityResponse
-    GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503) · GET /metrics
+    GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET /metrics
 
 Bodies are JSON, or msgpack by `content-type` and `accept`. `forebay-deadline-ms` is what is left of the caller's time
 when it sends: work that nobody waits for any more is not begun.
@@ -19,6 +19,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
 import msgspec
@@ -30,6 +31,7 @@ from starlette.routing import Route
 
 from forebay import telemetry
 from forebay.errors import BadRequest, ConfigError, DeadlineExceeded, GenerationUnavailable, ServerUnavailable
+from forebay.retrieval.drain import ANSWER_S, IDLE_S, DrainingConnection, DrainState, finish
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import JSON, MSGPACK, ErrorBody, RankRequest, Readiness, RetrieveRequest
 from forebay.retrieval.metrics import RequestMetrics
@@ -91,6 +93,8 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
 
     async def readiness(request: Request) -> Response:
         state = ready()
+        if app.state.stopping:  # lookups that come on a kept connection are still answered
+            state = Readiness(False, "stopping", state.lag_ms)
         return _response(request, state, 200 if state.ready else 503)
 
     async def metrics_text(_: Request) -> Response:
@@ -116,11 +120,42 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
         Route("/ready", readiness, methods=["GET"]),
         Route("/metrics", metrics_text, methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: not_found, 405: not_found})
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={404: not_found, 405: not_found})
+    app.state.ready, app.state.stopping = ready, False
+    return app
 
 
 class _Server(uvicorn.Server):
-    """uvicorn raises a caught signal again when it is done, which would end the process before its owner's stores close."""
+    """uvicorn, drained before it stops. A caught signal is not raised again: that would end the process before its owner's stores close."""
+
+    def __init__(
+        self, app: Starlette, listener: socket.socket, idle_s: float, on_ready: Callable[[str], None] | None = None
+    ) -> None:
+        super().__init__(_config(app))
+        self._app, self._idle_s, self._on_ready = app, idle_s, on_ready
+        host, port = listener.getsockname()[:2]
+        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.server_state: DrainState = DrainState()
+
+    def stop(self) -> None:
+        """From here on every answer is the last of its connection, and the server ends. From any thread or signal handler."""
+        self._app.state.stopping = self.should_exit = True
+        self.server_state.drain()
+
+    async def on_tick(self, counter: int) -> bool:
+        # Ten times a second, from when connections are taken.
+        if self._on_ready is not None and not self.should_exit and self._app.state.ready().ready:
+            self._on_ready(self.address)
+            self._on_ready = None
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self.stop()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await finish(self, sockets or [], self._idle_s)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -135,17 +170,27 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def serve(app: Starlette, host: str = "127.0.0.1", port: int = 8080) -> None:
-    """Serve until SIGINT or SIGTERM, then finish what is under way and return. Raises ConfigError when the port is in use, before anything is warmed up."""
+def serve(
+    app: Starlette,
+    host: str = "127.0.0.1",
+    port: int = 8080,
+    *,
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish what is under way (see `drain`) and return.
+
+    `on_ready` gets the address, once: when connections are taken and `ready` says yes for the first time. Raises ConfigError
+    when the port is in use, before anything is warmed up.
+    """
     with _listen(host, port) as listener:
-        _Server(_config(app)).run(sockets=[listener])
+        _Server(app, listener, IDLE_S, on_ready).run(sockets=[listener])
 
 
 @contextlib.contextmanager
 def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve on a thread of this process while the block runs; yields the address. Port 0 takes a free one."""
     with _listen(host, port) as listener:
-        server = _Server(_config(app))
+        server = _Server(app, listener, idle_s=0.0)  # who would ask is in this process, and has left the block
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="forebay-server")
         thread.start()
         try:
@@ -153,10 +198,9 @@ def serving(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[
                 if not thread.is_alive():
                     raise ServerUnavailable("the server stopped while it started", do="Read its log")
                 time.sleep(0.005)
-            address = listener.getsockname()
-            yield f"http://{address[0]}:{address[1]}"
+            yield server.address
         finally:
-            server.should_exit = True
+            server.stop()
             thread.join()
 
 
@@ -164,7 +208,7 @@ def _config(app: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=DrainingConnection,
         ws="none",
         lifespan="on",
         access_log=False,
@@ -172,7 +216,7 @@ def _config(app: Starlette) -> uvicorn.Config:
         server_header=False,
         date_header=False,
         timeout_keep_alive=75,  # longer than the minute after which proxies and clients drop idle connections
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=ANSWER_S,
     )
 
 

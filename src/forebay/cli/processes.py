@@ -68,7 +68,9 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:
-    """A Replica on a thread, and the server over its tables, until stopped or until the replica cannot go on."""
+    """A Replica on a thread, and the server over its tables, until stopped or until the replica cannot go on.
+
+    One line of the log says when lookups are answered, and where: connections are taken and the copy has caught up."""
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app
@@ -108,13 +110,18 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         generation.name, bundle.hash, bundle.fusions, tables["user"], tables["item"], index,
         bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
     )  # fmt: skip
+
+    def tell(address: str) -> None:
+        users, items = (replica.status().rows[side] for side in SIDES)
+        log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
+
     app = create_app(engine, ready)
     with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
         follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
         try:
-            listen(app, settings.host, settings.port)
+            listen(app, settings.host, settings.port, on_ready=tell)
         finally:
             stop.set()
             wait([follower])
