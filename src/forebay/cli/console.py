@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from forebay.errors import ForebayError, MissingExtra
 
-PIPED_WIDTH = 140  # where there is no terminal to ask: a table is then cut for a page, not for 80 columns
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPED_WIDTH)
+PIPED_WIDTH = 140  # where there is no terminal to ask, and COLUMNS does not say: a page is wider than 80 columns
+_ASK = sys.stdout.isatty() or "COLUMNS" in os.environ
+out = Console(highlight=False, soft_wrap=True, width=None if _ASK else PIPED_WIDTH)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+GAP = 2  # spaces between columns
 LINE_EVERY_S = 5.0  # where no bar can be drawn
 
 
@@ -27,13 +32,72 @@ def print_json(data: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """A plain table; `right` names the columns of numbers."""
-    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+    """A plain table; `right` names the columns of numbers. Nothing is ever cut, so that a name can be copied.
+
+    Text is wrapped between words where the terminal is narrow. Where not even single words fit, each row is a block of lines.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = _widths(columns, cells, right, out.width)
+    if widths is None:
+        _print_blocks(columns, cells)
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, GAP, 0, 0))
+    for column, width in zip(columns, widths, strict=True):
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", width=width)
+    for row in cells:
+        table.add_row(*(Text("\n".join(_lines(cell, width))) for cell, width in zip(row, widths, strict=True)))
     out.print(table)
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], room: int) -> list[int] | None:
+    """Characters of each column: as wide as it would be, and the widest text one less until all fit. None when words do not."""
+    widths, least = [], []
+    for place, name in enumerate(columns):
+        texts = [row[place] for row in rows]
+        whole = max(map(cell_len, texts), default=0)
+        word = max((cell_len(w) for t in (name, *texts) for w in t.split()), default=0)
+        widths.append(max(cell_len(name), whole))
+        least.append(max(word, whole) if name in right else word)  # of a number and its unit, both stay on a line
+    room -= GAP * (len(columns) - 1)
+    while sum(widths) > room:
+        spare, place = max((width - low, place) for place, (width, low) in enumerate(zip(widths, least, strict=True)))
+        if spare <= 0:
+            return None
+        widths[place] -= 1
+    return widths
+
+
+def _print_blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """The first cell that says something heads its row's block; the others follow beside their columns' names, or under them.
+
+    A word that is longer than a line is left to the terminal, which wraps it and copies it whole.
+    """
+    margin = max(map(cell_len, columns)) + 2 * GAP
+    for row in rows:
+        head, *rest = [place for place, cell in enumerate(row) if cell] or [0]
+        for line in _lines(row[head], out.width):
+            out.print(Text(line))
+        for place in rest:
+            name = " " * GAP + columns[place]
+            beside = max(map(cell_len, row[place].split())) <= out.width - margin
+            indent = margin if beside else 2 * GAP
+            if not beside:
+                out.print(Text(name))
+            for number, line in enumerate(_lines(row[place], out.width - indent)):
+                named = beside and number == 0
+                out.print(Text((name + " " * (indent - cell_len(name)) if named else " " * indent) + line))
+
+
+def _lines(text: str, room: int) -> list[str]:
+    """`text` in lines of at most `room` characters; a longer word has a line of its own."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and cell_len(longer) > room:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def print_error(error: ForebayError) -> None:

@@ -127,7 +127,7 @@ def _moved(place: int, now: Hit, was: tuple[int, Hit] | None, drift: dict[str, f
 
 def _title(story: Story, hit: Hit) -> str:
     mark = " *" if story.genre in _genres(story.attributes[hit.item]) else ""
-    return story.titles[hit.item][:36] + mark
+    return story.titles[hit.item] + mark
 
 
 def _chance(hit: Hit) -> float:
