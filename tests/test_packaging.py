@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 import forebay
 
@@ -173,6 +175,29 @@ def test_a_verb_without_its_extra_says_what_to_install(terminal: Path, tmp_path:
         code, out, err = _ask(terminal, *words)
         assert (code, out) == (2, ""), (words, err)
         assert re.fullmatch(rf"error: [\w-]+ is not installed. Run: pip install 'forebay\[{extra}]'\n", err), err
+
+
+def test_the_page_of_the_package_shows_no_broken_link(built: tuple[Path, Path]) -> None:
+    """Of the description in the wheel each link and picture is absolute, or within the page; nothing else of the README is missing."""
+    with zipfile.ZipFile(built[1]) as wheel:
+        (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(wheel.read(name))
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    page = metadata.get_payload(decode=True).decode()
+    targets = [
+        str(part.attrGet("href") or part.attrGet("src"))
+        for block in MarkdownIt("commonmark").parse(page)
+        for part in block.children or []
+        if part.type in ("link_open", "image")
+    ]
+    assert [t for t in targets if not t.startswith(("https://", "#"))] == []
+    said = (ROOT / "README.md").read_text()
+    words = re.findall(r"\w+", re.sub(r"(!\[[^]]*\])\([^)]*\)", r"\1", said))  # a picture leaves its caption
+    assert set(words) <= set(re.findall(r"\w+", page))
+    with tarfile.open(built[0]) as sdist:
+        held = {n.partition("/")[2] for n in sdist.getnames()}
+    for path in re.findall(r"\]\((?!https?://|#)([^)]+)\)", said):
+        assert path in held, path
 
 
 def test_importing_forebay_imports_nothing() -> None:
