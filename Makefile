@@ -7,10 +7,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
 DEMO_FLAGS := $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT)) $(if $(KAFKA_PORT),--kafka-port $(KAFKA_PORT))
 
-.PHONY: help install demo test test-faults lint bench clean
+.PHONY: help install demo test test-extras test-faults lint bench clean
 
 help:            ## this list
-	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 install: .venv/installed  ## .venv with everything that runs, tests and checks
 
@@ -25,6 +25,9 @@ demo: .venv/installed  ## the main job on real input: KEEP=1 stays up, PORT= and
 
 test: .venv/installed  ## every test, those against a real Kafka included
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-extras: .venv/installed  ## the wheel with each extra in an environment of its own: needs a package index
+	$(BIN)/python -m pytest -m extras tests/test_environments.py $(PYTEST_FLAGS)
 
 test-faults: .venv/installed  ## kills, pauses, freezes and broker restarts in full: half an hour
 	$(BIN)/python -m pytest tests/faults -m "full or not full" $(PYTEST_FLAGS)
