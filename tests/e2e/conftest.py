@@ -52,6 +52,10 @@ class Installation:
                 self._command(verb, *words), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment()
             )
 
+    def said(self, verb: str) -> str:
+        """All that a long-running verb has printed, its earlier starts included."""
+        return (self.folder / f"{verb}.log").read_text()
+
     def kill(self, verb: str) -> None:
         """kill -9."""
         child = self.children.pop(verb)

@@ -147,7 +147,9 @@ def test_a_worker_without_its_state_is_refused(installation: Installation, tmp_p
     installation.kill("work")
     said = installation.forebay("work", "--state", str(tmp_path / "empty"), code=1)
     assert "no state of" in said and "forebay backfill" in said
+    starts = installation.said("work").count("ready: generation g1")
     installation.start("work")
+    installation.until(lambda: installation.said("work").count("ready: generation g1") > starts)
     installation.until(installation.is_current)
 
 

@@ -24,6 +24,10 @@ topics_app = typer.Typer(help="The topics: what is there, and making what is mis
 app.add_typer(topics_app, name="topics")
 spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
 app.add_typer(spec_app, name="spec")
+deadletters_app = typer.Typer(
+    help="Records that no worker could take: how many and why, and one of them.", invoke_without_command=True
+)
+app.add_typer(deadletters_app, name="deadletters")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
@@ -55,6 +59,7 @@ def forebay(
 
 @topics_app.callback()
 @spec_app.callback()
+@deadletters_app.callback()
 def _help_where_nothing_is_asked(context: typer.Context) -> None:
     """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its versions."""
     if context.invoked_subcommand is None:
@@ -362,10 +367,6 @@ def config(json: Json = False) -> None:
     _print(json, ("setting", "value", "from"), rows)
 
 
-deadletters_app = typer.Typer(
-    help="Records that no worker could take: how many and why, and one of them.", no_args_is_help=True
-)
-app.add_typer(deadletters_app, name="deadletters")
 Last = Annotated[int, typer.Option(min=1, help="How many of the newest offsets are looked through")]
 
 

@@ -34,6 +34,7 @@ VERBS = {
     "work": "worker",
     "serve": "server",
     "lookup": "cli",
+    "deadletters": "cli,publisher",
     "doctor": "server",
     "bench": "all",
     "spec": "train",

@@ -31,6 +31,7 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
     `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item side to the
     workers of another generation. Does not return when a thread is stuck: the process ends.
     """
+    stop = stop_event()  # before the modules below are loaded, which takes seconds
     from forebay.cli.readiness import Readiness
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
@@ -44,7 +45,7 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
         raise UsageError(f"side {side!r}", do="Use user, item or both")
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-    topics, stop = Topics(settings.topic_prefix), stop_event()
+    topics = Topics(settings.topic_prefix)
     options = HostOptions(slot=slot, create_stores=False, interactions=not silent)
     hosts: list[Host] = []
     for one in SIDES if side == "both" else (side,):
