@@ -10,6 +10,7 @@ import numpy.typing as npt
 from forebay.segments.columns import ColumnCoder
 from forebay.segments.history import History
 from forebay.segments.layout import Layout
+from forebay.segments.outcomes import judged
 from forebay.segments.replay import SideLog, snapshots
 from forebay.segments.spec import Side, Spec
 
@@ -19,37 +20,43 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Examples:
-    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms); `labels` bool [n]."""
+    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending; `labels` bool [n], each known
+    `within_ms` after its time."""
 
     logs: dict[Side, SideLog]
     users: Ints
     items: Ints
     times: Ints
     labels: Bools
+    within_ms: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def settled(self) -> Ints:
+        """int64 [n] (ms): a label may be known to what is asked strictly after this moment."""
+        return self.times + self.within_ms
+
     @classmethod
     def of(cls, spec: Spec, history: History) -> Examples:
-        """Every impression of `history`, in order of time."""
+        """Every impression of `history` whose outcome is known, in order of time."""
         logs: dict[Side, SideLog] = {
             "user": SideLog.of(spec, "user", history.behaviours, history.profiles),
             "item": SideLog.of(spec, "item", history.interactions(), history.items),
         }
         columns = ColumnCoder(spec, "user").behaviours(history.behaviours)
-        named = {"action": columns.matrix[:, 1], "value": columns.matrix[:, 2]}
-        shown = spec.label.impression(named) if spec.label.impression else np.ones(len(columns), dtype=bool)
-        labels = spec.label.positive(named)
-        place = np.flatnonzero(shown)
+        place, labels = judged(spec.label, columns, history.until)
         users = logs["user"].rows_of([history.behaviours[p].user for p in place.tolist()])
         items = logs["item"].rows_of([history.behaviours[p].item for p in place.tolist()])
-        return cls(logs, users, items, columns.times[place], labels[place])
+        return cls(logs, users, items, columns.times[place], labels, spec.label.within_ms or 0)
 
     def between(self, start: int, end: int) -> Examples:
-        """Those with start <= time < end (ms)."""
-        keep = (self.times >= start) & (self.times < end)
-        return Examples(self.logs, self.users[keep], self.items[keep], self.times[keep], self.labels[keep])
+        """Those with start <= time (ms) whose labels are known from what is before `end` (ms)."""
+        keep = (self.times >= start) & (self.settled < end)
+        return Examples(
+            self.logs, self.users[keep], self.items[keep], self.times[keep], self.labels[keep], self.within_ms
+        )
 
     def states(self, layout: Layout, as_of: Ints) -> Ints:
         """State rows int64 [n, width] of one side, each from its entity's events strictly before `as_of` int64 [n] (ms)."""

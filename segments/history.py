@@ -13,11 +13,19 @@ from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile
 @dataclass(frozen=True)
 class History:
     """Events with ids and times, `behaviours` in order of time. `of` and `read` take a behaviour once, however often it is there:
-    one of the same user, time and id is the same."""
+    one of the same user, time and id is the same. `end` (ms) is where it was cut off, if it was."""
 
     behaviours: list[Behaviour]
     profiles: list[UserProfile]
     items: list[ItemUpdate]
+    end: int | None = None
+
+    @property
+    def until(self) -> int:
+        """The moment (ms) before which it is complete: its cut, or just after its newest behaviour."""
+        if self.end is not None:
+            return self.end
+        return (self.behaviours[-1].time or 0) + 1 if self.behaviours else 0
 
     @classmethod
     def of(cls, events: Iterable[Behaviour | UserProfile | ItemUpdate]) -> History:
@@ -48,7 +56,8 @@ class History:
 
     def before(self, time: int) -> History:
         """The behaviours strictly before `time` (ms); attributes as they are."""
-        return History([b for b in self.behaviours if (b.time or 0) < time], self.profiles, self.items)
+        end = min(time, self.until)
+        return History([b for b in self.behaviours if (b.time or 0) < time], self.profiles, self.items, end)
 
     def interactions(self) -> list[Interaction]:
         """The item-side records of the behaviours, as the user Processor would send them on time."""

@@ -19,7 +19,7 @@ from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.expression import Condition
 from forebay.segments.features import SegmentReader, Vocabulary
 from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, FeatureSpec, SegmentSpec, Spec
+from forebay.segments.spec import DAY_MS, SIDES, FeatureSpec, SegmentSpec, Spec
 from forebay.segments.words import duration, in_words
 
 Level: TypeAlias = Literal["error", "warning"]
@@ -30,6 +30,7 @@ WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its 
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
 # way through the log (tests/streams/test_host.py holds it against the worker's own defaults).
 SHOWN_AGE_MS = 5_000
+LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
 
 
@@ -45,7 +46,7 @@ class Remark:
 
 def lint(spec: Spec) -> list[Remark]:
     """Every remark on `spec`, errors first, otherwise in the order of the checks below."""
-    checks = (_orphans, _unread, _twice, _actions, _conditions, _windows, _bounds, _rows, _dimensions)
+    checks = (_orphans, _unread, _twice, _actions, _conditions, _label, _windows, _bounds, _rows, _dimensions)
     found = [remark for check in checks for remark in check(spec)]
     return sorted(found, key=lambda r: r.level != "error")
 
@@ -162,6 +163,48 @@ def _conditions(spec: Spec) -> Iterator[Remark]:
                 yield Remark(
                     "warning", where, f"{text} is always true", "Take it out: an equal feature can share its state"
                 )
+
+
+def _label(spec: Spec) -> Iterator[Remark]:
+    """Whether an impression can be positive, and how long that takes."""
+    label, within = spec.label, spec.label.within_ms
+    if label.impression is None or not _outcomes(label.positive)[0] or not _outcomes(label.impression)[0]:
+        return  # there is nothing to compare, or a remark on it already
+    positive, shown = label.positive.text, label.impression.text
+    if within is None:
+        if not _outcomes(_both(label.positive, f"({positive}) and ({shown})"))[0]:
+            yield Remark(
+                "error",
+                "[label]",
+                f"no event can be an impression, {shown!r}, and positive, {positive!r}, at once: every label is negative",
+                'Write within = "30m", if an outcome is an event of its own that follows its impression',
+            )
+        return
+    if not _outcomes(_both(label.positive, f"({positive}) and not ({shown})"))[0]:
+        yield Remark(
+            "warning",
+            "[label] within",
+            f"an event that is positive, {positive!r}, is always an impression itself, {shown!r}, and its own outcome",
+            "Take `within` out: it only holds examples back",
+        )
+    if not within:
+        yield Remark(
+            "error",
+            "[label] within",
+            "an outcome counts in its impression's own millisecond alone",
+            'Make it as long as an outcome takes to follow: within = "30m"',
+        )
+    if within > LONG_WITHIN_MS:
+        yield Remark(
+            "warning",
+            "[label] within",
+            f"training leaves out what was shown in the last {duration(within)} of its part of the log",
+            f"Take the time in which nearly all outcomes follow, {duration(LONG_WITHIN_MS)} at most",
+        )
+
+
+def _both(condition: Condition, text: str) -> Condition:
+    return Condition(text, condition.actions, condition.where)
 
 
 def _outcomes(condition: Condition) -> tuple[bool, bool]:

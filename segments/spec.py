@@ -155,10 +155,24 @@ class EventRules:
 
 @dataclass(frozen=True)
 class Label:
-    """What training predicts: `positive` among the events that are an `impression`."""
+    """What training predicts: which impressions are positive. Impressions are the events that meet `impression`; without one, all.
+
+    Without `within_ms` an impression is positive when it meets `positive` itself: a rating of four and more.
+
+    With it, outcomes are events of their own. An event that meets `positive` makes an impression of the same user and item positive:
+    the latest one, at or before it and at most `within_ms` before it. Earlier ones stay negative, though they be within the time: they
+    were seen and passed by, and one click is one positive. An outcome of the same millisecond counts (many logs are in whole seconds); of
+    several impressions in that millisecond the one of the greatest hashed id is taken; an event that meets both conditions is its
+    own outcome.
+
+    Labels wait: an impression is an example only when all of its `within_ms` lies in the log, or in the part of it that a split
+    by time gives: no part knows an outcome from after its end. Features are of events strictly before the impression, and
+    so never of its outcome.
+    """
 
     positive: Condition
     impression: Condition | None = None
+    within_ms: int | None = None
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,20 @@ class Reader:
         return EventRules(**times, actions=self.actions)
 
     def _label(self, given: Mapping[str, Any]) -> Label:
-        known(given, {"positive", "impression"}, "[label]")
+        known(given, {"positive", "impression", "within"}, "[label]")
         if "positive" not in given:
             raise SpecError("no positive condition", where="[label]", do='Write positive = "value >= 4" or the like')
         impression = given.get("impression")
+        if "within" in given and not impression:
+            raise SpecError(
+                "within, and no impression that it counts from",
+                where="[label]",
+                do="""Write impression = "action == 'view'" or the like, or take `within` out""",
+            )
         return Label(
             positive=Condition(given["positive"], self.actions, "[label] positive"),
             impression=Condition(impression, self.actions, "[label] impression") if impression else None,
+            within_ms=duration_ms(given["within"], "[label] within") if "within" in given else None,
         )
 
     def _attribute(self, side: Side, name: str, given: Mapping[str, Any]) -> AttributeSpec:

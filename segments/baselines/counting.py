@@ -18,12 +18,12 @@ PRIOR = 10.0  # impressions of the overall share that a running mean starts with
 
 
 def running_means(examples: Examples, part: Examples) -> tuple[Floats, Floats]:
-    """Shrunk shares of positives among all strictly earlier impressions of each item, and of each user: two scores float32 [n] of
-    `part`, as log odds. Their sum ranks better than either."""
-    overall = float(examples.labels[examples.times < part.times.min()].mean())
+    """Shrunk shares of positives among all impressions of each item, and of each user, whose label was known before: two scores
+    float32 [n] of `part`, as log odds. Their sum ranks better than either."""
+    overall = float(examples.labels[examples.settled < part.times.min()].mean())
     found = []
     for of, asked in ((examples.items, part.items), (examples.users, part.users)):
-        positive, count = _before(of, examples.times, examples.labels, asked, part.times)
+        positive, count = _before(of, examples.settled, examples.labels, asked, part.times)
         share = (positive + PRIOR * overall) / (count + PRIOR)
         found.append(np.log(share / (1 - share)).astype(np.float32))
     return found[0], found[1]
@@ -48,7 +48,7 @@ def popularity(examples: Examples, choices: Choices, window_days: float) -> Floa
     scores = np.zeros((len(choices), choices.items), dtype=np.float32)
     for day, midnight in enumerate(choices.midnights.tolist()):
         since = midnight - window_days * DAY_MS
-        counted = examples.labels & (examples.times < midnight) & (examples.times >= since)
+        counted = examples.labels & (examples.settled < midnight) & (examples.times >= since)
         counts = np.bincount(examples.items[counted], minlength=choices.items)
         # Ties among items without any are broken by age in the catalogue, not in the target's favour.
         scores[choices.day == day] = counts - np.arange(choices.items) * 1e-7
@@ -64,7 +64,7 @@ class Ease:
     def __init__(self, examples: Examples, until: int, regularisation: float, liked: bool) -> None:
         """Fit on the impressions before `until` (ms)."""
         self._examples, self._liked = examples, liked
-        known = (examples.times < until) & (examples.labels | (not liked))
+        known = (examples.settled < until) & (examples.labels | (not liked))
         users, items = examples.users[known], examples.items[known]
         matrix = np.zeros((len(examples.logs["user"].entities), len(examples.logs["item"].entities)), np.float32)
         matrix[users, items] = 1
@@ -84,7 +84,7 @@ class Ease:
         bounds = np.searchsorted(examples.users[order], np.arange(int(examples.users.max()) + 2))
         for row, (user, time) in enumerate(zip(choices.users.tolist(), as_of.tolist(), strict=True)):
             own = order[bounds[user] : bounds[user + 1]]
-            had = own[(examples.times[own] < time) & (examples.labels[own] | (not self._liked))]
+            had = own[(examples.settled[own] < time) & (examples.labels[own] | (not self._liked))]
             histories[row, examples.items[had]] = 1
         # Who has no history yet gets what is popular; for all others this is far too small to matter.
         return histories @ self.weights + self._popular * np.float32(1e-6)

@@ -42,12 +42,13 @@ class Choices:
 
     @classmethod
     def of(cls, examples: Examples, since: int, until: int, count: int, seed: int) -> Choices:
-        """At most `count` of the liked impressions with since <= time < until (ms), drawn by `seed`, in order of time.
+        """At most `count` of the liked impressions with since <= time and a label known before `until` (ms), drawn by `seed`, in order
+        of time.
 
         `examples` is the whole log: what a user had rated is read off it. An item that comes twice is a target again, and a
         candidate whenever it is the target.
         """
-        within = np.flatnonzero((examples.times >= since) & (examples.times < until) & examples.labels)
+        within = np.flatnonzero((examples.times >= since) & (examples.settled < until) & examples.labels)
         places = np.sort(np.random.default_rng(seed).choice(within, min(count, len(within)), replace=False))
         users, targets, times = examples.users[places], examples.items[places], examples.times[places]
         seen = np.zeros((len(places), len(examples.logs["item"].entities)), dtype=np.bool_)

@@ -24,6 +24,7 @@ late_after = "1d"
 [label]
 positive = "action == 'like'"
 impression = "action == 'view'"
+within = "30m"
 [attributes.item]
 genres = { set = ["war", "love"] }
 [attributes.user]
@@ -78,6 +79,10 @@ ODD: dict[str, tuple[Change, Level, str, str]] = {
     "only unlisted": (_where("action not in ('view', 'like')"), "warning", "[user.taste] features", "true of no action in"),
     "never positive": (lambda d: d["label"].update(positive="value < 1 and value > 2"), "error", "[label] positive", "never true"),
     "never shown": (lambda d: d["label"].update(impression="value < 1 and value > 2"), "error", "[label] impression", "never true"),
+    "never positive together": (lambda d: d["label"].pop("within"), "error", "[label]", "no event can be an impression, \"action == 'view'\", and positive"),
+    "its own outcome": (lambda d: d["label"].update(positive="action == 'view' and value >= 1"), "warning", "[label] within", "its own outcome"),
+    "no time for it": (lambda d: d["label"].update(within="0s"), "error", "[label] within", "own millisecond alone"),
+    "a long wait": (lambda d: d["label"].update(within="31d"), "warning", "[label] within", "the last 31d of its part"),
     "a short window": (lambda d: d["events"].update(late_after="4d"), "warning", "[item.stats] features", "come after 3d are not counted"),
     "a cut half-life": (lambda d: d["item"]["stats"]["features"][1].update(half_life="4d"), "warning", "[item.stats] features", "before half"),
     "a coarse bucket": (lambda d: d["item"]["stats"]["features"][1].update(half_life="12h"), "warning", "[item.stats] features", "longer than"),

@@ -116,6 +116,8 @@ BAD = [
     ("label.negative", "value < 1", "unknown key 'negative'", "[label]"),
     ("label.positive", "action == 'share'", "names the action 'share'", "[label] positive"),
     ("label.impression", "value >", "cannot be read", "[label] impression"),
+    ("label.within", 30, "is not a duration", "[label] within"),
+    ("label", {"positive": "value > 1", "within": "30m"}, "no impression that it counts from", "[label]"),
     ("attributes.shop", {}, "unknown key 'shop'", "[attributes]"),
     ("attributes.item", 3, "where a table must stand", "[attributes.item]"),
     ("attributes.item.Size", {"number": True}, "the name 'Size'", "[attributes.item] Size"),
