@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.segments.attribute import MAX_NUMBER, AttributeSpec, bucket_of
 from forebay.segments.ids import hash_ids
-from forebay.segments.spec import AttributeSpec, Side, Spec
+from forebay.segments.spec import Side, Spec
 
 Ints = npt.NDArray[np.int64]
 Behaving: TypeAlias = Behaviour | Interaction
 Updating: TypeAlias = UserProfile | ItemUpdate
 
 THOUSANDTHS = 1000
-MAX_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Columns:
     """A batch of events: `entities` (ids, length n), event `times` (ms) and hashed `ids` int64 [n], `matrix` int64 [n, columns].
 
     The matrix has a Layout's `event_columns` or `update_columns`. Ids in it are hashes, `value` and numbers are
-    thousandths, an action or a category is its code (0 = unknown), a set is a bit mask (bit 0 = unknown), a number attribute is
-    2 · thousandths + 1 (0 = absent, which no number is).
+    thousandths, an action or a category is its code (0 = unknown), or its bucket (0 = absent), a set is a bit mask (bit 0 =
+    unknown), a number attribute is 2 · thousandths + 1 (0 = absent, which no number is).
     """
 
     entities: list[str]
@@ -52,6 +52,7 @@ class ColumnCoder:
         self._actions = {action: place + 1 for place, action in enumerate(spec.events.actions)}
         self._item = [_AttributeCoder(a) for a in spec.attributes["item"]]
         self._own = [_AttributeCoder(a) for a in spec.attributes[side]]
+        self._event = [_AttributeCoder(a) for a in spec.event_attributes]
 
     def behaviours(self, events: Sequence[Behaving]) -> Columns:
         """Columns of behaviours (side user) or interactions (side item); each has an id and a time."""
@@ -64,13 +65,17 @@ class ColumnCoder:
             attributes, coders = [e.item_attributes for e in acted], self._item
         else:
             entities, others = [e.item for e in events], [e.user for e in events]
-        matrix = np.empty((count, 3 + len(coders)), dtype=np.int64)
+        matrix = np.empty((count, 3 + len(coders) + len(self._event)), dtype=np.int64)
         matrix[:, 0] = hash_ids(others)
         matrix[:, 1] = [action(e.action, 0) for e in events]
         values = np.array([e.value for e in events], dtype=np.float64)
         matrix[:, 2] = np.rint(values * THOUSANDTHS)
         for place, coder in enumerate(coders):
             matrix[:, 3 + place] = coder.codes(attributes)
+        if self._event:
+            attributes = [e.attributes for e in events]
+        for place, coder in enumerate(self._event, start=3 + len(coders)):
+            matrix[:, place] = coder.codes(attributes)
         return Columns(entities, _times(events), hash_ids([e.id or "" for e in events]), matrix)
 
     def updates(self, events: Sequence[Updating]) -> Columns:
@@ -98,6 +103,8 @@ class _AttributeCoder:
         match self._spec.kind:
             case "set":
                 return [self._mask(a.get(name)) for a in attributes]
+            case "category" if buckets := self._spec.buckets:
+                return [bucket_of(v, buckets) if isinstance(v := a.get(name), str) else 0 for a in attributes]
             case "category":
                 known = self._known
                 return [known.get(v, 0) if isinstance(v := a.get(name), str) else 0 for a in attributes]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from forebay.errors import SpecError
-from forebay.segments.spec import AttributeSpec, EncoderSpec, FeatureSpec, Side
+from forebay.segments.attribute import AttributeSpec
+from forebay.segments.spec import EncoderSpec, FeatureSpec, Side
 from forebay.segments.tables import known, table, whole
 
 _OPTIONS = {

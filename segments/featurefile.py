@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from forebay.errors import SpecError
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.expression import Condition
-from forebay.segments.spec import CROSS, AttributeSpec, FeatureSpec, Side
+from forebay.segments.spec import CROSS, FeatureSpec, Holder, Side
 from forebay.segments.tables import duration_ms, known, strings, table, whole
 
 # A bucket's events share one age. A quarter of the half-life keeps that within a factor of 2^(1/4), 19 %; five half-lives
@@ -16,7 +17,7 @@ BUCKETS_OF_A_HALF_LIFE = 4
 HALF_LIVES_KEPT = 5
 MAX_CROSS = 1024  # pairs of keys: 8 KiB of a row for each time bucket, twice that for a mean
 
-Attributes = Mapping[Side, tuple[AttributeSpec, ...]]
+Attributes = Mapping[Holder, tuple[AttributeSpec, ...]]
 
 
 def read_feature(side: Side, given: Any, attributes: Attributes, actions: tuple[str, ...], where: str) -> FeatureSpec:
@@ -34,11 +35,12 @@ def read_feature(side: Side, given: Any, attributes: Attributes, actions: tuple[
         "mean": {"by", "where", "bucket", "over", "half_life"},
     }
     known(given, {kind, *keys.get(kind, set())}, where)
-    condition = Condition(given["where"], actions, where) if "where" in given else None
+    own = attributes.get("event", ())
+    condition = Condition(given["where"], actions, where, own) if "where" in given else None
     match kind:
         case "last":
             of = strings(given.get("of", ()), where)
-            allowed = {"item", "value", "age", "action", *(a.name for a in attributes["item"])}
+            allowed = {"item", "value", "age", "action", *(a.name for a in (*attributes["item"], *own))}
             if side != "user" or not of or not set(of) <= allowed:
                 raise SpecError(
                     f"{dict(given)}", where=where, do=f"On side user: last = 1…1000, of = some of {sorted(allowed)}"
@@ -59,9 +61,9 @@ def read_feature(side: Side, given: Any, attributes: Attributes, actions: tuple[
     if kind == "mean" and given["mean"] != "value":
         raise SpecError(f"mean of {given['mean']!r}", where=where, do='Only "value" has a mean')
     for key in keys_of:
-        _check_key(side, key, attributes["item"], where)
+        _check_key(side, key, attributes["item"], own, where)
     if isinstance(named, list | tuple):
-        _check_cross(keys_of, attributes["item"], actions, where)
+        _check_cross(keys_of, (*attributes["item"], *own), actions, where)
     bucket, over, half_life = _window(given, where)
     return FeatureSpec(
         "count" if kind == "count" else "mean",
@@ -73,11 +75,18 @@ def read_feature(side: Side, given: Any, attributes: Attributes, actions: tuple[
     )
 
 
-def _check_key(side: Side, key: str, attributes: tuple[AttributeSpec, ...], where: str) -> None:
+def _check_key(
+    side: Side, key: str, items: tuple[AttributeSpec, ...], own: tuple[AttributeSpec, ...], where: str
+) -> None:
     if key in ("events", "action"):
         return
-    if side != "user":
-        raise SpecError(f"{key!r} on side item", where=where, do='An interaction record has "events" and "action"')
+    if side != "user" and key not in {a.name for a in own}:
+        raise SpecError(
+            f"{key!r} on side item",
+            where=where,
+            do='An interaction record has "events", "action" and what is declared under [attributes.event]',
+        )
+    attributes = (*items, *own)
     _declared(attributes, "item", (key,), where)
     if any(a.name == key and a.kind == "number" for a in attributes):
         raise SpecError(f"{key!r} is a number and has no buckets", where=where, do="Count by a category or a set")
@@ -90,7 +99,7 @@ def _check_cross(
         raise SpecError(
             f"a cross of {list(keys)}",
             where=where,
-            do='Name two of "action" and the item attributes, or one key without a list',
+            do='Name two of "action", the item attributes and the event attributes, or one key without a list',
         )
     widths = {"action": len(actions) + 1, **{a.name: a.width for a in attributes}}
     first, second = (widths[k] for k in keys)

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.layout import Block, Layout
-from forebay.segments.spec import AttributeSpec, FeatureSpec, SegmentSpec, Spec
+from forebay.segments.spec import FeatureSpec, SegmentSpec, Spec
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -156,7 +157,7 @@ class SegmentReader:
                 return len(self._spec.events.actions) + 1
             case "value" | "age":
                 return 1
-        return _attribute_width(self._spec.attribute("item", column))
+        return _attribute_width(self._spec.column(column))
 
     def _read_list(self, feature: FeatureSpec, block: Block, rows: Ints, sequence: Floats, items: Ints) -> Ints:
         used = rows[:, block.offset]
@@ -179,9 +180,7 @@ class SegmentReader:
                 elif column == "action":
                     values = stored[:, :, None] == np.arange(width)
                 else:
-                    values = _spread(stored.reshape(-1), self._spec.attribute("item", column)).reshape(
-                        *stored.shape, width
-                    )
+                    values = _spread(stored.reshape(-1), self._spec.column(column)).reshape(*stored.shape, width)
             sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
             at += width
         return used.copy()

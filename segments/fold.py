@@ -69,7 +69,7 @@ class Fold:
         spilled = np.zeros((len(at), 2), dtype=np.int64)
         ignored = np.zeros((len(at), 2), dtype=np.int64)
         columns = self.layout.event_columns
-        named = {"action": events.matrix[:, 1], "value": events.matrix[:, 2]}
+        named = dict(zip(columns, events.matrix.T, strict=True))
         everything = np.ones(len(at), dtype=bool)
         for block in self.layout.blocks:
             feature = block.feature

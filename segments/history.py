@@ -62,7 +62,7 @@ class History:
     def interactions(self) -> list[Interaction]:
         """The item-side records of the behaviours, as the user Processor would send them on time."""
         return [
-            Interaction(b.item, b.user, b.action, b.value, b.time or 0, b.id or "", b.time or 0)
+            Interaction(b.item, b.user, b.action, b.value, b.time or 0, b.id or "", b.time or 0, b.attributes)
             for b in self.behaviours
         ]
 

@@ -83,7 +83,8 @@ class Layout:
             blocks.append(block)
             offset += block.size
         items = tuple(a.name for a in spec.attributes["item"])
-        events = ("item", "action", "value", *items) if side == "user" else ("user", "action", "value")
+        own = tuple(a.name for a in spec.event_attributes)  # last: a spec without them has the columns that it had
+        events = ("item", "action", "value", *items, *own) if side == "user" else ("user", "action", "value", *own)
         updates = tuple(a.name for a in spec.attributes[side])
         described = repr([_meaning(spec, side, b) for b in blocks])
         return cls(
@@ -93,7 +94,7 @@ class Layout:
             identity=next((b for b in blocks if b.feature == identity), None) if side == "user" else None,
             event_columns=events,
             update_columns=updates,
-            sets=frozenset(a.name for a in spec.attributes["item"] if a.kind == "set"),
+            sets=frozenset(a.name for a in (*spec.attributes["item"], *spec.event_attributes) if a.kind == "set"),
             segment_bits=(1 << len(spec.side(side))) - 1,
             digest=hashlib.sha256(described.encode()).hexdigest()[:16],
         )
@@ -131,8 +132,10 @@ def _meaning(spec: Spec, side: Side, block: Block) -> object:
     """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new layout."""
     feature = block.feature
     names = {*feature.keys, *block.columns}
-    whose: Side = side if feature.kind == "latest" else "item"
-    attributes = [(a.name, a.kind, a.values) for a in spec.attributes[whose] if a.name in names]
+    carried = (*spec.attributes["item"], *spec.event_attributes)  # by a behaviour: no name is in both
+    declared = spec.attributes[side] if feature.kind == "latest" else carried
+    # Buckets only where there are some: the digest of every older layout is over three fields of each attribute.
+    attributes = [(a.name, a.kind, a.values, *([a.buckets] * bool(a.buckets))) for a in declared if a.name in names]
     actions = spec.events.actions if "action" in names else ()  # a condition means the same whatever else is listed
     shape = (feature.kind, feature.key, block.columns, feature.size, feature.bucket_ms, feature.over_ms)
     return block.offset, shape, feature.where.text if feature.where else "", sorted(attributes), actions
@@ -142,4 +145,4 @@ def key_width(spec: Spec, key: str) -> int:
     """How many values a count's key has, the unknown one included; 1 for `events`."""
     if key == "events":
         return 1
-    return len(spec.events.actions) + 1 if key == "action" else spec.attribute("item", key).width
+    return len(spec.events.actions) + 1 if key == "action" else spec.column(key).width

@@ -7,14 +7,16 @@ something that may be meant so.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, combinations, product
+from math import prod
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from forebay.events import MAX_VALUE
+from forebay.segments.attribute import MAX_NUMBER
 from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.expression import Condition
 from forebay.segments.features import SegmentReader, Vocabulary
@@ -30,6 +32,7 @@ WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its 
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
 # way through the log (tests/streams/test_host.py holds it against the worker's own defaults).
 SHOWN_AGE_MS = 5_000
+MAX_CASES = 1 << 18  # of one condition that are tried
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
 
@@ -68,6 +71,18 @@ def _orphans(spec: Spec) -> Iterator[Remark]:
                     "no feature reads it",
                     "Read it in a feature, or take it out: every event's value is coded for nothing",
                 )
+    features = [f for s in spec.segments for f in s.features]
+    read = {n for f in features for n in (*f.keys, *f.of)} | {
+        a.name for c in _all_conditions(spec) for a in c.attributes
+    }
+    for a in spec.event_attributes:
+        if a.name not in read:
+            yield Remark(
+                "warning",
+                f"[attributes.event] {a.name}",
+                "no feature and no condition reads it",
+                "Read it in one, or take it out: every event's value is coded, and sent to the item side, for nothing",
+            )
 
 
 def _unread(spec: Spec) -> Iterator[Remark]:
@@ -115,9 +130,7 @@ def _actions(spec: Spec) -> Iterator[Remark]:
     features = [f for s in spec.segments for f in s.features]
     if any("action" in (*f.keys, *f.of) for f in features):
         return
-    conditions = [f.where for f in features if f.where] + [spec.label.positive]
-    if spec.label.impression:
-        conditions.append(spec.label.impression)
+    conditions = _all_conditions(spec)
     named = {
         n.value for c in conditions for n in ast.walk(ast.parse(c.text, mode="eval")) if isinstance(n, ast.Constant)
     }
@@ -129,6 +142,11 @@ def _actions(spec: Spec) -> Iterator[Remark]:
                 f"no condition and no feature tells {action!r} from any other action",
                 "Take it out of the list, or use it in a condition: its events are folded either way",
             )
+
+
+def _all_conditions(spec: Spec) -> list[Condition]:
+    given = [f.where for s in spec.segments for f in s.features]
+    return [c for c in (*given, spec.label.positive, spec.label.impression) if c is not None]
 
 
 def _conditions(spec: Spec) -> Iterator[Remark]:
@@ -172,7 +190,7 @@ def _label(spec: Spec) -> Iterator[Remark]:
         return  # there is nothing to compare, or a remark on it already
     positive, shown = label.positive.text, label.impression.text
     if within is None:
-        if not _outcomes(_both(label.positive, f"({positive}) and ({shown})"))[0]:
+        if not _outcomes(_both(spec, f"({positive}) and ({shown})"))[0]:
             yield Remark(
                 "error",
                 "[label]",
@@ -180,7 +198,7 @@ def _label(spec: Spec) -> Iterator[Remark]:
                 'Write within = "30m", if an outcome is an event of its own that follows its impression',
             )
         return
-    if not _outcomes(_both(label.positive, f"({positive}) and not ({shown})"))[0]:
+    if not _outcomes(_both(spec, f"({positive}) and not ({shown})"))[0]:
         yield Remark(
             "warning",
             "[label] within",
@@ -203,8 +221,8 @@ def _label(spec: Spec) -> Iterator[Remark]:
         )
 
 
-def _both(condition: Condition, text: str) -> Condition:
-    return Condition(text, condition.actions, condition.where)
+def _both(spec: Spec, text: str) -> Condition:
+    return Condition(text, spec.events.actions, "[label]", spec.event_attributes)
 
 
 def _outcomes(condition: Condition) -> tuple[bool, bool]:
@@ -216,19 +234,43 @@ def _outcomes(condition: Condition) -> tuple[bool, bool]:
 def _outcomes_by_action(condition: Condition) -> tuple[bool, bool, bool]:
     """Whether some event of a listed action, some of another one, and every event at all meets the condition.
 
-    Exact: between two neighbouring constants of the text no comparison with `value` changes, so that each constant, the
-    thousandths beside it and both ends stand for all values.
+    Exact: between two neighbouring constants of the text no comparison with a number changes, so that each constant, the
+    thousandths beside it and both ends stand for all values. A condition with more than MAX_CASES of them is taken to go either way.
     """
-    end = round(MAX_VALUE * THOUSANDTHS)
+    constants = [n.value for n in ast.walk(ast.parse(condition.text, mode="eval")) if isinstance(n, ast.Constant)]
+    ways = [range(len(condition.actions) + 1), _near(constants, MAX_VALUE)]
+    for attribute in condition.attributes:
+        named = [place for place, value in enumerate(attribute.values, start=1) if value in constants]
+        if attribute.kind == "number":
+            ways.append([0, *(2 * v + 1 for v in _near(constants, MAX_NUMBER))])
+        elif attribute.kind == "category":
+            ways.append([0, *named])  # no comparison tells a value that is not named from an unknown one
+        elif 1 << len(named) > MAX_CASES:
+            return True, True, False
+        else:
+            ways.append([sum(1 << bit for bit in members) or 1 for members in _subsets(named)])
+    if prod(map(len, ways)) > MAX_CASES:
+        return True, True, False
+    grid = np.array(list(product(*ways)), dtype=np.int64)
+    names = ("action", "value", *(a.name for a in condition.attributes))
+    met = np.broadcast_to(condition(dict(zip(names, grid.T, strict=True))), len(grid))
+    return bool(met[grid[:, 0] > 0].any()), bool(met[grid[:, 0] == 0].any()), bool(met.all())
+
+
+def _near(constants: Sequence[object], bound: float) -> list[int]:
+    """The numbers among `constants` in thousandths, those beside them, and both ends of what a number may be."""
+    end = round(bound * THOUSANDTHS)
     values = {-end, end}
-    for node in ast.walk(ast.parse(condition.text, mode="eval")):
-        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-            near = round(node.value * THOUSANDTHS)
+    for constant in constants:
+        if isinstance(constant, int | float):
+            near = round(constant * THOUSANDTHS)
             # A minus sign is a node of its own: both signs cost less than finding out.
             values.update(v for sign in (1, -1) for v in range(sign * near - 1, sign * near + 2) if abs(v) <= end)
-    grid = np.array(list(product(range(len(condition.actions) + 1), sorted(values))), dtype=np.int64)
-    met = np.broadcast_to(condition({"action": grid[:, 0], "value": grid[:, 1]}), len(grid))
-    return bool(met[grid[:, 0] > 0].any()), bool(met[grid[:, 0] == 0].any()), bool(met.all())
+    return sorted(values)
+
+
+def _subsets(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    return chain.from_iterable(combinations(places, size) for size in range(len(places) + 1))
 
 
 def _windows(spec: Spec) -> Iterator[Remark]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from forebay.errors import SpecError
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.expression import Condition
 
 Side: TypeAlias = Literal["user", "item"]
@@ -21,24 +22,10 @@ SIDES: tuple[Side, Side] = ("user", "item")
 Use: TypeAlias = Literal["retrieve", "rank"]  # from the whole catalogue by an index; a list of candidates
 USES: tuple[Use, Use] = ("retrieve", "rank")
 FeatureKind: TypeAlias = Literal["last", "count", "mean", "latest", "id"]
-AttributeKind: TypeAlias = Literal["category", "set", "number"]
+Holder: TypeAlias = Literal["user", "item", "event"]  # what an attribute belongs to
 
 DAY_MS = 86_400_000
 CROSS = " × "  # joins the two keys of a cross; no attribute's name can hold it
-
-
-@dataclass(frozen=True)
-class AttributeSpec:
-    """One attribute of an item or a user. `values` are the known ones of a category or a set; any other is unknown."""
-
-    name: str
-    kind: AttributeKind
-    values: tuple[str, ...] = ()
-
-    @property
-    def width(self) -> int:
-        """Buckets, the unknown one (the first) included; 1 for a number."""
-        return 1 if self.kind == "number" else len(self.values) + 1
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class FeatureSpec:
     """One fold. Which fields are used follows from `kind`:
 
     last    the `size` newest events, keeping the columns `of`
-    count   events by `key` (`events`, `action`, an item attribute or a cross of two), over `over_ms` in buckets of `bucket_ms`
+    count   events by `key` (`events`, `action`, an attribute of item or event, or a cross of two), over `over_ms` in buckets of `bucket_ms`
     mean    sum and count of `value`, by `key`, over the same kind of window
     latest  the newest attributes `of` the entity
     id      the entity's own id, as an embedding of `size` dimensions
@@ -182,7 +169,9 @@ class Spec:
 
     events: EventRules
     label: Label
-    attributes: Mapping[Side, tuple[AttributeSpec, ...]]
+    attributes: Mapping[
+        Holder, tuple[AttributeSpec, ...]
+    ]  # no `event` where none is declared: tags are hashes over this
     segments: tuple[SegmentSpec, ...]
     fusions: Mapping[Use, FusionSpec]
     training: Mapping[str, Any]
@@ -221,3 +210,12 @@ class Spec:
 
     def attribute(self, side: Side, name: str) -> AttributeSpec:
         return next(a for a in self.attributes[side] if a.name == name)
+
+    @property
+    def event_attributes(self) -> tuple[AttributeSpec, ...]:
+        """Those of the events themselves."""
+        return self.attributes.get("event", ())
+
+    def column(self, name: str) -> AttributeSpec:
+        """The attribute that a behaviour carries under `name`: its own, or one of its item."""
+        return next(a for a in (*self.attributes["item"], *self.event_attributes) if a.name == name)

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from forebay.errors import SpecError
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.encoderfile import check_encoder, read_encoder
 from forebay.segments.expression import Condition
 from forebay.segments.featurefile import read_feature
 from forebay.segments.fusionfile import read_fusions
 from forebay.segments.spec import (
     SIDES,
-    AttributeSpec,
     EventRules,
+    Holder,
     Label,
     SegmentSpec,
     Side,
@@ -23,9 +24,11 @@ from forebay.segments.spec import (
 )
 from forebay.segments.tables import duration_ms, known, strings, table, whole
 
+MAX_BUCKETS = 4096  # 32 KiB of a row for each time bucket of a count
 MAX_SET_VALUES = 62  # a set is one int64: bit 0 is the unknown bucket and the sign bit stays free
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _EVENT_WORDS = ("action", "age", "events", "item", "value")  # in features they mean the event's own fields
+_OTHER_FIELDS = ("id", "time", "user")  # of an event: an attribute of that name would be taken for it
 
 
 class Reader:
@@ -36,13 +39,12 @@ class Reader:
         table(data.get("events", {}), "[events]")
         self.actions = strings(data.get("events", {}).get("actions", []), "[events] actions")
         attributes = data.get("attributes", {})
-        known(attributes, {"user", "item"}, "[attributes]")
-        self.attributes: dict[Side, tuple[AttributeSpec, ...]] = {
-            side: tuple(
-                self._attribute(side, n, t) for n, t in table(attributes.get(side, {}), f"[attributes.{side}]").items()
-            )
-            for side in SIDES
+        known(attributes, {"user", "item", "event"}, "[attributes]")
+        self.attributes: dict[Holder, tuple[AttributeSpec, ...]] = {
+            side: self._attributes(side, attributes.get(side, {})) for side in SIDES
         }
+        if own := self._attributes("event", attributes.get("event", {})):
+            self.attributes["event"] = own
         segments = tuple(
             self._segment(side, n, t) for side in SIDES for n, t in table(data.get(side, {}), f"[{side}]").items()
         )
@@ -78,19 +80,32 @@ class Reader:
                 do="""Write impression = "action == 'view'" or the like, or take `within` out""",
             )
         return Label(
-            positive=Condition(given["positive"], self.actions, "[label] positive"),
-            impression=Condition(impression, self.actions, "[label] impression") if impression else None,
+            positive=self._condition(given["positive"], "[label] positive"),
+            impression=self._condition(impression, "[label] impression") if impression else None,
             within_ms=duration_ms(given["within"], "[label] within") if "within" in given else None,
         )
 
-    def _attribute(self, side: Side, name: str, given: Mapping[str, Any]) -> AttributeSpec:
-        where = f"[attributes.{side}] {name}"
+    def _condition(self, text: Any, where: str) -> Condition:
+        return Condition(text, self.actions, where, self.attributes.get("event", ()))
+
+    def _attributes(self, holder: Holder, given: Any) -> tuple[AttributeSpec, ...]:
+        return tuple(self._attribute(holder, n, t) for n, t in table(given, f"[attributes.{holder}]").items())
+
+    def _attribute(self, holder: Holder, name: str, given: Mapping[str, Any]) -> AttributeSpec:
+        where = f"[attributes.{holder}] {name}"
         self._name(name, where)
-        if side == "item" and name in _EVENT_WORDS:
+        taken = () if holder == "user" else _EVENT_WORDS if holder == "item" else (*_EVENT_WORDS, *_OTHER_FIELDS)
+        if name in taken:
             raise SpecError(
-                f"an item attribute called {name!r}",
+                f"an {holder} attribute called {name!r}",
                 where=where,
-                do=f"Choose another name: in features, {', '.join(_EVENT_WORDS)} are the event's own",
+                do=f"Choose another name: in features, {', '.join(taken)} are the event's own",
+            )
+        if holder == "event" and name in {a.name for a in self.attributes["item"]}:
+            raise SpecError(
+                f"an event attribute called {name!r}, as one of the item",
+                where=where,
+                do="Choose another name: a feature names either without saying whose it is",
             )
         known(given, {"category", "set", "number"}, where)
         if given == {"number": True}:
@@ -99,9 +114,12 @@ class Reader:
             raise SpecError(
                 "an attribute has one kind",
                 where=where,
-                do='Use { set = ["a", "b"] }, { category = […] } or { number = true }',
+                do='Use { set = ["a", "b"] }, { category = […] }, { category = { buckets = 64 } } or { number = true }',
             )
         ((kind, listed),) = given.items()
+        if kind == "category" and isinstance(listed, Mapping):
+            known(listed, {"buckets"}, where)
+            return AttributeSpec(name, "category", buckets=whole(listed.get("buckets"), 1, MAX_BUCKETS, where))
         values = strings(listed, where)
         if kind == "set" and len(values) > MAX_SET_VALUES:
             raise SpecError(f"{len(values)} values", where=where, do=f"A set has at most {MAX_SET_VALUES}")

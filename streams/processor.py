@@ -95,6 +95,7 @@ class Processor:
         self._fold = Fold(self.layout)
         self._late_after_ms = 1 << 62 if history else self.rules.late_after_ms
         self._coder = ColumnCoder(bundle.spec, side)
+        self._declared = frozenset(a.name for a in bundle.spec.event_attributes)
         self._encoders = SideEncoders(bundle, side)
         self._segments = bundle.spec.side(side)
         # A segment that reads no state (an id alone) is never "missing": it has nothing to wait for.
@@ -225,8 +226,8 @@ class Processor:
         match event:
             case Behaviour():
                 return Behaviour(
-                    event.user, event.item, event.action, event.value, moment, identity, event.item_attributes
-                )
+                    event.user, event.item, event.action, event.value, moment, identity, event.item_attributes, event.attributes
+                )  # fmt: skip
             case UserProfile():
                 return UserProfile(event.user, event.attributes, moment, identity)
             case ItemUpdate():
@@ -259,13 +260,20 @@ class Processor:
             if self.side == "user":
                 # In order of arrival: what the item side reads must not depend on how a batch was sorted.
                 for place in np.sort(order).tolist():
-                    outcome.interactions.append(_interaction(behaviours[place], appended[place]))
+                    outcome.interactions.append(self._interaction(behaviours[place], appended[place]))
         if updates:
             columns = self._coder.updates(updates)
             at = owned.rows_of(columns.entities)
             self._fold.updates(owned.rows, at, columns, owned.dirty)
             owned.touched(at)
             outcome.accepted += len(updates)
+
+    def _interaction(self, event: Behaviour | Interaction, append: int) -> tuple[bytes, bytes]:
+        assert event.time is not None and event.id is not None
+        # The declared ones, whether this spec's item side reads them or not: the next generation's reads this log too.
+        own = {n: v for n, v in event.attributes.items() if n in self._declared} if event.attributes else {}
+        slim = Interaction(event.item, event.user, event.action, event.value, event.time, event.id, append, own)
+        return event.item.encode(), encode(slim)
 
     def _is_new(self, owned: Partition, at: Ints, events: Columns) -> npt.NDArray[np.bool_]:
         verdict = self._fold.classify(owned.rows, at, events)
@@ -334,9 +342,3 @@ class Processor:
     def _default(self, place: int) -> tuple[npt.NDArray[np.int8], np.float32]:
         empty = self._encoders.encode(place, np.zeros((1, self.layout.width), np.int64), np.zeros(1, np.int64))
         return empty.vectors[0], empty.scale[0]
-
-
-def _interaction(event: Behaviour | Interaction, append: int) -> tuple[bytes, bytes]:
-    assert event.time is not None and event.id is not None
-    slim = Interaction(event.item, event.user, event.action, event.value, event.time, event.id, append)
-    return event.item.encode(), encode(slim)

@@ -13,6 +13,7 @@ from forebay.errors import EventError
 from forebay.events import (
     MAX_ID_BYTES,
     MAX_RECORD_BYTES,
+    Attributes,
     Behaviour,
     Event,
     Interaction,
@@ -32,6 +33,8 @@ ALL: list[Event] = [
     UserProfile("u", {"age": 3.0}, 5, "p"),
     ItemUpdate("i", {}, 5, "p"),
     Interaction("i", "u", "view", 1.0, 7, "e", 9),
+    Behaviour("u", "i", "view", 2.5, 7, "e", {}, {"position": 3.0, "device": "phone", "tags": ["new"], "q": ""}),
+    Interaction("i", "u", "view", 1.0, 7, "e", 9, {"device": "phone"}),
     Tick(3_600_000),
 ]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
@@ -45,10 +48,10 @@ TIMES, NUMBERS = st.none() | LONGS, st.floats(-1e6, 1e6)
 @settings(max_examples=100, deadline=None)
 @given(
     st.one_of(
-        st.builds(Behaviour, TEXT, TEXT, TEXT, NUMBERS, TIMES, st.none() | TEXT, ATTRIBUTES),
+        st.builds(Behaviour, TEXT, TEXT, TEXT, NUMBERS, TIMES, st.none() | TEXT, ATTRIBUTES, ATTRIBUTES),
         st.builds(UserProfile, TEXT, ATTRIBUTES, TIMES, st.none() | TEXT),
         st.builds(ItemUpdate, TEXT, ATTRIBUTES, TIMES, st.none() | TEXT),
-        st.builds(Interaction, TEXT, TEXT, TEXT, NUMBERS, LONGS, TEXT, LONGS),
+        st.builds(Interaction, TEXT, TEXT, TEXT, NUMBERS, LONGS, TEXT, LONGS, ATTRIBUTES),
         st.builds(Tick, LONGS),
     )
 )
@@ -60,8 +63,10 @@ def test_what_is_encoded_is_decoded(event: Event) -> None:
 def test_the_record_is_what_the_docstring_says() -> None:
     """JSON with the kind in `type` and defaults left out: spelled out, for producers in other languages."""
     assert encode(Behaviour("u", "i", "view")) == b'{"type":"behaviour","user":"u","item":"i","action":"view"}'
+    own = Behaviour("u", "i", "view", attributes={"position": 3.0})
+    assert encode(own) == b'{"type":"behaviour","user":"u","item":"i","action":"view","attributes":{"position":3.0}}'
     assert encode(Tick(5)) == b'{"type":"tick","time":5}'
-    types = ["behaviour", "user_profile", "item_update", "interaction", "tick"]
+    types = ["behaviour", "user_profile", "item_update", "interaction", "behaviour", "interaction", "tick"]
     assert [json.loads(encode(e))["type"] for e in ALL] == types
 
 
@@ -184,9 +189,53 @@ def test_a_value_past_a_million_is_a_bad_value(value: float) -> None:
     check(Behaviour("u", "i", "a", 999_999.999, 1, "e"))
 
 
+@pytest.mark.parametrize(
+    ("attributes", "what"),
+    [
+        ({f"a{n}": 1.0 for n in range(65)}, "65 attributes"),
+        ({"a": ["x"] * 65}, "65 members"),
+        ({"a": "x" * 257}, "257 bytes"),
+        ({"a": ["x", "é" * 129]}, "258 bytes"),
+        ({"x" * 257: 1.0}, "257 bytes"),
+        ({"a": "\ud800"}, "lone surrogate"),
+        ({"\ud800": 1.0}, "lone surrogate"),
+        ({"a": True}, "no number, text or list"),
+        ({"a": None}, "no number, text or list"),
+        ({"a": float("nan")}, "not a finite number"),
+        ({"a": float("inf")}, "not a finite number"),
+        ({f"a{n:02}": "x" * 254 for n in range(16)}, "4112 bytes together"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_attributes_that_cannot_be_kept_are_bad_attributes(attributes: Attributes, what: str) -> None:
+    """Of a behaviour, and of its copy for the item side, which must fit a record and be encoded again."""
+    for event in (
+        Behaviour("u", "i", "a", 1.0, 1, "e", {}, attributes),
+        Interaction("i", "u", "a", 1.0, 1, "e", 1, attributes),
+    ):
+        with pytest.raises(EventError, match=what) as caught:
+            check(event)
+        assert caught.value.reason == "bad_attribute"
+
+
+def test_attributes_may_be_any_text_up_to_their_bounds() -> None:
+    """64 of them, lists of 64, 4 KiB together; the worst that passes still fits the item side's record."""
+    check(Behaviour("u", "i", "a", 1.0, 1, "e", {}, {f"a{n}": 1.0 for n in range(64)}))
+    check(
+        Behaviour(
+            "u", "i", "a", 1.0, 1, "e", {}, {"q": "control \0, tab \t, joined \u200d, narrow \xa0", "l": [""] * 64}
+        )
+    )
+    lists: Attributes = {f"{n:04}": ["\0"] * 60 for n in range(64)}
+    name, time = "x" * 256, (1 << 53) - 1
+    worst = Interaction(name, name, name, -1.5, time, name, time, lists)
+    check(worst)
+    assert sum(len(n) + 60 for n in lists) == 4096 and len(encode(worst)) < MAX_RECORD_BYTES
+
+
 def test_the_key_is_the_entity() -> None:
     """The user on one topic, the item on the other; a tick has none, and goes to each partition by number."""
-    assert [entity_of(e) for e in ALL] == ["u", "u", "i", "i", ""]
+    assert [entity_of(e) for e in ALL] == ["u", "u", "i", "i", "u", "i", ""]
 
 
 def test_a_stamp_fills_what_is_absent_and_nothing_else() -> None:

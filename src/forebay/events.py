@@ -4,11 +4,14 @@ Evolution: unknown fields are ignored and missing ones take their default, so th
 order. A field is never renamed and never changes its meaning; `type` names the struct.
 
 Times are event times in milliseconds since 1970 (UTC). Ids are strings of 1 to 256 UTF-8 bytes without control
-characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer.
+characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer. An event has at most 64
+`attributes` of its own: finite numbers, texts of up to 256 bytes, and lists of up to 64 such texts; names and texts together are
+4 KiB at most.
 """
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
 from typing import TypeAlias, TypeVar, cast
@@ -21,6 +24,11 @@ MAX_ID_BYTES = 256
 MAX_RECORD_BYTES = 64 * 1024  # a behaviour event is about 200 bytes: past this it is not one
 MAX_VALUE = 1e6  # thousandths of it, summed over 2**31 events, still fit an int64
 
+MAX_ATTRIBUTES = 64  # of one event, and members of one list
+MAX_ATTRIBUTE_BYTES = (
+    4 * 1024
+)  # names and texts of one event: escaped sixfold, the item side's copy still fits a record
+
 Attribute: TypeAlias = str | float | list[str]
 Attributes: TypeAlias = dict[str, Attribute]
 
@@ -29,7 +37,8 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     """A user did something with an item. Topic `behaviour`, keyed by user.
 
     `item_attributes` are the item's attributes as they were then, for user-side features: a join at processing time
-    would make the result depend on timing. Absent ones fall into the unknown bucket.
+    would make the result depend on timing. Absent ones fall into the unknown bucket. `attributes` are the event's own: where on
+    the page it was, on which device, in which request.
     """
 
     user: str
@@ -39,6 +48,7 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     time: int | None = None
     id: str | None = None
     item_attributes: Attributes = {}
+    attributes: Attributes = {}
 
 
 class UserProfile(msgspec.Struct, tag_field="type", tag="user_profile", omit_defaults=True, frozen=True, gc=False):
@@ -62,7 +72,8 @@ class ItemUpdate(msgspec.Struct, tag_field="type", tag="item_update", omit_defau
 class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defaults=True, frozen=True, gc=False):
     """The slim item-side record of an accepted Behaviour, sent by the user Processor. Topic `item-updates`.
 
-    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again.
+    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again. Of the event's
+    `attributes` it has those that the sender's spec declares.
     """
 
     item: str
@@ -72,6 +83,7 @@ class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defa
     time: int
     id: str
     append_time: int
+    attributes: Attributes = {}
 
 
 class Tick(msgspec.Struct, tag_field="type", tag="tick", frozen=True, gc=False):
@@ -138,6 +150,45 @@ def check(event: Event) -> None:
         check_id(event.item, "item")
         if not abs(event.value) < MAX_VALUE:  # also refuses NaN
             raise EventError("bad_value", f"value {event.value} is not a finite number below {MAX_VALUE:.0f}")
+        if event.attributes:
+            _check_attributes(event.attributes)
+
+
+def _check_attributes(attributes: Attributes) -> None:
+    """Raise EventError `bad_attribute` unless the event's own `attributes` are few and can be kept and sent on."""
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise EventError("bad_attribute", f"{len(attributes)} attributes", do=f"Send at most {MAX_ATTRIBUTES}")
+    total = 0
+    for name, value in attributes.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | str | list):  # of an untyped publisher
+            raise EventError("bad_attribute", f"attribute {name[:40]!a} is no number, text or list of texts")
+        if isinstance(value, int | float):
+            if not abs(value) < math.inf:  # also refuses NaN
+                raise EventError("bad_attribute", f"attribute {name[:40]!a} is {value}, not a finite number")
+            value = []
+        members = [value] if isinstance(value, str) else value
+        if len(members) > MAX_ATTRIBUTES:
+            raise EventError(
+                "bad_attribute",
+                f"attribute {name[:40]!a} has {len(members)} members",
+                do=f"Send at most {MAX_ATTRIBUTES}",
+            )
+        for text in (name, *members):
+            try:
+                size = len(text.encode())
+            except UnicodeEncodeError:
+                raise EventError("bad_attribute", f"attribute {name[:40]!a} has a lone surrogate in it") from None
+            total += size
+            if size > MAX_ID_BYTES:
+                raise EventError(
+                    "bad_attribute",
+                    f"attribute {name[:40]!a} has a text of {size} bytes",
+                    do=f"Send at most {MAX_ID_BYTES}",
+                )
+    if total > MAX_ATTRIBUTE_BYTES:
+        raise EventError(
+            "bad_attribute", f"attributes of {total} bytes together", do=f"Send at most {MAX_ATTRIBUTE_BYTES}"
+        )
 
 
 def _check_time(value: int) -> None:

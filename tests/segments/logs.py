@@ -8,10 +8,11 @@ from random import Random
 import numpy as np
 
 from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, Tick, UserProfile
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.columns import ColumnCoder
 from forebay.segments.fold import DEEP, DUPLICATE, Fold
 from forebay.segments.layout import Layout
-from forebay.segments.spec import DAY_MS, AttributeSpec, Side, Spec
+from forebay.segments.spec import DAY_MS, Side, Spec
 
 Behaving = Behaviour | Interaction
 Updating = UserProfile | ItemUpdate
@@ -50,9 +51,11 @@ def _event(random: Random, spec: Spec, side: Side, entity: str, time: int, ident
     action = random.choice([*spec.events.actions, "unheard of"])
     value = random.choice([*VALUES, random.uniform(-5, 5)])
     other = f"other{random.randrange(9)}"
+    own = _attributes(random, spec.event_attributes) if spec.event_attributes else {}
     if side == "user":
-        return Behaviour(entity, other, action, value, time, identity, _attributes(random, spec.attributes["item"]))
-    return Interaction(entity, other, action, value, time, identity, time)
+        of_item = _attributes(random, spec.attributes["item"])
+        return Behaviour(entity, other, action, value, time, identity, of_item, own)
+    return Interaction(entity, other, action, value, time, identity, time, own)
 
 
 def _attributes(random: Random, declared: Sequence[AttributeSpec]) -> Attributes:
@@ -61,7 +64,9 @@ def _attributes(random: Random, declared: Sequence[AttributeSpec]) -> Attributes
     for attribute in declared:
         known = [*attribute.values, "unknown"]
         members = random.sample(known, random.randint(0, min(3, len(known))))
-        choices: list[Attribute] = [members, random.choice(known), random.choice([0.0, 1.5, -7.25, 1999.0])]
+        if attribute.buckets:
+            known = [f"any {n}" for n in range(9)]
+        choices: list[Attribute] = [members, random.choice(known), random.choice([0.0, 1.5, 2.5, 3.0, -7.25, 1999.0])]
         place = {"set": 0, "category": 1, "number": 2}[attribute.kind]
         if random.random() < 0.85:
             out[attribute.name] = random.choice(choices) if random.random() < 0.1 else choices[place]

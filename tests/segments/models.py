@@ -132,10 +132,65 @@ encoder = { kind = "mlp" }
 dim = 4
 """
 
+# Attributes of the events themselves, and categories without a list of values, wherever a feature can name one.
+OWN = """
+[events]
+actions = ["view", "click"]
+[label]
+positive = "action == 'click' and position <= 3"
+[attributes.item]
+genres = { set = ["war", "love"] }
+shop = { category = { buckets = 5 } }
+[attributes.user]
+town = { category = { buckets = 16 } }
+[attributes.event]
+position = { number = true }
+device = { category = ["phone", "desk"] }
+page = { category = { buckets = 4 } }
+tags = { set = ["new", "sale"] }
+[user.profile]
+features = [{ latest = ["town"] }, { count = "events", where = "device == 'phone'" }]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[user.recent]
+features = [{ last = 4, of = ["item", "position", "device", "page", "tags", "shop"] }]
+encoder = { kind = "attention_pool", queries = 2, hidden = 8 }
+dim = 8
+[user.near]
+features = [{ last = 3, of = ["position", "age"], where = "position <= 2.5 and not 'sale' in tags" }]
+encoder = { kind = "attention_pool", queries = 1, hidden = 8 }
+dim = 8
+[user.counts]
+features = [
+    { count = "device" },
+    { count = "page", bucket = "1h", over = "5h" },
+    { mean = "value", by = ["tags", "device"] },
+    { count = ["device", "genres"], where = "device not in ('desk',) or position > 7" },
+    { count = ["shop", "page"], half_life = "2h" },
+    { mean = "value", by = "tags", where = "'new' in tags or 'sale' not in tags" },
+    { count = "action", where = "position != 1.5 and position not in (3, 4)" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[item.content]
+features = [{ latest = ["shop", "genres"] }]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+[item.stats]
+features = [
+    { count = "device" },
+    { mean = "value", by = "tags", bucket = "1d", over = "7d" },
+    { count = ["page", "action"], where = "position >= 2 or device != 'phone'" },
+    { count = "events", where = "position < 1e3", half_life = "3h" },
+]
+encoder = { kind = "mlp", hidden = [8] }
+dim = 8
+"""
+
 
 @cache
 def spec(name: str) -> Spec:
-    """The spec called movielens, nasty or listless."""
+    """The spec called movielens, nasty, listless or own."""
     if name == "movielens":
         return Spec.load(MOVIELENS)
     return Spec.parse(tables(name))
@@ -143,7 +198,7 @@ def spec(name: str) -> Spec:
 
 def tables(name: str) -> dict[str, Any]:
     """A spec's tables, to be changed by whoever asks."""
-    text = {"movielens": MOVIELENS.read_text(), "nasty": NASTY, "listless": LISTLESS}[name]
+    text = {"movielens": MOVIELENS.read_text(), "nasty": NASTY, "listless": LISTLESS, "own": OWN}[name]
     return tomllib.loads(text)
 
 

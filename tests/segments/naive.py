@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.ids import hash_id
 from forebay.segments.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
-from forebay.segments.spec import AttributeSpec, FeatureSpec, Side, Spec
+from forebay.segments.spec import FeatureSpec, Side, Spec
 
 Ints = npt.NDArray[np.int64]
 Behaving = Behaviour | Interaction
@@ -32,7 +33,7 @@ def row(
     out[UPDATED] = max((time_of(e) for e in updates), default=0)
     for block in layout.blocks:
         where = block.feature.where
-        chosen = [e for e in behaviours if where is None or meets(where.text, e)]
+        chosen = [e for e in behaviours if where is None or meets(spec, where.text, e)]
         match block.feature.kind:
             case "last":
                 slots = _last(spec, layout.side, block, chosen)
@@ -64,9 +65,28 @@ def order_of(event: Behaving | Updating) -> tuple[int, int]:
     return time_of(event), hash_id(event.id or "")
 
 
-def meets(text: str, event: Behaving) -> bool:
+class Absent:
+    """An event attribute that is not there, or has no known value: unequal to everything, in no order with anything, without members."""
+
+    def __lt__(self, _: object) -> bool:
+        return False
+
+    __le__ = __gt__ = __ge__ = __lt__
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+
+def meets(spec: Spec, text: str, event: Behaving) -> bool:
     """Whether an event meets a condition, by Python's own reading of it."""
-    names = {"action": event.action, "value": thousandths(event.value) / 1000}
+    names: dict[str, object] = {"action": event.action, "value": thousandths(event.value) / 1000}
+    for attribute in spec.event_attributes:
+        value = event.attributes.get(attribute.name)
+        known = {"category": isinstance(value, str) and value in attribute.values, "set": isinstance(value, list)}
+        if attribute.kind == "number":
+            names[attribute.name] = thousandths(value) / 1000 if isinstance(value, int | float) else Absent()
+        else:
+            names[attribute.name] = value if known[attribute.kind] else Absent()
     return bool(eval(text, {"__builtins__": {}}, names))
 
 
@@ -80,6 +100,8 @@ def code(attribute: AttributeSpec, value: Attribute | None) -> int:
     match attribute.kind:
         case "number":
             return 2 * thousandths(value) + 1 if isinstance(value, int | float) else 0
+        case "category" if attribute.buckets:
+            return hash_id(value) % 2**64 % attribute.buckets + 1 if isinstance(value, str) else 0
         case "category":
             return attribute.values.index(value) + 1 if value in attribute.values else 0
         case "set":
@@ -126,7 +148,7 @@ def decayed(
 ) -> list[list[float]]:
     """[counts, sums] by key of one entity's events, each weighed by the age of its bucket before the newest one counted."""
     where = feature.where
-    chosen = [e for e in behaviours if where is None or meets(where.text, e)]
+    chosen = [e for e in behaviours if where is None or meets(spec, where.text, e)]
     end = max([clock, *map(time_of, behaviours)]) // feature.bucket_ms
     newest = max(map(time_of, chosen), default=0) // feature.bucket_ms
     counts, sums = [0.0] * keys, [0.0] * keys
@@ -145,16 +167,32 @@ def keys_of(spec: Spec, key: str, event: Behaving) -> list[int]:
     """The places of one event among a feature's keys; of a cross, those of every pair."""
     if " × " in key:
         one, two = key.split(" × ")
-        width = len(spec.events.actions) + 1 if two == "action" else len(spec.attribute("item", two).values) + 1
+        width = len(spec.events.actions) + 1 if two == "action" else _width(_carried(spec, two))
         return [i * width + j for i in keys_of(spec, one, event) for j in keys_of(spec, two, event)]
     if key == "events":
         return [0]
     if key == "action":
         return [_action(spec, event)]
+    attribute = _carried(spec, key)
+    number = code(attribute, _value(spec, event, key))
+    return [number] if attribute.kind == "category" else [k for k in range(_width(attribute)) if number >> k & 1]
+
+
+def _carried(spec: Spec, name: str) -> AttributeSpec:
+    """The attribute of that name that an event carries: its own, or its item's."""
+    (found,) = [a for a in (*spec.attributes["item"], *spec.event_attributes) if a.name == name]
+    return found
+
+
+def _value(spec: Spec, event: Behaving, name: str) -> Attribute | None:
+    if any(a.name == name for a in spec.event_attributes):
+        return event.attributes.get(name)
     assert isinstance(event, Behaviour)
-    attribute = spec.attribute("item", key)
-    number = code(attribute, event.item_attributes.get(key))
-    return [number] if attribute.kind == "category" else [k for k in range(attribute.width) if number >> k & 1]
+    return event.item_attributes.get(name)
+
+
+def _width(attribute: AttributeSpec) -> int:
+    return (attribute.buckets or len(attribute.values)) + 1
 
 
 def _column(spec: Spec, side: Side, event: Behaving, name: str) -> int:
@@ -165,8 +203,8 @@ def _column(spec: Spec, side: Side, event: Behaving, name: str) -> int:
             return _action(spec, event)
         case "value":
             return thousandths(event.value)
-    assert isinstance(event, Behaviour) and side == "user"
-    return code(spec.attribute("item", name), event.item_attributes.get(name))
+    assert side == "user"
+    return code(_carried(spec, name), _value(spec, event, name))
 
 
 def _action(spec: Spec, event: Behaving) -> int:

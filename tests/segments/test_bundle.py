@@ -28,7 +28,7 @@ def bundle() -> Bundle:
     return untrained(spec("listless"), ITEMS, seed=1)
 
 
-@pytest.mark.parametrize("name", ["movielens", "nasty", "listless"])
+@pytest.mark.parametrize("name", ["movielens", "nasty", "listless", "own"])
 def test_what_is_saved_is_loaded(name: str, tmp_path: Path) -> None:
     """Spec, order of segments, every tensor's bits and type, record, tags and hash; the folder is called by the hash."""
     saved = untrained(spec(name), ITEMS, seed=1)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.segments.attribute import bucket_of
 from forebay.segments.columns import ColumnCoder, Columns
 from forebay.segments.ids import hash_id, hash_ids
 
@@ -34,6 +35,34 @@ def test_the_columns_of_an_interaction_are_as_documented() -> None:
     columns = ColumnCoder(spec("nasty"), "item").behaviours([Interaction("i", "u", "buy", -1.0, 7, "e", 9)])
     assert columns.entities == ["i"]
     assert columns.matrix.tolist() == [[hash_id("u"), 3, -1000]]
+
+
+def test_the_columns_of_event_attributes_are_the_last_ones() -> None:
+    """Position, device, page and tags of the own spec: after the item's attributes on side user, after the value on side item."""
+    own: dict[str, Attribute] = {
+        "position": 1.5,
+        "device": "desk",
+        "page": "/cart",
+        "tags": ["sale"],
+        "request_id": "r",
+    }
+    page = hash_id("/cart") % 2**64 % 4 + 1
+    acted = ColumnCoder(spec("own"), "user").behaviours([Behaviour("u", "i", "click", 1.0, 7, "e", {}, own)])
+    assert acted.matrix.tolist() == [[hash_id("i"), 2, 1000, 1, 0, 3001, 2, page, 0b100]]
+    seen = ColumnCoder(spec("own"), "item").behaviours([Interaction("i", "u", "click", 1.0, 7, "e", 9, own)])
+    assert seen.matrix.tolist() == [[hash_id("u"), 2, 1000, 3001, 2, page, 0b100]]
+    without = ColumnCoder(spec("own"), "item").behaviours([Interaction("i", "u", "click", 1.0, 7, "e", 9)])
+    assert without.matrix.tolist() == [[hash_id("u"), 2, 1000, 0, 0, 0, 1]]
+
+
+def test_a_bucket_is_the_same_on_every_machine() -> None:
+    """xxh3 modulo the buckets, spelled out; 0 is an absent value or one that is no text, and any text that JSON can write has one."""
+    assert [bucket_of(text, 64) for text in ("", "a", "/cart", "é")] == [3, 32, 4, 52]
+    assert {bucket_of(str(n), 5) for n in range(99)} == {1, 2, 3, 4, 5}
+    values: list[Attribute] = ["a", "\ud800", 3.0, ["a"]]
+    updates = [UserProfile("u", {"town": v}, 1, "e") for v in values] + [UserProfile("u", {}, 1, "e")]
+    codes = ColumnCoder(spec("own"), "user").updates(updates).matrix[:, 0].tolist()
+    assert codes[0] == bucket_of("a", 16) and codes[1] > 0 and codes[2:] == [0, 0, 0]
 
 
 def test_an_unlisted_action_has_the_code_zero() -> None:

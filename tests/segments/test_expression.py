@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forebay.errors import SpecError
+from forebay.segments.attribute import AttributeSpec
 from forebay.segments.expression import Condition, action_code
 
 ACTIONS = ("view", "like", "buy")
@@ -34,6 +35,79 @@ CONDITIONS = st.recursive(
     ),
     max_leaves=6,
 )
+
+
+OWN = (
+    AttributeSpec("position", "number"),
+    AttributeSpec("device", "category", ("phone", "desk")),
+    AttributeSpec("tags", "set", ("new", "sale")),
+    AttributeSpec("page", "category", buckets=8),
+)
+# Numbers in thousandths, doubled, and one; 0 where there is none.
+OF_EVENTS = {
+    "action": np.array([1, 1, 2, 0]),
+    "value": np.zeros(4, dtype=np.int64),
+    "position": np.array([2001, 4999, 0, -1999]),
+    "device": np.array([1, 2, 0, 2]),
+    "tags": np.array([0b010, 0b110, 0b001, 0b101]),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("position <= 1", [1, 0, 0, 1]),
+        ("position < 2.499", [1, 0, 0, 1]),
+        ("not position > 1", [1, 0, 1, 1]),
+        ("position == 2.499", [0, 1, 0, 0]),
+        ("position != 1", [0, 1, 1, 1]),
+        ("position in (1, -1.0)", [1, 0, 0, 1]),
+        ("position not in (1, -1)", [0, 1, 1, 0]),
+        ("device == 'phone'", [1, 0, 0, 0]),
+        ("device != 'phone'", [0, 1, 1, 1]),
+        ("device in ('phone', 'desk')", [1, 1, 0, 1]),
+        ("device not in ('desk',)", [1, 0, 1, 0]),
+        ("'sale' in tags", [0, 1, 0, 1]),
+        ("'new' not in tags", [0, 0, 1, 1]),
+        ("action == 'view' and ('sale' in tags or position < 2)", [1, 1, 0, 0]),
+    ],
+)
+def test_a_condition_may_ask_event_attributes(text: str, expected: list[int]) -> None:
+    """Of each kind; what is absent or unknown meets only `!=` and `not in`."""
+    assert Condition(text, ACTIONS, "", OWN)(OF_EVENTS).astype(int).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("seat == 4", "names 'seat'"),
+        ("tags == 'new'", "compares the set tags"),
+        ("page == '/cart'", "values share buckets"),
+        ("device < 'phone'", "in a way that it does not have"),
+        ("device == 'tv'", "'tv', which device does not list"),
+        ("device == 4", "4, which device does not list"),
+        ("'old' in tags", "'old', which tags does not list"),
+        ("'new' in device", "no set of the event"),
+        ("'new' in seats", "no set of the event"),
+        ("position == '1'", "compares position with '1'"),
+        ("position < 1e15", "compares position with"),
+        ("position in 4", "`in` without a list"),
+        ("position < value", "where a plain value must stand"),
+    ],
+)
+def test_what_cannot_be_asked_of_an_attribute_is_refused(text: str, what: str) -> None:
+    """With the place, and a remedy."""
+    with pytest.raises(SpecError) as caught:
+        Condition(text, ACTIONS, "[user.taste] features", OWN)
+    assert what in caught.value.what and repr(text) in caught.value.what
+    assert caught.value.where == "[user.taste] features" and caught.value.do
+
+
+def test_a_condition_knows_only_the_attributes_that_it_names() -> None:
+    """Another attribute that is declared makes it no other condition; its description is what it was before there were any."""
+    assert Condition("value > 1", ACTIONS, "", OWN) == Condition("value > 1", ACTIONS)
+    assert repr(Condition("value > 1", ("view",), "x", OWN)) == "Condition(text='value > 1', actions=('view',))"
+    assert Condition("'new' in tags", ACTIONS, "", OWN).attributes == (OWN[2],)
 
 
 @settings(max_examples=150, deadline=None)

@@ -8,7 +8,8 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile, entity_of
+from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, Tick, UserProfile, entity_of
+from forebay.segments.attribute import bucket_of
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.ids import hash_id, hash_ids
 from forebay.segments.layout import Layout
@@ -156,6 +157,20 @@ def test_every_column_of_a_list_is_spread() -> None:
     row = _read("user.recent", "user", event).sequence[0]
     expected = [0, 0, 1, 0, 2.5, 0, 1, 1, 0, 0, 0, 0, 1, 0.5, 1]
     assert np.allclose(row[0], expected) and not row[1:].any()
+
+
+def test_event_attributes_and_buckets_are_spread_in_a_list() -> None:
+    """position 2, device 3, page 5, tags 3 and shop 6 wide; a bucket is one-hot, and its first place is an absent value."""
+    reader, layout = _reader("user.recent", "own")
+    own: dict[str, Attribute] = {"position": 2.0, "device": "phone", "page": "/cart", "tags": ["new", "sale"]}
+    events = [
+        Behaviour("u", "i1", "view", 0.0, 1, "a", {"shop": "s"}, own),
+        Behaviour("u", "i1", "view", 0.0, 2, "b"),
+    ]
+    read = reader.read(naive.row(spec("own"), layout, events, [])[None, :], np.zeros(1, np.int64)).sequence[0]
+    page, shop = np.eye(5)[bucket_of("/cart", 4)], np.eye(6)[bucket_of("s", 5)]
+    assert np.allclose(read[0], [2.0, 1, 0, 1, 0, *page, 0, 1, 1, *shop])
+    assert np.allclose(read[1], [0, 0, 1, 0, 0, *np.eye(5)[0], 1, 0, 0, *np.eye(6)[0]])
 
 
 def test_ages_count_from_the_newest_event_of_the_list() -> None:

@@ -17,12 +17,20 @@ from . import naive
 from .logs import Entry, Stream, random_log
 from .models import spec
 
-LOGS = 250  # for each of the five cases below
+LOGS = 250  # for each of the cases below
 
 
 @pytest.mark.parametrize(
     ("name", "side"),
-    [("movielens", "user"), ("movielens", "item"), ("nasty", "user"), ("nasty", "item"), ("listless", "user")],
+    [
+        ("movielens", "user"),
+        ("movielens", "item"),
+        ("nasty", "user"),
+        ("nasty", "item"),
+        ("listless", "user"),
+        ("own", "user"),
+        ("own", "item"),
+    ],
 )
 def test_every_row_is_the_naive_one(name: str, side: Side) -> None:
     """Law 2, over random logs: permuted, cut anywhere, up to half of it sent twice, reloaded between batches."""

@@ -16,7 +16,7 @@ from forebay.segments.spec import SIDES, Side, Spec
 from .models import spec, tables
 
 
-@pytest.mark.parametrize("name", ["movielens", "nasty", "listless"])
+@pytest.mark.parametrize("name", ["movielens", "nasty", "listless", "own"])
 @pytest.mark.parametrize("side", SIDES)
 def test_blocks_fill_the_row_without_gap_or_overlap(name: str, side: Side) -> None:
     """Header first, lists last: young rows then end in zeros, which storage trims."""
@@ -115,6 +115,29 @@ def test_the_digest_changes_where_rows_change(change: str) -> None:
     data = tables("nasty")
     apply(data)
     assert Layout.of(Spec.parse(data), side).digest != Layout.of(spec("nasty"), side).digest
+
+
+OWN: dict[str, tuple[tuple[Side, ...], Change]] = {
+    "one that no feature reads": ((), lambda d: d["attributes"]["event"].update(seat={"number": True})),
+    "another order": ((), lambda d: d["attributes"].update(event=dict(reversed(d["attributes"]["event"].items())))),
+    "more buckets": (("user", "item"), lambda d: d["attributes"]["event"].update(page={"category": {"buckets": 5}})),
+    "a list for buckets": (("user", "item"), lambda d: d["attributes"]["event"].update(page={"category": list("abcd")})),
+    "values swapped": (("user", "item"), lambda d: d["attributes"]["event"]["device"]["category"].reverse()),
+    "one more member": (("user", "item"), lambda d: d["attributes"]["event"]["tags"]["set"].append("used")),
+    "an item's buckets": (("user", "item"), lambda d: d["attributes"]["item"].update(shop={"category": {"buckets": 6}})),
+    "a user's buckets": (("user",), lambda d: d["attributes"]["user"].update(town={"category": {"buckets": 6}})),
+    "a condition": (("item",), lambda d: d["item"]["stats"]["features"][3].update(where="position < 1e4")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OWN)
+def test_the_digest_follows_event_attributes_and_buckets(change: str) -> None:
+    """On the sides whose rows a change gives another meaning, and on no other."""
+    sides, apply = OWN[change]
+    data = tables("own")
+    apply(data)
+    changed = [s for s in SIDES if Layout.of(Spec.parse(data), s).digest != Layout.of(spec("own"), s).digest]
+    assert tuple(changed) == sides
 
 
 def test_half_lives_over_one_window_share_its_block() -> None:

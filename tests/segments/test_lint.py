@@ -54,6 +54,17 @@ def _where(text: str) -> Change:
     return lambda d: d["user"]["taste"]["features"][0].update(where=text)
 
 
+def _asked(text: str) -> Change:
+    """A condition on attributes of the event."""
+    own = {"position": {"number": True}, "device": {"category": ["phone", "desk"]}, "tags": {"set": ["new", "sale"]}}
+
+    def change(d: dict[str, Any]) -> None:
+        d["attributes"]["event"] = {n: a for n, a in own.items() if n in text}
+        _where(text)(d)
+
+    return change
+
+
 def _plain_taste(d: dict[str, Any]) -> None:
     """No feature tells actions apart any more."""
     d["user"]["taste"]["features"] = [{"count": "genres"}]
@@ -67,6 +78,11 @@ def _unnamed_action(d: dict[str, Any]) -> None:
 ODD: dict[str, tuple[Change, Level, str, str]] = {
     "an orphan": (lambda d: d["attributes"]["item"].update(size={"number": True}), "warning", "[attributes.item] size", "no feature reads"),
     "a user orphan": (lambda d: d["attributes"]["user"].update(genres={"number": True}), "warning", "[attributes.user] genres", "no feature reads"),
+    "an event orphan": (lambda d: d["attributes"].update(event={"seat": {"number": True}}), "warning", "[attributes.event] seat", "no feature and no condition"),
+    "never by position": (_asked("position < 3 and position > 3.5"), "error", "[user.taste] features", "is never true"),
+    "never by device": (_asked("device == 'phone' and device == 'desk'"), "error", "[user.taste] features", "is never true"),
+    "never by tag": (_asked("not ('new' in tags or 'new' not in tags)"), "error", "[user.taste] features", "is never true"),
+    "always by tag": (_asked("'new' in tags or 'new' not in tags"), "warning", "[user.taste] features", "is always true"),
     "no fusion": (lambda d: d.update(fusion={u: {"kind": "weighted_sum", "user": ["taste", "recent"]} for u in ("retrieve", "rank")}),
         "warning", "[user.profile]", "no fusion reads it"),
     "read twice": (lambda d: d["user"]["profile"]["features"].append({"count": "genres", "where": "value > 0"}),
@@ -129,6 +145,25 @@ def test_a_condition_that_may_go_either_way_is_left_alone(text: str) -> None:
     """All listed actions are not all actions: an unlisted one is folded too."""
     data = tomllib.loads(CLEAN)
     _where(text)(data)
+    assert lint(Spec.parse(data)) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "position < 3",
+        "position < 3 or position >= 3",  # not of an event without one
+        "device != 'phone'",
+        "device in ('phone', 'desk')",
+        "'new' in tags and 'sale' not in tags",
+        "device == 'desk' and position == -1.5 and 'sale' in tags and value > 0",
+        " or ".join(f"(position == {n} and device == 'phone' and value == {n})" for n in range(400)),  # too many to try
+    ],
+)
+def test_a_condition_on_event_attributes_that_may_go_either_way_is_left_alone(text: str) -> None:
+    """Absent values count: a comparison and its opposite may both be false."""
+    data = tomllib.loads(CLEAN)
+    _asked(text)(data)
     assert lint(Spec.parse(data)) == []
 
 

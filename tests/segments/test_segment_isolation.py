@@ -43,6 +43,10 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("nasty", "item.id", "a wider embedding", lambda d: d["item"]["id"]["features"][0].update(id=8)),
     ("nasty", "user.short", "another encoder", lambda d: d["user"]["short"]["encoder"].update(hidden=16)),
     ("nasty", "user.profile", "taken out", lambda d: d["user"].pop("profile")),
+    ("own", "user.near", "another condition", lambda d: d["user"]["near"]["features"][0].update(where="device == 'desk'")),
+    ("own", "user.recent", "fewer columns", lambda d: d["user"]["recent"]["features"][0].update(of=["item", "page", "position"])),
+    ("own", "user.counts", "another key", lambda d: d["user"]["counts"]["features"][0].update(count="page")),
+    ("own", "item.stats", "another key", lambda d: d["item"]["stats"]["features"][0].update(count="tags")),
     ("nasty", "user.profile", "moved to the end", lambda d: d["user"].update(profile=d["user"].pop("profile"))),
 ]  # fmt: skip
 
@@ -122,8 +126,8 @@ def _bytes(encoded: Encoded) -> tuple[bytes, ...]:
 def _vectors(bundle: Bundle, side: Side) -> dict[str, Encoded]:
     """Vectors of every segment by title, of the entities of one log that both bundles see."""
     stream = Stream(bundle.spec, side)
-    actions = spec("nasty") if "view" in bundle.spec.events.actions else spec("movielens")
-    log = random_log(Random(f"isolation {side}"), actions, side, size=200)
+    of = "own" if bundle.spec.event_attributes else "nasty" if "view" in bundle.spec.events.actions else "movielens"
+    log = random_log(Random(f"isolation {side}"), spec(of), side, size=200)
     stream.apply(log)
     entities = sorted({entity_of(e) for e in log if not isinstance(e, Tick)})
     rows = stream.rows[[stream.row[e] for e in entities]]

@@ -39,7 +39,7 @@ def test_the_demo_spec_says_what_it_says() -> None:
 
 def test_canonical_text_gives_the_spec_back() -> None:
     """A bundle keeps a spec as its canonical text: parsed again it is the same spec, the order of its segments included."""
-    for name in ("movielens", "nasty", "listless"):
+    for name in ("movielens", "nasty", "listless", "own"):
         again = Spec.parse(json.loads(spec(name).canonical))
         assert again == spec(name)
         assert again.canonical == spec(name).canonical
@@ -131,6 +131,16 @@ BAD = [
     ("attributes.item.size", {"category": "small"}, "list of different strings", "[attributes.item] size"),
     ("attributes.item.size", {"set": ["a", "a"]}, "list of different strings", "[attributes.item] size"),
     ("attributes.item.size", {"set": [str(n) for n in range(63)]}, "63 values", "[attributes.item] size"),
+    ("attributes.item.size", {"category": {"buckets": 0}}, "0", "[attributes.item] size"),
+    ("attributes.item.size", {"category": {"buckets": 4097}}, "4097", "[attributes.item] size"),
+    ("attributes.item.size", {"category": {}}, "None", "[attributes.item] size"),
+    ("attributes.item.size", {"category": {"bins": 4}}, "unknown key 'bins'", "[attributes.item] size"),
+    ("attributes.item.size", {"set": {"buckets": 4}}, "list of different strings", "[attributes.item] size"),
+    ("attributes.event", 3, "where a table must stand", "[attributes.event]"),
+    ("attributes.event", {"Place": {"number": True}}, "the name 'Place'", "[attributes.event] Place"),
+    ("attributes.event", {"user": {"number": True}}, "an event attribute called 'user'", "[attributes.event] user"),
+    ("attributes.event", {"time": {"number": True}}, "an event attribute called 'time'", "[attributes.event] time"),
+    ("attributes.event", {"price": {"number": True}}, "'price', as one of the item", "[attributes.event] price"),
     ("item", {}, "no segment for side item", "[item]"),
     ("user", None, "no segment for side user", "[user]"),
     ("user", ["taste"], "where a table must stand", "[user]"),
