@@ -46,7 +46,7 @@ class Examples:
             "item": SideLog.of(spec, "item", history.interactions(), history.items),
         }
         columns = ColumnCoder(spec, "user").behaviours(history.behaviours)
-        place, labels = judged(spec.label, columns, history.until)
+        place, labels = judged(spec, history.behaviours, columns, history.until)
         users = logs["user"].rows_of([history.behaviours[p].user for p in place.tolist()])
         items = logs["item"].rows_of([history.behaviours[p].item for p in place.tolist()])
         return cls(logs, users, items, columns.times[place], labels, spec.label.within_ms or 0)

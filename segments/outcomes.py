@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from forebay.events import Behaviour
 from forebay.segments.columns import Columns
 from forebay.segments.ids import hash_ids
-from forebay.segments.spec import Label
+from forebay.segments.layout import Layout
+from forebay.segments.spec import Spec
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
 
-def judged(label: Label, events: Columns, until: int) -> tuple[Ints, Bools]:
-    """The impressions among `events` whose outcome is known, as places int64 [m] in ascending order, and their labels bool [m].
+def judged(spec: Spec, behaviours: Sequence[Behaviour], events: Columns, until: int) -> tuple[Ints, Bools]:
+    """The impressions among `behaviours` whose outcome is known, as places int64 [m] in ascending order, and their labels bool [m].
 
-    `events` are all behaviours of a log, columns of side user; the log is complete before `until` (ms). What a label means is said
-    at `Label`.
+    `behaviours` are all those of a log, and `events` their columns, of side user; the log is complete before `until` (ms). What a
+    label means is said at `Label`.
     """
-    named = {"action": events.matrix[:, 1], "value": events.matrix[:, 2]}
+    label = spec.label
+    named = dict(zip(Layout.of(spec, "user").event_columns, events.matrix.T, strict=True))
     shown = label.impression(named) if label.impression else np.ones(len(events), dtype=bool)
     positive = np.broadcast_to(label.positive(named), shown.shape)
     if label.within_ms is None:
@@ -27,21 +32,33 @@ def judged(label: Label, events: Columns, until: int) -> tuple[Ints, Bools]:
         return places, positive[places]
     # An event that is both is its own outcome.
     labels = shown & positive
-    labels[_credited(events, shown, positive & ~shown, label.within_ms)] = True
+    keys, joined = _keys(behaviours, label.join)
+    labels[_credited(events, keys, shown & joined, positive & ~shown & joined, label.within_ms)] = True
     places = np.flatnonzero(shown & (events.times + label.within_ms < until))
     return places, labels[places]
 
 
-def _credited(events: Columns, shown: Bools, outcome: Bools, within_ms: int) -> Ints:
-    """int64 places of the impressions that an outcome is credited to: for each the latest by (time, id) of the same user and item,
-    at most `within_ms` older."""
+def _keys(behaviours: Sequence[Behaviour], join: str) -> tuple[Ints, Bools]:
+    """What each event is joined by, hashed, int64 [n], and whether it has it, bool [n]; one and the same for all without a `join`."""
+    if not join:
+        return np.zeros(len(behaviours), dtype=np.int64), np.ones(len(behaviours), dtype=bool)
+    values = [b.attributes.get(join) for b in behaviours]
+    # The text "3" and the number 3.0 are two values.
+    texts = [f"t{v}" if isinstance(v, str) else f"n{float(v)!r}" if isinstance(v, int | float) else "" for v in values]
+    return hash_ids(texts), np.array([bool(t) for t in texts], dtype=bool)
+
+
+def _credited(events: Columns, keys: Ints, shown: Bools, outcome: Bools, within_ms: int) -> Ints:
+    """int64 places of the impressions that an outcome is credited to: for each the latest by (time, id) of the same user, item and
+    key, at most `within_ms` older."""
     asked = np.flatnonzero(shown | outcome)
-    users, items, times = hash_ids(events.entities)[asked], events.matrix[asked, 0], events.times[asked]
+    users, items = hash_ids(events.entities)[asked], events.matrix[asked, 0]
+    keys, times = keys[asked], events.times[asked]
     # In one millisecond the outcome comes after its impression, whatever their ids are.
-    order = np.lexsort((events.ids[asked], outcome[asked], times, items, users))
-    asked, users, items, times = asked[order], users[order], items[order], times[order]
+    order = np.lexsort((events.ids[asked], outcome[asked], times, keys, items, users))
+    asked, users, items, keys, times = asked[order], users[order], items[order], keys[order], times[order]
     place = np.arange(len(asked))
     latest = np.maximum.accumulate(np.where(shown[asked], place, -1))
     found = outcome[asked] & (latest >= 0)
-    same = (users == users[latest]) & (items == items[latest]) & (times - times[latest] <= within_ms)
-    return asked[latest[found & same]]
+    same = (users == users[latest]) & (items == items[latest]) & (keys == keys[latest])
+    return asked[latest[found & same & (times - times[latest] <= within_ms)]]

@@ -152,6 +152,9 @@ class Label:
     several impressions in that millisecond the one of the greatest hashed id is taken; an event that meets both conditions is its
     own outcome.
 
+    With `join` too an outcome names its impression: only those count that have the same value of this event attribute, a text or a
+    number, such as `request_id`. It need not be declared, for no state holds it. An event without it is joined to nothing.
+
     Labels wait: an impression is an example only when all of its `within_ms` lies in the log, or in the part of it that a split
     by time gives: no part knows an outcome from after its end. Features are of events strictly before the impression, and
     so never of its outcome.
@@ -160,6 +163,7 @@ class Label:
     positive: Condition
     impression: Condition | None = None
     within_ms: int | None = None
+    join: str = ""
 
 
 @dataclass(frozen=True)

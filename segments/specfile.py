@@ -69,7 +69,7 @@ class Reader:
         return EventRules(**times, actions=self.actions)
 
     def _label(self, given: Mapping[str, Any]) -> Label:
-        known(given, {"positive", "impression", "within"}, "[label]")
+        known(given, {"positive", "impression", "within", "join"}, "[label]")
         if "positive" not in given:
             raise SpecError("no positive condition", where="[label]", do='Write positive = "value >= 4" or the like')
         impression = given.get("impression")
@@ -79,10 +79,16 @@ class Reader:
                 where="[label]",
                 do="""Write impression = "action == 'view'" or the like, or take `within` out""",
             )
+        join = given.get("join", "")
+        if "join" in given and "within" not in given:
+            raise SpecError("join without within", where="[label]", do='Write within = "30m", or take `join` out')
+        if "join" in given and not (isinstance(join, str) and join):
+            raise SpecError(f"{join!r}", where="[label] join", do='Name one event attribute: join = "request_id"')
         return Label(
             positive=self._condition(given["positive"], "[label] positive"),
             impression=self._condition(impression, "[label] impression") if impression else None,
             within_ms=duration_ms(given["within"], "[label] within") if "within" in given else None,
+            join=join,
         )
 
     def _condition(self, text: Any, where: str) -> Condition:

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from forebay.events import Behaviour, ItemUpdate, UserProfile
+from forebay.events import Attribute, Behaviour, ItemUpdate, UserProfile
 from forebay.segments.baselines.counting import running_means
 from forebay.segments.evaluation.replayed import Replayed
 from forebay.segments.examples import Examples
@@ -94,6 +94,47 @@ def test_an_outcome_is_credited_to_the_latest_impression_before_it() -> None:
         ("u", "i", "view", 14),
     )  # fmt: skip
     assert _labels(history) == [(0, False), (10, True), (14, False)]
+
+
+JOINED = _spec(impression="action == 'view'", positive="action == 'click'", within="30m", join="requestId")
+
+
+def _in_requests(*events: tuple[str, float, Attribute | None]) -> History:
+    """Behaviours (action, minute, request) of one user with one item, and a view long after them."""
+    own = [{} if r is None else {"requestId": r, "seat": 1.0} for *_, r in events]
+    behaviours = [
+        Behaviour("u", "i", action, 0.0, START + round(minute * MINUTE), f"e{n}", {}, own[n])
+        for n, (action, minute, _) in enumerate(events)
+    ]
+    return History.of([*behaviours, Behaviour("last", "last", "view", 0.0, START + 1000 * MINUTE, "last")])
+
+
+def test_a_join_credits_the_impression_of_the_same_request() -> None:
+    """Not the latest one, which was shown in another tab; within the time all the same, and by user and item as ever."""
+    history = _in_requests(
+        ("view", 0, "r1"), ("view", 1, "r2"), ("view", 2, 3.0), ("click", 5, "r1"), ("click", 31.5, "r2")
+    )
+    assert _labels(history, JOINED) == [(0, True), (1, False), (2, False)]
+    assert _labels(history, CLICKS) == [(0, False), (1, False), (2, True)]
+    assert _labels(_in_requests(("view", 0, 3.0), ("view", 1, "3"), ("click", 5, 3.0)), JOINED) == [
+        (0, True),
+        (1, False),
+    ]
+
+
+def test_without_the_attribute_nothing_is_joined() -> None:
+    """An outcome or an impression that has no request, or a list for one, belongs to none."""
+    for view, click in ((None, None), ("r", None), (None, "r"), (["r"], ["r"]), ("", "r")):
+        assert _labels(_in_requests(("view", 0, view), ("click", 1, click)), JOINED) == [(0, False)], (view, click)
+
+
+def test_labels_may_ask_event_attributes() -> None:
+    """A view in the first seat is an impression, the others are not."""
+    data = tomllib.loads(TEXT)
+    data["attributes"]["event"] = {"seat": {"number": True}}
+    data["label"] = {"impression": "action == 'view' and seat <= 1", "positive": "action == 'click'", "within": "30m"}
+    history = _in_requests(("view", 0, "r"), ("view", 1, None), ("click", 2, None))
+    assert _labels(history, Spec.parse(data)) == [(0, True)]
 
 
 def test_training_waits_for_the_outcome() -> None:
