@@ -16,6 +16,7 @@ dead letters are emitted aloud only, inside transactions, so each exactly once.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ from forebay.store.partition import PartitionMeta
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.partition import Partition
 from forebay.streams.routing import partitions_of
+from forebay.streams.undeclared import Counts, Undeclared
 from forebay.telemetry import emit
 
 Ints = npt.NDArray[np.int64]
@@ -78,6 +80,7 @@ class Outcome:
     offsets: dict[int, int] = field(default_factory=dict)
     events: int = 0
     accepted: int = 0
+    undeclared: Counts = field(default_factory=Counter)
 
 
 class Processor:
@@ -95,6 +98,7 @@ class Processor:
         self._fold = Fold(self.layout)
         self._late_after_ms = 1 << 62 if history else self.rules.late_after_ms
         self._coder = ColumnCoder(bundle.spec, side)
+        self._undeclared = Undeclared(bundle.spec)
         self._declared = frozenset(a.name for a in bundle.spec.event_attributes)
         self._encoders = SideEncoders(bundle, side)
         self._segments = bundle.spec.side(side)
@@ -146,6 +150,8 @@ class Processor:
             self._encode_dirty(number, owned, outcome)
         for letter in outcome.dead_letters:
             emit("dead_letter", side=self.side, reason=letter.reason)
+        for (kind, name), events in outcome.undeclared.items():
+            emit("undeclared", side=self.side, kind=kind, name=name, events=events)
         emit("step", number=2, name="fold", side=self.side, seconds=folded - started, events=outcome.events)
         emit(
             "step", number=3, name="encode", side=self.side, seconds=time.perf_counter() - folded, events=outcome.events
@@ -259,7 +265,9 @@ class Processor:
             outcome.accepted += len(order)
             if self.side == "user":
                 # In order of arrival: what the item side reads must not depend on how a batch was sorted.
-                for place in np.sort(order).tolist():
+                arrived = np.sort(order).tolist()
+                outcome.undeclared.update(self._undeclared.count(behaviours[place] for place in arrived))
+                for place in arrived:
                     outcome.interactions.append(self._interaction(behaviours[place], appended[place]))
         if updates:
             columns = self._coder.updates(updates)
@@ -267,6 +275,7 @@ class Processor:
             self._fold.updates(owned.rows, at, columns, owned.dirty)
             owned.touched(at)
             outcome.accepted += len(updates)
+            outcome.undeclared.update(self._undeclared.count(updates))
 
     def _interaction(self, event: Behaviour | Interaction, append: int) -> tuple[bytes, bytes]:
         assert event.time is not None and event.id is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -9,25 +10,27 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from forebay.streams.offsets import bounds
 
 
-def read(bootstrap: str, topic: str, starts: dict[int, int]) -> Iterator[Message]:
-    """Committed records of `topic` from `starts` (partition -> offset) on, ending at each partition's end."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "forebay.tail",  # required by the library; never joined
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "log_level": 2,
-        }
-    )
+def newest(bootstrap: str, topic: str, partitions: int, limit: int, seconds: float) -> Iterator[Message]:
+    """About the newest `limit` committed records of `topic`, an equal share of each partition (transactions' markers take places),
+    as far as they can be read in `seconds`."""
+    consumer = _consumer(bootstrap)
+    try:
+        ends = {p: bounds(consumer, topic, p)[1] for p in range(partitions)}
+    finally:
+        consumer.close()
+    yield from read(bootstrap, topic, {p: max(0, end - limit // partitions) for p, end in ends.items()}, seconds)
+
+
+def read(bootstrap: str, topic: str, starts: dict[int, int], seconds: float | None = None) -> Iterator[Message]:
+    """Committed records of `topic` from `starts` (partition -> offset) on, ending at each partition's end, or after `seconds`."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    consumer = _consumer(bootstrap)
     try:
         # Ends as they are now: a topic with steady traffic has none that stands still.
         ends = {p: bounds(consumer, topic, p) for p in starts}
         left = {p for p, (_, end) in ends.items() if starts[p] < end}
         consumer.assign([TopicPartition(topic, p, max(starts[p], ends[p][0])) for p in left])
-        while left:
+        while left and (deadline is None or time.monotonic() < deadline):
             for message in consumer.consume(1000, 0.5):
                 error = message.error()
                 if error is None:
@@ -41,3 +44,17 @@ def read(bootstrap: str, topic: str, starts: dict[int, int]) -> Iterator[Message
                     raise KafkaException(error)
     finally:
         consumer.close()
+
+
+def _consumer(bootstrap: str) -> Consumer:
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "forebay.tail",  # required by the library; never joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "log_level": 2,
+        }
+    )

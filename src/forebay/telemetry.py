@@ -7,6 +7,7 @@
 | step | Host | number 1–5 of DESIGN's batch, name, side, seconds, events |
 | restored | Host | side, partition, events folded silently, seconds |
 | dead_letter | Processor | side, reason |
+| undeclared | Processor | side, kind (action, event attribute, item attribute, user attribute), name (the first 100, then `(other)`), events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |

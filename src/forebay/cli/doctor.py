@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
 from forebay.cli.console import out, print_json
 from forebay.config import Settings
-from forebay.errors import ForebayError
+from forebay.errors import EventError, ForebayError
+from forebay.events import decode
 from forebay.retrieval.client import Client
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES
@@ -20,10 +22,13 @@ from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.connection import reach
 from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.undeclared import Counts, Undeclared
 
 LAG_BOUND_S = 10.0
 DISK_FLOOR_BYTES = 2 << 30
 CLOCK_BOUND_S = 2.0
+SAMPLE, SAMPLE_S = 1000, 5.0  # the newest records of a source that are looked at, and for how long
+TOLD = 8  # names in one line
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class _Doctor:
             ("generation", self._generation),
             *((f"{side} worker lag", lambda side=side: self._lag(side)) for side in SIDES),  # type: ignore[misc]
             ("dead letters", self._dead_letters),
+            ("undeclared", self._undeclared),
             ("lookup server", self._server),
             ("clock", self._clock),
             ("disk", self._disk),
@@ -81,6 +87,14 @@ class _Doctor:
         return describe(
             self.settings.bootstrap, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)]
         )
+
+    @cached_property
+    def _manifest(self) -> Generation:
+        return Generation.load(self.settings.generation_dir, name=self.settings.generation)
+
+    @cached_property
+    def _bundle(self) -> Bundle:
+        return Bundle.load(self.settings.bundles / self._manifest.bundle_hash[:12])
 
     def _broker(self) -> Check:
         reach(self.settings.bootstrap)
@@ -105,8 +119,7 @@ class _Doctor:
         return Check("topics", True, f"{len(self._infos)} with the right settings")
 
     def _generation(self) -> Check:
-        generation = Generation.load(self.settings.generation_dir, name=self.settings.generation)
-        bundle = Bundle.load(self.settings.bundles / generation.bundle_hash[:12])
+        generation, bundle = self._manifest, self._bundle
         here = numeric_platform()
         if generation.platform != here:
             found = f"built on {generation.platform}; here {here}"
@@ -139,6 +152,22 @@ class _Doctor:
             found,
             "Run: forebay deadletters list",
         )
+
+    def _undeclared(self) -> Check:
+        """What the newest records of the sources carry and the generation's spec does not know. No fault: producers may send more."""
+        counter, looked, counts = Undeclared(self._bundle.spec), 0, Counts()
+        for side in SIDES:
+            info = self._infos[self.topics.source(side)]
+            events = []
+            for message in tail.newest(self.settings.bootstrap, info.name, info.partitions, SAMPLE, SAMPLE_S):
+                with suppress(EventError):  # a dead letter, and counted there
+                    events.append(decode(message.value() or b""))
+            counts.update(counter.count(events))
+            looked += len(events)
+        told = ", ".join(f"{kind} {name!a} ({n:,})" for (kind, name), n in counts.most_common(TOLD))
+        more = f" and {len(counts) - TOLD} more" if len(counts) > TOLD else ""
+        found = f"{told}{more} of the newest {looked:,} events" if told else f"nothing in the newest {looked:,} events"
+        return Check("undeclared", True, found, "Declare in the spec what a model should know; all else is ignored")
 
     def _server(self) -> Check:
         with Client(self.settings.server, timeout_s=2.0) as client:
