@@ -7,21 +7,18 @@ something that may be meant so.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, combinations, product
-from math import prod
+from itertools import product
 from typing import Literal, TypeAlias
 
 import numpy as np
 
-from forebay.events import MAX_VALUE
-from forebay.segments.attribute import MAX_NUMBER
-from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.expression import Condition
 from forebay.segments.features import SegmentReader, Vocabulary
 from forebay.segments.layout import Layout
 from forebay.segments.spec import DAY_MS, SIDES, FeatureSpec, SegmentSpec, Spec
+from forebay.segments.truth import by_action, possible
 from forebay.segments.words import duration, in_words
 
 Level: TypeAlias = Literal["error", "warning"]
@@ -150,14 +147,14 @@ def _all_conditions(spec: Spec) -> list[Condition]:
 
 
 def _conditions(spec: Spec) -> Iterator[Remark]:
-    if not _outcomes(spec.label.positive)[0]:
+    if not possible(spec.label.positive)[0]:
         yield Remark(
             "error",
             "[label] positive",
             f"{spec.label.positive.text!r} is never true",
             "There is nothing to learn: mend it",
         )
-    if spec.label.impression and not _outcomes(spec.label.impression)[0]:
+    if spec.label.impression and not possible(spec.label.impression)[0]:
         text = spec.label.impression.text
         yield Remark("error", "[label] impression", f"{text!r} is never true", "No event is left to train on: mend it")
     seen: set[tuple[str, str]] = set()
@@ -166,7 +163,7 @@ def _conditions(spec: Spec) -> Iterator[Remark]:
             if f.where is None or (segment.title, f.where.text) in seen:
                 continue
             seen.add((segment.title, f.where.text))
-            listed, unlisted, always = _outcomes_by_action(f.where)
+            listed, unlisted, always = by_action(f.where)
             where, text = f"[{segment.title}] features", f"where = {f.where.text!r}"
             if not listed and not unlisted:
                 yield Remark("error", where, f"{text} is never true", "Mend it: the feature is always zero")
@@ -186,11 +183,11 @@ def _conditions(spec: Spec) -> Iterator[Remark]:
 def _label(spec: Spec) -> Iterator[Remark]:
     """Whether an impression can be positive, and how long that takes."""
     label, within = spec.label, spec.label.within_ms
-    if label.impression is None or not _outcomes(label.positive)[0] or not _outcomes(label.impression)[0]:
+    if label.impression is None or not possible(label.positive)[0] or not possible(label.impression)[0]:
         return  # there is nothing to compare, or a remark on it already
     positive, shown = label.positive.text, label.impression.text
     if within is None:
-        if not _outcomes(_both(spec, f"({positive}) and ({shown})"))[0]:
+        if not possible(_both(spec, f"({positive}) and ({shown})"))[0]:
             yield Remark(
                 "error",
                 "[label]",
@@ -198,7 +195,7 @@ def _label(spec: Spec) -> Iterator[Remark]:
                 'Write within = "30m", if an outcome is an event of its own that follows its impression',
             )
         return
-    if not _outcomes(_both(spec, f"({positive}) and not ({shown})"))[0]:
+    if not possible(_both(spec, f"({positive}) and not ({shown})"))[0]:
         yield Remark(
             "warning",
             "[label] within",
@@ -223,54 +220,6 @@ def _label(spec: Spec) -> Iterator[Remark]:
 
 def _both(spec: Spec, text: str) -> Condition:
     return Condition(text, spec.events.actions, "[label]", spec.event_attributes)
-
-
-def _outcomes(condition: Condition) -> tuple[bool, bool]:
-    """Whether any event, and whether every event, meets the condition."""
-    listed, unlisted, always = _outcomes_by_action(condition)
-    return listed or unlisted, always
-
-
-def _outcomes_by_action(condition: Condition) -> tuple[bool, bool, bool]:
-    """Whether some event of a listed action, some of another one, and every event at all meets the condition.
-
-    Exact: between two neighbouring constants of the text no comparison with a number changes, so that each constant, the
-    thousandths beside it and both ends stand for all values. A condition with more than MAX_CASES of them is taken to go either way.
-    """
-    constants = [n.value for n in ast.walk(ast.parse(condition.text, mode="eval")) if isinstance(n, ast.Constant)]
-    ways = [range(len(condition.actions) + 1), _near(constants, MAX_VALUE)]
-    for attribute in condition.attributes:
-        named = [place for place, value in enumerate(attribute.values, start=1) if value in constants]
-        if attribute.kind == "number":
-            ways.append([0, *(2 * v + 1 for v in _near(constants, MAX_NUMBER))])
-        elif attribute.kind == "category":
-            ways.append([0, *named])  # no comparison tells a value that is not named from an unknown one
-        elif 1 << len(named) > MAX_CASES:
-            return True, True, False
-        else:
-            ways.append([sum(1 << bit for bit in members) or 1 for members in _subsets(named)])
-    if prod(map(len, ways)) > MAX_CASES:
-        return True, True, False
-    grid = np.array(list(product(*ways)), dtype=np.int64)
-    names = ("action", "value", *(a.name for a in condition.attributes))
-    met = np.broadcast_to(condition(dict(zip(names, grid.T, strict=True))), len(grid))
-    return bool(met[grid[:, 0] > 0].any()), bool(met[grid[:, 0] == 0].any()), bool(met.all())
-
-
-def _near(constants: Sequence[object], bound: float) -> list[int]:
-    """The numbers among `constants` in thousandths, those beside them, and both ends of what a number may be."""
-    end = round(bound * THOUSANDTHS)
-    values = {-end, end}
-    for constant in constants:
-        if isinstance(constant, int | float):
-            near = round(constant * THOUSANDTHS)
-            # A minus sign is a node of its own: both signs cost less than finding out.
-            values.update(v for sign in (1, -1) for v in range(sign * near - 1, sign * near + 2) if abs(v) <= end)
-    return sorted(values)
-
-
-def _subsets(places: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    return chain.from_iterable(combinations(places, size) for size in range(len(places) + 1))
 
 
 def _windows(spec: Spec) -> Iterator[Remark]:
