@@ -29,7 +29,6 @@ WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its 
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
 # way through the log (tests/streams/test_host.py holds it against the worker's own defaults).
 SHOWN_AGE_MS = 5_000
-MAX_CASES = 1 << 18  # of one condition that are tried
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,7 @@ from forebay.errors import (
     TransactionLost,
 )
 from forebay.streams.absence import Absence
+from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import worker_consumer
 from forebay.streams.ends import EndWatch
 from forebay.streams.halving import Halving
@@ -47,7 +48,7 @@ from forebay.telemetry import emit
 HOUR_MS = 3_600_000
 # The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
 CLOCK_MARGIN_MS = 1000
-CLOSE_S = 2.0
+SEEK_S = 2.0
 OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
 log = logging.getLogger("forebay.host")
 
@@ -385,7 +386,7 @@ class Host:
 
     def _go_on(self, partition: int, offset: int) -> None:
         """Read aloud from `offset`. An assignment takes a moment before it can be moved."""
-        place, deadline = TopicPartition(self._topic, partition, offset), time.monotonic() + CLOSE_S
+        place, deadline = TopicPartition(self._topic, partition, offset), time.monotonic() + SEEK_S
         while True:
             try:
                 self._consumer.seek(place)
@@ -446,7 +447,7 @@ class Host:
         self._ends.stop()
         for partition in list(self.processor.partitions):
             self.processor.close(partition)
-        _within(CLOSE_S, self._consumer.close)
+        within(CLOSE_S, self._consumer.close)
         self._writer.close()
 
     # -- errors
@@ -475,10 +476,3 @@ class Host:
 
     def _settings(self, group: str) -> dict[str, Any]:
         return worker_consumer(self._bootstrap, group, self.options.session_timeout_ms)
-
-
-def _within(seconds: float, call: Callable[[], object]) -> None:
-    """Run `call`, and leave it behind when it takes longer: leaving a group needs a broker that answers."""
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(seconds)

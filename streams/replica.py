@@ -22,6 +22,7 @@ from forebay.store.codec import HEARTBEAT_KEY, RowCodec, Rows, unpack_heartbeat
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
+from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, describe
 from forebay.telemetry import emit
@@ -106,7 +107,7 @@ class Replica:
                     messages += self._consumer.consume(4095, 0)
                 self._apply([m for m in messages if not self._is_mark(m)])
         finally:
-            self._consumer.close()
+            within(CLOSE_S, self._consumer.close)
 
     def status(self) -> ReplicaStatus:
         """Where this copy stands."""

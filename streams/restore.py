@@ -10,6 +10,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from forebay.errors import BrokerUnavailable
+from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.processor import PartitionBatch, Processor
 
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
@@ -56,7 +57,7 @@ def fold_again(
                 )
             turned()
     finally:
-        reader.close()
+        within(CLOSE_S, reader.close)
     if done:
         owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
     return events
