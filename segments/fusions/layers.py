@@ -46,7 +46,7 @@ class ConcatFc(Fusion):
 
 
 class Affinity(Fusion):
-    """Weighted sum + perceptron over [Wu u + Wv v + Wd · products], `hidden` wide (default 32): the default for `rank`.
+    """Weighted sum + perceptron over [Wu u + Wv v + Wd · products], `hidden` wide (default 32).
 
     The products <u_p, v_q> enter twice: as they are, weighted, and into the hidden layer, where they meet each other. With a raw
     affinity segment on both sides these are the crosses that make an early-interaction ranker better than two towers.

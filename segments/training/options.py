@@ -20,11 +20,11 @@ class RetrieveOptions:
     Overfits later than the label does, so it stops by its own figure, and with less decay: 1.0 halved recall on MovieLens.
     """
 
-    epochs: int = 30
-    patience_epochs: int = 4
+    epochs: int = 30  # at most
+    patience_epochs: int = 4  # without a gain in recall on the validation part
     batch_size: int = 512  # its other positives are the negatives: recall rises with it, memory by its square
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.1
+    learning_rate: float = 1e-3  # of AdamW
+    weight_decay: float = 0.1  # of AdamW
     logq: bool = (
         True  # without it the popular are pushed down: .234 recall@50 against .453 (shared measurement, MovieLens)
     )
@@ -41,23 +41,27 @@ class TrainingOptions:
 
     train_share: float = 0.7  # of the log, by time
     validation_share: float = 0.1  # the part after it: stops training
-    regime: Regime = "joint"
-    epochs: int = 20
-    patience_epochs: int = 3
-    batch_size: int = 512
-    learning_rate: float = 1e-3
-    weight_decay: float = 1.0
-    stale_share: float = 0.5
-    stale_max_s: float = 7 * 86_400.0
-    segment_dropout: float = 0.0
+    regime: Regime = "joint"  # or "independent": segments one by one, then the fusion over them, then all together
+    epochs: int = 20  # at most, of each stage
+    patience_epochs: int = 3  # without a gain on the validation part: the stage ends, and its best epoch is kept
+    batch_size: int = 512  # impressions
+    learning_rate: float = 1e-3  # of AdamW
+    weight_decay: float = 1.0  # of AdamW: 1.0 for a hundred thousand events, 0.02 for millions
+    stale_share: float = (
+        0.5  # of the impressions whose user is seen as of some time before, as late vectors are when serving
+    )
+    stale_max_s: float = 7 * 86_400.0  # the longest such time, in seconds; shorter ones are likelier
+    segment_dropout: float = 0.0  # share of segments that an example does without, their default vectors in their place
     distill: float = (
         0.0  # share of the target that an early-interaction ranker gives: it sees pairs that late fusion cannot
     )
     teachers: int = 2  # rankers whose probabilities are averaged
-    positive_weight: float = 1.0
-    sampling: Sampling = "none"
+    positive_weight: float = 1.0  # of a positive in the loss, beside a negative's 1
+    sampling: Sampling = (
+        "none"  # "over" repeats the rarer label, "under" leaves out of the other, until both are as many
+    )
     retrieve: RetrieveOptions = field(default_factory=RetrieveOptions)
-    seed: int = 0
+    seed: int = 0  # the same seed gives the same bundle
 
     def __post_init__(self) -> None:
         """Raises UsageError for a value that cannot be trained with."""

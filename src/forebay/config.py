@@ -22,12 +22,12 @@ class Settings:
     bootstrap: str = "127.0.0.1:9092"  # Kafka, host:port, several by comma
     topic_prefix: str = ""  # in front of every topic and group: keeps installations on one cluster apart
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
-    state_dir: Path | None = None  # a worker's partition stores; data_dir/state
-    vectors_dir: Path | None = None  # a serving node's vectors; data_dir/vectors
-    generation: str = "g1"
+    state_dir: Path | None = None  # a worker's partition stores; absent: data_dir/state
+    vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
+    generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
-    host: str = "127.0.0.1"
-    port: int = 8080
+    host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
+    port: int = 8080  # of serve
     server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask
 
     @property

@@ -20,7 +20,7 @@ import msgspec
 
 from forebay.errors import EventError
 
-MAX_ID_BYTES = 256
+MAX_ID_BYTES = 256  # UTF-8 bytes of a user, an item or an id; at least 1, no control characters
 MAX_RECORD_BYTES = 64 * 1024  # a behaviour event is about 200 bytes: past this it is not one
 MAX_VALUE = 1e6  # thousandths of it, summed over 2**31 events, still fit an int64
 
@@ -41,32 +41,32 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     the page it was, on which device, in which request.
     """
 
-    user: str
-    item: str
-    action: str
-    value: float = 0.0
-    time: int | None = None
-    id: str | None = None
-    item_attributes: Attributes = {}
-    attributes: Attributes = {}
+    user: str  # who; the key of the record
+    item: str  # with what
+    action: str  # what was done, in the producer's own words; those that [events] actions does not list are one
+    value: float = 0.0  # how much: a rating, seconds, a price
+    time: int | None = None  # ms since 1970; absent: the publisher's now, or the time at which the log took it
+    id: str | None = None  # one of the same user, time and id counts once; absent: the publisher makes one up
+    item_attributes: Attributes = {}  # of the item, as they were then
+    attributes: Attributes = {}  # of the event itself: where on the page, which device, which request
 
 
 class UserProfile(msgspec.Struct, tag_field="type", tag="user_profile", omit_defaults=True, frozen=True, gc=False):
     """What is known of a user besides behaviour; the newest one wins. Topic `behaviour`, keyed by user."""
 
-    user: str
-    attributes: Attributes
-    time: int | None = None
-    id: str | None = None
+    user: str  # whose; the key of the record
+    attributes: Attributes  # all of them: an attribute that is not here is unknown from then on
+    time: int | None = None  # ms since 1970; as in Behaviour
+    id: str | None = None  # of two updates of one time it decides which wins
 
 
 class ItemUpdate(msgspec.Struct, tag_field="type", tag="item_update", omit_defaults=True, frozen=True, gc=False):
     """What is known of an item; the newest one wins. Topic `item-updates`, keyed by item."""
 
-    item: str
-    attributes: Attributes
-    time: int | None = None
-    id: str | None = None
+    item: str  # whose; the key of the record
+    attributes: Attributes  # all of them: an attribute that is not here is unknown from then on
+    time: int | None = None  # ms since 1970; as in Behaviour
+    id: str | None = None  # of two updates of one time it decides which wins
 
 
 class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defaults=True, frozen=True, gc=False):
@@ -76,20 +76,20 @@ class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defa
     `attributes` it has those that the sender's spec declares.
     """
 
-    item: str
-    user: str
-    action: str
-    value: float
-    time: int
-    id: str
-    append_time: int
-    attributes: Attributes = {}
+    item: str  # with what; the key of the record
+    user: str  # who
+    action: str  # as in the Behaviour
+    value: float  # as in the Behaviour
+    time: int  # ms since 1970, as in the Behaviour
+    id: str  # as in the Behaviour
+    append_time: int  # when the log took the Behaviour, ms since 1970
+    attributes: Attributes = {}  # the event's own, those that the spec declares
 
 
 class Tick(msgspec.Struct, tag_field="type", tag="tick", frozen=True, gc=False):
     """A clock record in the log: windows end, and idle entities retire, no earlier than `time`. One per partition."""
 
-    time: int
+    time: int  # ms since 1970, a full hour
 
 
 UserEvent: TypeAlias = Behaviour | UserProfile | Tick

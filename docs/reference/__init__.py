@@ -1,0 +1,1 @@
+"""The reference pages' text, made of the code itself: what is not written twice cannot differ."""
