@@ -31,7 +31,7 @@ def events() -> str:
 
 def struct_section(struct: type[msgspec.Struct]) -> str:
     """A heading, the docstring, and a table of the fields with what the comments beside them say."""
-    said, tag = comments(struct), struct.__struct_config__.tag
+    said, tag = comments(_file(struct), struct.__name__), struct.__struct_config__.tag
     columns = ("field", "type", "default", "meaning") if said else ("field", "type", "default")
     rows = [(code("type"), "string", "needed", code(tag))] if tag else []
     for f in msgspec.structs.fields(struct):
@@ -42,7 +42,7 @@ def struct_section(struct: type[msgspec.Struct]) -> str:
 
 def limits() -> str:
     """The constants that bound an event."""
-    said = comments(forebay.events)
+    said = comments("src/forebay/events.py")
     rows = [
         (code(name), code(f"{getattr(forebay.events, name):,.0f}"), plain(said[name]))
         for name in said
@@ -77,6 +77,11 @@ def in_json(kind: Any) -> str:
     if origin is dict:
         return f"object: {in_json(args[1])}"
     return JSON.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _file(struct: type) -> str:
+    path = struct.__module__.split(".")[1:]
+    return f"src/forebay/{'/'.join(path)}.py"  # the rooms are linked there
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import ast
-import inspect
 import io
-import textwrap
 import tokenize
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("src/forebay", "segments", "store", "streams", "retrieval")
 GAP = "…"  # stands where the code puts in what it knows only when it runs
 
 
-def comments(thing: type | ModuleType) -> dict[str, str]:
-    """The comment beside each field of a class, or beside each constant of a module. Names without one are left out."""
-    text = textwrap.dedent(inspect.getsource(thing))
-    tree: ast.Module | ast.ClassDef = ast.parse(text)
-    if isinstance(thing, type):
-        assert isinstance(tree, ast.Module) and isinstance(tree.body[0], ast.ClassDef)
-        tree = tree.body[0]
+def comments(path: str, name: str = "") -> dict[str, str]:
+    """The comment beside each field of the class `name` in the file at `path`, or beside each constant of the file itself. What has
+    none is left out."""
+    text = (ROOT / path).read_text(encoding="utf-8")
     said = {
         token.start[0]: token.string.lstrip("# ")
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type == tokenize.COMMENT
     }
     found: dict[str, str] = {}
-    for node in tree.body:
+    for node in _class(ast.parse(text), name).body if name else ast.parse(text).body:
         target = _target(node)
         if target is not None:
             lines = [said[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in said]
             if lines:
                 found[target] = " ".join(lines)
     return found
+
+
+def defaults(path: str, name: str) -> dict[str, object]:
+    """The plain values that the class `name` gives its fields; fields whose default is made by a call are left out."""
+    found: dict[str, object] = {}
+    for node in _class(ast.parse((ROOT / path).read_text(encoding="utf-8")), name).body:
+        if (
+            isinstance(node, ast.AnnAssign)
+            and (target := _target(node))
+            and not isinstance(node.value, ast.Call | None)
+        ):
+            found[target] = ast.literal_eval(node.value)
+    return found
+
+
+def _class(tree: ast.Module, name: str) -> ast.ClassDef:
+    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == name)
 
 
 def _target(node: ast.stmt) -> str | None:

@@ -50,7 +50,7 @@ class TrainingOptions:
     stale_share: float = (
         0.5  # of the impressions whose user is seen as of some time before, as late vectors are when serving
     )
-    stale_max_s: float = 7 * 86_400.0  # the longest such time, in seconds; shorter ones are likelier
+    stale_max_s: float = 604_800.0  # the longest such time, in seconds (a week); shorter ones are likelier
     segment_dropout: float = 0.0  # share of segments that an example does without, their default vectors in their place
     distill: float = (
         0.0  # share of the target that an early-interaction ranker gives: it sees pairs that late fusion cannot
