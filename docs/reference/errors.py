@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Iterator
 
 from forebay.errors import ForebayError
 from reference.markdown import code, plain, table
 from reference.source import GAP, arguments, calls, fields_of, text, trees
 
-ACTION = "Operator action:"
+ACTION = "Operator action"
 
 
 def errors() -> str:
     """An overview, then a section for each class with what it says and what to do."""
     tree = list(classes())
     overview = [
-        (f"{'· ' * depth}[`{c.__name__}`](#{c.__name__.lower()})", _meaning(c)[0], code(c.exit_code))
-        for c, depth in tree
+        (f"{'· ' * depth}[`{c.__name__}`](#{c.__name__.lower()})", _meaning(c), code(c.exit_code)) for c, depth in tree
     ]
     parts = [table(("class", "meaning", "exit code"), overview)]
     for cls, _ in tree:
-        meaning, action = _meaning(cls)
-        parts += [f"## {cls.__name__}", f"{meaning}"]
-        if action:
-            parts.append(f"**{ACTION}** {action}")
+        parts += [f"## {cls.__name__}", _said(cls)]
         if said := messages(cls):
             rows = [(plain(what), plain(do)) for what, do in said]
             count = f"{len(rows)} message{'s' if len(rows) > 1 else ''}"
@@ -75,8 +72,12 @@ def _own_words(cls: type[ForebayError]) -> Iterator[tuple[str, str]]:
                     yield text(given.get("what")), text(given.get("do"))
 
 
-def _meaning(cls: type[ForebayError]) -> tuple[str, str]:
-    """(what it means, what an operator does) out of the docstring."""
-    said = " ".join((inspect.getdoc(cls) or "").split())
-    meaning, _, action = said.partition(ACTION)
-    return plain(meaning.strip()), plain(action.strip())
+def _meaning(cls: type[ForebayError]) -> str:
+    """What it means, on one line: its docstring up to what an operator does."""
+    return plain(" ".join((inspect.getdoc(cls) or "").partition(ACTION)[0].split()))
+
+
+def _said(cls: type[ForebayError]) -> str:
+    """The docstring with its paragraphs and lists, what an operator does in a paragraph of its own."""
+    text = plain(inspect.getdoc(cls) or "").replace(ACTION, f"\n\n**{ACTION}**")
+    return re.sub(r"\n(?=- )", "\n\n", text, count=1)

@@ -89,8 +89,7 @@ def test_every_error_has_its_meaning_exit_code_and_remedies(
     overview = next(row for words, row in page.table("Errors and remedies").items() if words.startswith(f"[{name}]"))
     assert overview[2] == f"`{cls.exit_code}`"
     said = page.own(name).replace("\\", "")
-    for part in " ".join((cls.__doc__ or "").split()).split("Operator action:"):
-        assert part.strip() in said
+    assert " ".join((cls.__doc__ or "").split()) in " ".join(said.replace("**", "").split())
     if cls in (EventError, MissingExtra, PublishError):  # their first argument is another one
         return
     begun = [m for text in sources for m in re.findall(rf'\b{name}\(\s*f?"([^"{{\\]+)', text)]
