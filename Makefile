@@ -42,7 +42,7 @@ docs: .venv/docs  ## the documentation, into site/: a warning ends it, and nothi
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 .venv/docs: .venv/installed
-	$(BIN)/pip install --quiet --editable '.[docs]'
+	$(BIN)/pip install --quiet --no-warn-conflicts --editable '.[docs]'    # recbole misses what is not ours
 	@touch $@
 
 bench: .venv/installed  ## the figures of the README, with their budgets
