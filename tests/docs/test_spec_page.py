@@ -19,7 +19,7 @@ from forebay.segments.featurefile import MAX_CROSS
 from forebay.segments.fusions.twins import TWINS, Twin
 from forebay.segments.lint import lint
 from forebay.segments.spec import EventRules, FeatureKind, FusionSpec, SegmentSpec, Spec
-from forebay.segments.specfile import MAX_SET_VALUES
+from forebay.segments.specfile import MAX_BUCKETS, MAX_SET_VALUES
 from forebay.segments.tables import duration_ms
 
 PAGE = "spec.md"
@@ -38,7 +38,7 @@ def _tables(**given: Any) -> dict[str, Any]:
     plain = {"features": [{"count": "events"}], "encoder": {"kind": "mlp"}, "dim": 4}
     return {
         "label": {"positive": "value > 0"},
-        "attributes": {"user": {"a": {"number": True}}, "item": {"a": {"number": True}}},
+        "attributes": {"user": {"a": {"number": True}}, "item": {"a": {"number": True}}, "event": {}},
         "user": {"one": plain},
         "item": {"one": plain},
     } | given
@@ -107,13 +107,23 @@ def test_every_key_of_the_label_is_there(pages: Any) -> None:
 def test_every_word_of_a_condition_is_there(pages: Any) -> None:
     """The fields that the page names can be compared in the ways that it names, and in no other."""
     rows = pages(PAGE).table("Conditions")
-    values = {"action": "'go'", "value": "1"}
+    values = {
+        "action": "'go'",
+        "value": "1",
+        "an event's number": "1",
+        "an event's category": "'x'",
+        "an event's set": "'x'",
+    }
+    own = {"number": {"number": True}, "category": {"category": ["x"]}, "set": {"set": ["x"]}}
     assert set(values) == set(rows) - {"of", "---"}
-    for name, value in values.items():
+    for row, value in values.items():
+        name = row.rpartition(" ")[2]
         for sign in ("==", "!=", "<", "<=", ">", ">=", "in", "not in"):
             text = f"{name} {sign} {f'({value},)' if 'in' in sign else value}"
-            data = _tables(label={"positive": text}, events={"actions": ["go"]})
-            if f"`{sign}`" in rows[name][1]:
+            if name == "set" and "in" in sign:
+                text = f"{value} {sign} {name}"
+            data = _tables(label={"positive": text}, events={"actions": ["go"]}, attributes={"event": own})
+            if f"`{sign}`" in rows[row][1]:
                 Spec.parse(data)
             else:
                 _said(data)
@@ -122,11 +132,14 @@ def test_every_word_of_a_condition_is_there(pages: Any) -> None:
 
 def test_every_kind_of_attribute_is_there(pages: Any) -> None:
     """category, set, number, and how many values a set may have."""
-    rows = pages(PAGE).table("`[attributes.item]` and `[attributes.user]`")
+    rows = pages(PAGE).table("`[attributes.item]`, `[attributes.user]` and `[attributes.event]`")
     names = _known(_tables(attributes={"item": {"b": {"zzz": 1}}}))
     assert len(names) > 2
     _has(rows, names, "[attributes]")
     assert f"at most {MAX_SET_VALUES}" in rows["set"][2]
+    for key in _known(_tables(attributes={"item": {"b": {"category": {"zzz": 1}}}})):
+        assert key in rows["category"][2], f"{PAGE}: a category's {key} is not explained"
+    assert f"1 to {MAX_BUCKETS} buckets" in rows["category"][2]
     headings = " ".join(re.findall(r"^## (.*)$", pages(PAGE).text, re.MULTILINE))
     for side in _known(_tables(attributes={"zzz": {}})):
         assert f"[attributes.{side}]" in headings, f"{PAGE} has no section for [attributes.{side}]"
