@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from xxhash import xxh3_64_intdigest
-
 AttributeKind: TypeAlias = Literal["category", "set", "number"]
 
 MAX_NUMBER = 1e15  # thousandths of it, doubled, fit an int64
@@ -42,6 +40,8 @@ class AttributeSpec:
 
 def bucket_of(value: str, buckets: int) -> int:
     """1 to `buckets`, by xxh3: the same on every machine and version. 0 is left for an absent value."""
+    from xxhash import xxh3_64_intdigest  # reading a spec needs no hash: `publish` reads one without this library
+
     # An attribute of an item may hold any text that JSON can write, lone surrogates too.
     digest: int = xxh3_64_intdigest(value.encode("utf-8", "surrogatepass"))
     return digest % buckets + 1
