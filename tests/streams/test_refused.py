@@ -59,3 +59,21 @@ def test_a_dead_letter_that_the_broker_refuses_goes_without_its_content(
         (0, "undecodable"),
         (1, "undecodable"),
     ]
+
+
+def test_a_record_as_large_as_a_topic_takes_stops_nobody(
+    kafka: DevKafka, topics: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Its dead letter would be larger than itself: it carries the beginning, and what is needed to find the rest."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    events, large = make_history(100, until_ms=time.time_ns() // 1_000_000).behaviours, b"{" + b"x" * 995_000
+    publish(topics.behaviour, [(b"u1", large)], 0)
+    publish(topics.behaviour, events)
+    with work(topics, "user", tmp_path) as worker:
+        wait_for(lambda: lag(topics.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+    (letter,) = read_letters(kafka.bootstrap, topics)
+    assert (letter.reason, letter.length, letter.partition, letter.offset) == ("too_large", len(large), 0, 0)
+    assert letter.value == large[: 64 << 10]
+    acted = [decode(m.value()) for m in read(topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(e.id for e in events)
