@@ -14,17 +14,17 @@ import threading
 import time
 from dataclasses import dataclass
 
-from confluent_kafka import IsolationLevel, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 log = logging.getLogger("forebay.ends")
-ANSWER_S = 5.0
+ANSWER_S = 2.0
+READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is in no hurry
 
 
 @dataclass(frozen=True)
 class End:
-    """`offset` is the one after a partition's last record, `readable` the one after the last that is not in an open transaction;
-    both are as of a moment after `asked_ms` (the worker's clock, ms)."""
+    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms); `readable` the one
+    after the last that is in no open transaction, as of a moment some questions ago."""
 
     offset: int
     readable: int
@@ -37,8 +37,14 @@ class EndWatch:
     def __init__(self, bootstrap: str, topic: str, partitions: int, interval_s: float) -> None:
         self._places = [TopicPartition(topic, p) for p in range(partitions)]
         self._interval_s = interval_s
-        self._settings = {"bootstrap.servers": bootstrap, "log_level": 0}
-        self._admin = AdminClient(self._settings)
+        # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a broker's
+        # restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
+        self._all, self._readable = (
+            Consumer(
+                {"bootstrap.servers": bootstrap, "group.id": "forebay.ends", "isolation.level": level, "log_level": 0}
+            )
+            for level in ("read_uncommitted", "read_committed")
+        )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ends-{topic}", daemon=True)
         self._ends: dict[int, End] = {}
@@ -57,23 +63,24 @@ class EndWatch:
         return self._ends.get(partition)
 
     def _run(self) -> None:
+        turn = 0
         while not self._stop.is_set():
-            asked_ms = time.time_ns() // 1_000_000
             try:
-                # The readable end first: asked the other way round, it could lie past the other.
-                readable, ends = (
-                    self._ask(level) for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-                )
-                self._ends = {p: End(ends[p], readable[p], asked_ms) for p in ends}
-                self.answered_at = time.monotonic()
-            except (KafkaException, TimeoutError) as error:
+                for place in self._places:
+                    self._ask(place, readable=turn % READABLE_EVERY == 0)
+                turn += 1
+            except KafkaException as error:
                 log.debug("the ends are not known: %s", error)
-                # After a broker's restart a client goes on asking with the old leader epoch, which is refused for ever.
-                self._admin = AdminClient(self._settings)
             self._stop.wait(self._interval_s)
+        self._all.close()
+        self._readable.close()
 
-    def _ask(self, level: IsolationLevel) -> dict[int, int]:
-        asked = self._admin.list_offsets(
-            {place: OffsetSpec.latest() for place in self._places}, isolation_level=level, request_timeout=ANSWER_S
-        )
-        return {place.partition: future.result(2 * ANSWER_S).offset for place, future in asked.items()}
+    def _ask(self, place: TopicPartition, *, readable: bool) -> None:
+        before, asked_ms = self._ends.get(place.partition), time.time_ns() // 1_000_000
+        # The readable end first: asked the other way round, it could lie past the other.
+        if readable or before is None:
+            known = self._readable.get_watermark_offsets(place, ANSWER_S)[1]
+        else:
+            known = before.readable
+        self._ends[place.partition] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, asked_ms)
+        self.answered_at = time.monotonic()

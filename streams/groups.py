@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import ConsumerGroupState, KafkaException
-from confluent_kafka.admin import AdminClient
-
 from forebay.errors import BrokerUnavailable
+from forebay.streams.connection import connected, kafka_python
 
-ANSWER_S = 10.0
-_WITH_MEMBERS = {
-    ConsumerGroupState.STABLE,
-    ConsumerGroupState.PREPARING_REBALANCING,
-    ConsumerGroupState.COMPLETING_REBALANCING,
-}
+ANSWER_MS = 5000
+_WITH_MEMBERS = ("stable", "preparing-rebalance", "completing-rebalance")
 
 
 @dataclass(frozen=True)
@@ -29,28 +23,27 @@ class Member:
 
 
 def members(bootstrap: str, group: str) -> list[Member]:
-    """Who is in `group` now. Raises BrokerUnavailable within 20 s."""
-    admin = _admin(bootstrap)  # held until the answer is there: a client that is collected answers nothing
-    found = _answer(admin.describe_consumer_groups([group], request_timeout=ANSWER_S)[group], bootstrap)
-    return [Member(m.member_id, m.client_id, m.host) for m in found.members]
+    """Who is in `group` now. Raises BrokerUnavailable within about 10 s."""
+    found = _asked(bootstrap, lambda admin: admin.describe_groups([group]))[group]
+    if found["error"] and "GroupIdNotFound" not in found["error"]:  # its coordinator is still being loaded
+        raise _silent(found["error"], bootstrap)
+    return [Member(m["member_id"], m["client_id"], m["client_host"]) for m in found["members"]]
 
 
 def alive(bootstrap: str) -> set[str]:
-    """The groups of the cluster that have members. Raises BrokerUnavailable within 20 s."""
-    admin = _admin(bootstrap)
-    found = _answer(admin.list_consumer_groups(request_timeout=ANSWER_S), bootstrap)
-    return {g.group_id for g in found.valid if g.state in _WITH_MEMBERS}
+    """The groups of the cluster that have members. Raises BrokerUnavailable within about 10 s."""
+    found = _asked(bootstrap, lambda admin: admin.list_groups(states_filter=_WITH_MEMBERS))
+    return {g["group_id"] for g in found}
 
 
-def _admin(bootstrap: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+def _asked(bootstrap: str, question: Callable[[Any], Any]) -> Any:
+    # kafka-python: librdkafka's admin client can abort the process when a broker answers after its time-out.
+    with connected("KafkaAdminClient", bootstrap, request_timeout_ms=ANSWER_MS) as admin:
+        try:
+            return question(admin)
+        except kafka_python().errors.KafkaError as error:
+            raise _silent(str(error), bootstrap) from None
 
 
-def _answer(future: Future[Any], bootstrap: str) -> Any:
-    try:
-        return future.result(2 * ANSWER_S)
-    except (KafkaException, TimeoutError) as error:
-        said = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
-        raise BrokerUnavailable(
-            f"no answer about consumer groups: {said}", where=bootstrap, do="Run: forebay doctor"
-        ) from None
+def _silent(said: str, bootstrap: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"no answer about consumer groups: {said}", where=bootstrap, do="Run: forebay doctor")

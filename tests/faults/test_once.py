@@ -63,7 +63,7 @@ def test_a_paused_worker_that_wakes_up_is_fenced_and_writes_nothing(
     drained()
     assert paused.stop() in (0, 1)
     said = paused.said.read_text()
-    assert "a transaction was aborted" in said or "Fenced" in said
+    assert any(word in said for word in ("a transaction was aborted", "Fenced", "how a transaction ended is not known"))
     drained()
     replay(100, seed=2)
     drained()
