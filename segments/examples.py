@@ -10,7 +10,7 @@ import numpy.typing as npt
 from forebay.segments.columns import ColumnCoder
 from forebay.segments.history import History
 from forebay.segments.layout import Layout
-from forebay.segments.outcomes import judged
+from forebay.segments.outcomes import conditions, judged
 from forebay.segments.replay import SideLog, snapshots
 from forebay.segments.spec import Side, Spec
 
@@ -21,13 +21,15 @@ Bools = npt.NDArray[np.bool_]
 @dataclass(frozen=True)
 class Examples:
     """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending; `labels` bool [n], each known
-    `within_ms` after its time."""
+    `within_ms` after its time. `met` int64 [m] are the times (ms) of all events that meet the label's `positive` and are no
+    impression: a label that finds nothing is explained by them."""
 
     logs: dict[Side, SideLog]
     users: Ints
     items: Ints
     times: Ints
     labels: Bools
+    met: Ints
     within_ms: int = 0
 
     def __len__(self) -> int:
@@ -49,13 +51,16 @@ class Examples:
         place, labels = judged(spec, history.behaviours, columns, history.until)
         users = logs["user"].rows_of([history.behaviours[p].user for p in place.tolist()])
         items = logs["item"].rows_of([history.behaviours[p].item for p in place.tolist()])
-        return cls(logs, users, items, columns.times[place], labels, spec.label.within_ms or 0)
+        shown, positive = conditions(spec, columns)
+        met = columns.times[positive & ~shown]
+        return cls(logs, users, items, columns.times[place], labels, met, spec.label.within_ms or 0)
 
     def between(self, start: int, end: int) -> Examples:
         """Those with start <= time (ms) whose labels are known from what is before `end` (ms)."""
         keep = (self.times >= start) & (self.settled < end)
+        met = self.met[(self.met >= start) & (self.met < end)]
         return Examples(
-            self.logs, self.users[keep], self.items[keep], self.times[keep], self.labels[keep], self.within_ms
+            self.logs, self.users[keep], self.items[keep], self.times[keep], self.labels[keep], met, self.within_ms
         )
 
     def states(self, layout: Layout, as_of: Ints) -> Ints:

@@ -24,9 +24,7 @@ def judged(spec: Spec, behaviours: Sequence[Behaviour], events: Columns, until: 
     label means is said at `Label`.
     """
     label = spec.label
-    named = dict(zip(Layout.of(spec, "user").event_columns, events.matrix.T, strict=True))
-    shown = label.impression(named) if label.impression else np.ones(len(events), dtype=bool)
-    positive = np.broadcast_to(label.positive(named), shown.shape)
+    shown, positive = conditions(spec, events)
     if label.within_ms is None:
         places = np.flatnonzero(shown)
         return places, positive[places]
@@ -36,6 +34,14 @@ def judged(spec: Spec, behaviours: Sequence[Behaviour], events: Columns, until: 
     labels[_credited(events, keys, shown & joined, positive & ~shown & joined, label.within_ms)] = True
     places = np.flatnonzero(shown & (events.times + label.within_ms < until))
     return places, labels[places]
+
+
+def conditions(spec: Spec, events: Columns) -> tuple[Bools, Bools]:
+    """Which of `events`, of side user, are impressions and which meet `positive`, bool [n] each, whatever belongs together."""
+    named = dict(zip(Layout.of(spec, "user").event_columns, events.matrix.T, strict=True))
+    label = spec.label
+    shown = label.impression(named) if label.impression else np.ones(len(events), dtype=bool)
+    return shown, np.broadcast_to(label.positive(named), shown.shape)
 
 
 def _keys(behaviours: Sequence[Behaviour], join: str) -> tuple[Ints, Bools]:

@@ -14,6 +14,7 @@ from forebay.segments.evaluation.choices import Choices
 from forebay.segments.examples import Examples
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History
+from forebay.segments.labelcounts import LabelCounts
 from forebay.segments.layout import Layout
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
 from forebay.segments.training.options import TrainingOptions
@@ -86,10 +87,9 @@ class Material:
         examples = Examples.of(spec, history.before(end))
         parts = {"train": examples.between(0, cut), "validation": examples.between(cut, end)}
         for name, part in parts.items():
-            if len(set(part.labels.tolist())) < 2:
-                raise UsageError(
-                    f"the {name} part has {len(part)} impressions and not both labels", do="Give a longer history"
-                )
+            label = LabelCounts.of(spec.label, part)
+            if not label.both:
+                raise UsageError(f"the {name} part: {label.problem}", where="[label]", do=label.remedy)
         if vocabulary is None:
             vocabulary = Vocabulary.of(examples.logs["item"].hashes[np.unique(parts["train"].items)])
         layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}

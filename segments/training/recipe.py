@@ -203,6 +203,11 @@ def _record(material: Material, options: TrainingOptions, figures: Mapping[str, 
     return {
         "options": options.as_record(),
         "examples": {"train": len(material.train), "validation": len(material.validation)},
+        "positives": {
+            "train": int(material.train.labels.sum()),
+            "validation": int(material.validation.labels.sum()),
+        },
+        "items": material.asked.choices.items,
         "train_until_ms": material.cut_ms,
         "validation_until_ms": material.end_ms,
         "torch": importlib.metadata.version("torch"),

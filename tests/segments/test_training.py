@@ -15,11 +15,13 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import encode
 from forebay.segments.evaluation.metrics import auc
 from forebay.segments.examples import Examples
+from forebay.segments.expression import Condition
 from forebay.segments.history import History
 from forebay.segments.ids import hash_id
 from forebay.segments.model import SideEncoders
-from forebay.segments.spec import SIDES, Spec
+from forebay.segments.spec import SIDES, Label, Spec
 from forebay.segments.training import TrainingOptions, train
+from forebay.segments.training.remarks import remarks
 
 SPEC = Spec.parse(
     tomllib.loads("""
@@ -151,7 +153,7 @@ def test_progress_is_told_after_each_epoch() -> None:
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_both_labels_are_needed(part: str) -> None:
-    """In the part that fits and in the part that stops: the error says which, and what helps."""
+    """In the part that fits and in the part that stops: the error says which, the condition, what it matched, and what helps."""
     history = _history()
     cut = history.moment(OPTIONS.train_share)
     same = [
@@ -162,7 +164,45 @@ def test_both_labels_are_needed(part: str) -> None:
     ]
     with pytest.raises(UsageError, match=f"the {part} part") as caught:
         train(SPEC, History.of([*same, *history.items]), OPTIONS)
-    assert caught.value.do == "Give a longer history"
+    size = 480 if part == "train" else 240
+    assert f"all {size} impressions meet positive = 'value >= 4'" in caught.value.what
+    assert caught.value.where == "[label]" and "longer history" in caught.value.do
+
+
+def test_a_part_without_positives_says_how_many_events_met_the_condition_elsewhere() -> None:
+    """Views are the impressions, clicks the outcomes: no event is both, and the error shows the counts of each."""
+    label = Label(
+        Condition("action == 'click'", ("view", "click"), ""), Condition("action == 'view'", ("view", "click"), "")
+    )
+    spec = replace(SPEC, label=label, events=replace(SPEC.events, actions=("view", "click")))
+    history = _history()
+    acted = [
+        Behaviour(b.user, b.item, "click" if n % 10 == 0 else "view", 1.0, b.time, b.id, b.item_attributes)
+        for n, b in enumerate(history.behaviours)
+    ]
+    with pytest.raises(UsageError, match="the train part") as caught:
+        train(spec, History.of([*acted, *history.items]), OPTIONS)
+    assert "none of 432 impressions (action == 'view') meets positive = \"action == 'click'\"" in caught.value.what
+    assert "48 events that are no impression do" in caught.value.what
+
+
+def test_a_record_counts_positives_and_the_catalogue(bundle: Bundle) -> None:
+    """Of both parts: what an AUC was measured on."""
+    labels = Examples.of(SPEC, _history()).labels
+    assert bundle.record["positives"] == {"train": int(labels[:480].sum()), "validation": int(labels[480:720].sum())}
+    assert bundle.record["items"] == ITEMS
+
+
+def test_a_training_that_learned_nothing_is_remarked(bundle: Bundle) -> None:
+    """An AUC under .52, and a recall@k that chance passes easily; a training without either is not."""
+    record = {"validation_auc": 0.61, "validation_recall@50": 0.2, "items": 500, "examples": {}, "positives": {}}
+    assert remarks(record) == []
+    (told,) = remarks({**record, "validation_auc": 0.478})
+    assert "0.478" in told and "chance" in told
+    (told,) = remarks({**record, "items": 499})
+    assert "recall@50" in told and "499 items" in told
+    (told,) = remarks({**bundle.record, "validation_auc": 0.9})
+    assert "recall@50" in told and f"{ITEMS} items" in told
 
 
 def test_a_history_without_behaviour_is_refused() -> None:

@@ -348,12 +348,16 @@ def bench(
 @spec_app.command("check")
 def spec_check(
     path: Annotated[Path, typer.Argument(help="segments.toml")],
+    events: Annotated[
+        str | None,
+        typer.Option("--from", help="Events to hold the label against: a JSON-lines file", show_default=False),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check a spec and print its partition: segments, features, widths, bytes of state and vector for an entity."""
     from forebay.cli.spec import show
 
-    show(path, json)
+    show(path, json, events)
 
 
 @app.command()

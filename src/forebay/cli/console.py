@@ -111,6 +111,12 @@ def print_error(error: ForebayError) -> None:
         err.print(f"       {_escape(error.do)}")
 
 
+def warn(remarks: Sequence[str]) -> None:
+    """A line on standard error for each: the command goes on."""
+    for remark in remarks:
+        err.print(f"[bold yellow]warning:[/] {_escape(remark)}")
+
+
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
 

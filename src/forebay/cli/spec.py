@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import typer
 
+from forebay.cli import source
 from forebay.cli.console import out, print_json, print_table
 from forebay.errors import ForebayError
 from forebay.segments.features import SegmentReader, Vocabulary
@@ -17,12 +18,16 @@ from forebay.segments.lint import Remark, lint, state_bytes
 from forebay.segments.spec import SIDES, SegmentSpec, Spec
 from forebay.segments.words import in_words
 
+if TYPE_CHECKING:
+    from forebay.segments.labelcounts import LabelCounts
+
 HEADER_BYTES = 32  # of one segment in a stored row: encoder, two times, scale, flags
 _NUMBERS = ("inputs", "state_bytes", "vector_bytes", "flops")
 
 
-def show(path: Path, as_json: bool) -> None:
-    """Print each segment's features, input widths, bytes and FLOPs; the state of one entity of each side; and the remarks.
+def show(path: Path, as_json: bool, events: str | None = None) -> None:
+    """Print each segment's features, input widths, bytes and FLOPs; the state of one entity of each side; and the remarks. With
+    `events` also what the label finds in them, and a remark where that is nothing to learn from.
 
     Raises typer.Exit(1) after that when a remark is an error.
     """
@@ -33,15 +38,30 @@ def show(path: Path, as_json: bool) -> None:
     if any(s["flops"] is None for s in segments):  # no torch here, or an own encoder that cannot be had
         segments = [{n: v for n, v in s.items() if n != "flops"} for s in segments]
     remarks = lint(spec)
+    counts = _counts(spec, events) if events is not None else None
+    if counts is not None and not counts.both:
+        remarks.append(Remark("warning", "[label]", f"in this log {counts.problem}", counts.remedy))
     if as_json:
-        print_json({"segments": segments, "state_bytes": sides, "remarks": [asdict(r) for r in remarks]})
+        found: dict[str, Any] = {"segments": segments, "state_bytes": sides, "remarks": [asdict(r) for r in remarks]}
+        if counts is not None:
+            found["label"] = {"impressions": counts.impressions, "positives": counts.positives}
+        print_json(found)
     else:
         columns = tuple(segments[0])
         print_table(columns, [tuple(s.values()) for s in segments], right=[c for c in columns if c in _NUMBERS])
         out.print("state of one entity at most: " + ", ".join(f"{side} {size:,} bytes" for side, size in sides.items()))
+        if counts is not None:
+            out.print(f"label: {counts.positives:,} of {counts.impressions:,} impressions are positive")
         _print(remarks)
     if any(r.level == "error" for r in remarks):
         raise typer.Exit(1)
+
+
+def _counts(spec: Spec, events: str) -> LabelCounts:
+    from forebay.segments.examples import Examples  # it folds: without --from no numba is needed
+    from forebay.segments.labelcounts import LabelCounts
+
+    return LabelCounts.of(spec.label, Examples.of(spec, source.history(events)))
 
 
 def _row(spec: Spec, segment: SegmentSpec, layout: Layout) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forebay.cli import source
-from forebay.cli.console import out, print_json, print_table, progress
+from forebay.cli.console import out, print_json, print_table, progress, warn
 from forebay.config import Settings
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
@@ -42,6 +42,7 @@ def train(
     """Train on `events` and save the bundle under its hash; or one segment of a bundle that is there."""
     from forebay.segments.training import TrainingOptions, train_segment
     from forebay.segments.training import train as fit
+    from forebay.segments.training.remarks import remarks
 
     if (flags.segment is None) != (flags.bundle is None):
         raise UsageError("--segment and --bundle belong together", do="Name the bundle whose segment is trained anew")
@@ -65,15 +66,22 @@ def train(
             bundle = fit(model, history, options, told, flags.checkpoint)
     path = bundle.save(folder or settings.bundles)
     took = time.monotonic() - started
-    if as_json:
-        print_json({"bundle": bundle.name, "hash": bundle.hash, "path": str(path), "seconds": took, **bundle.record})
-        return
     record = bundle.record
-    found = {"validation_auc": "AUC", "validation_logloss": "logloss", "validation_recall@50": "recall@50"}
-    figures = ", ".join(f"{name} {record[key]:.4f}" for key, name in found.items() if key in record)
-    out.print(
-        f"bundle {bundle.name} in {path}: {record['examples']['train']:,} examples, {took:.0f} s, validation {figures}"
-    )
+    found = remarks(record)
+    warn(found)
+    if as_json:
+        stated = {"bundle": bundle.name, "hash": bundle.hash, "path": str(path), "seconds": took}
+        print_json({**stated, **record, "warnings": found})
+        return
+    names = {"validation_auc": "AUC", "validation_logloss": "logloss", "validation_recall@50": "recall@50"}
+    figures = ", ".join(f"{name} {record[key]:.4f}" for key, name in names.items() if key in record)
+    counts = [
+        f"{part} {positive:,} positive and {record['examples'][part] - positive:,} negative"
+        for part, positive in record["positives"].items()
+    ]
+    out.print(f"bundle {bundle.name} in {path}, {took:.0f} s")
+    out.print(f"  impressions: {', '.join(counts)}")
+    out.print(f"  on the validation part: {figures}")
 
 
 def sweep(events: str, spec: Path | None, flags: TrainFlags, as_json: bool) -> None:
