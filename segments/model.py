@@ -65,6 +65,8 @@ class SideEncoders:
     def _load(self, bundle: Bundle, segment: SegmentSpec) -> SegmentEncoder:
         encoder = build(bundle.reader(segment), len(bundle.vocabulary), segment)
         weights = {n: torch.from_numpy(np.array(t)) for n, t in bundle.segment_tensors(segment).items()}
+        if not any(n.startswith("bounds.") for n in weights):
+            encoder.forget_bounds()
         try:
             encoder.load_state_dict(weights, strict=True)
         except RuntimeError as error:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from forebay.segments.encoders.bounds import Bounds
 from forebay.segments.encoders.contract import SegmentEncoder
 from forebay.segments.features import Inputs, SegmentReader
 from forebay.segments.spec import SegmentSpec
@@ -18,6 +19,8 @@ class Affinity(SegmentEncoder):
     counted events that have the key. All of it times ten.
     Item, `latest = [K]`: its keys, each 1 / (number of keys), so that an inner product is a mean over them.
     |K| counts the unknown value: it is the attribute's declared values and one.
+
+    Bounded are these numbers, not what they are made of: of a sum and a count that are bounded apart, the quotient is no mean.
     """
 
     STEP = 10.0  # affinities are tenths: on the scale of learned vectors, or weight decay keeps their weights too small
@@ -28,8 +31,16 @@ class Affinity(SegmentEncoder):
         super().__init__(reader, items, segment)
         self.side = segment.side
         self._columns = reader.dense_columns
+        self.bounds = nn.ModuleDict({"numbers": Bounds(segment.dim)})
+
+    def fit(self, *parts: Inputs) -> None:
+        self.bounds["numbers"].fit(self._numbers(torch.from_numpy(p.dense)) for p in parts)
 
     def forward(self, dense: Tensor, sequence: Tensor, items: Tensor, length: Tensor, own: Tensor) -> Tensor:
+        numbers = self._numbers(dense)
+        return numbers if self.training or "numbers" not in self.bounds else self.bounds["numbers"](numbers)
+
+    def _numbers(self, dense: Tensor) -> Tensor:
         if self.side == "item":
             return dense / dense.sum(1, keepdim=True).clamp_min(1.0)
         overall = next(c for f, c in self._columns if f.kind == "mean" and f.key == "events")
@@ -42,6 +53,3 @@ class Affinity(SegmentEncoder):
             first, second = dense[:, columns].chunk(2, 1)
             parts.append(first - mean * second if feature.kind == "mean" else second)
         return torch.cat(parts, 1) * self.STEP
-
-    def fit_scale(self, inputs: Inputs) -> None:
-        """Nothing to fit."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from forebay.segments.encoders.bounds import Bounds
 from forebay.segments.features import Inputs, SegmentReader
 from forebay.segments.spec import SegmentSpec
 
@@ -28,6 +31,9 @@ class SegmentEncoder(nn.Module):
     stands in the table are its options, `segment.encoder.option(name, default)`. Use `Aligned` for linear layers, or the bits of a
     row depend on its place. Weights go into the bundle; code does not: give it another `version` when its vectors change.
     docs/own-encoder.md has one that runs.
+
+    `forward` never sees the read-out of an entity far outside of what training saw: `dense` and `sequence` are bounded before it
+    is called (bounds.py), for one of your own, too.
     """
 
     scaled = True  # dense features are centred and scaled by the training part
@@ -46,6 +52,23 @@ class SegmentEncoder(nn.Module):
             self.register_buffer("mean", torch.zeros(reader.dense_width))
             self.register_buffer("scale", torch.ones(reader.dense_width))
         self.dropout = nn.Dropout(option("dropout", 0.2))
+        widths = {"dense": reader.dense_width, "sequence": reader.sequence_width}
+        self.bounds = nn.ModuleDict({part: Bounds(width) for part, width in widths.items() if width})
+        # Before forward, whoever wrote it, and in the one place that stream, backfill and evaluation pass through.
+        self.register_forward_pre_hook(_bounded)
+
+    def fit(self, *parts: Inputs) -> None:
+        """Fit scales to the first of `parts`, and bounds to all of them: what training reads."""
+        self.fit_scale(parts[0])
+        if "dense" in self.bounds:
+            self.bounds["dense"].fit(torch.from_numpy(p.dense) for p in parts)
+        if "sequence" in self.bounds:
+            # Nought is within: it is what an absent number and an unused entry are.
+            self.bounds["sequence"].fit((entries for p in parts for entries in _entries(p)), through=0.0)
+
+    def forget_bounds(self) -> None:
+        """Read out as bundles of before there were bounds do."""
+        self.bounds.clear()
 
     def fit_scale(self, inputs: Inputs) -> None:
         """Centre and scale dense features by those of the training part."""
@@ -56,9 +79,31 @@ class SegmentEncoder(nn.Module):
 
     def dense(self, dense: Tensor, own: Tensor) -> Tensor:
         """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has one."""
-        # Not clamped: counts of the most popular go on growing after training, and retrieval lost .04 recall@50 by it.
         parts = [(dense - self.mean) * self.scale]
         if self.own_width:
             assert self.embedding is not None
             parts.append(self.embedding(own))
         return torch.cat(parts, 1)
+
+
+CHUNK = 4096  # lists whose entries are copied out at a time
+
+
+def _entries(inputs: Inputs) -> Iterator[Tensor]:
+    """The entries in use of all lists, float32 [entries, sequence width], a chunk at a time."""
+    places = torch.arange(inputs.sequence.shape[1])
+    for start in range(0, len(inputs), CHUNK):
+        part = inputs.take(slice(start, start + CHUNK))
+        yield torch.from_numpy(part.sequence)[places < torch.from_numpy(part.length).unsqueeze(1)]
+
+
+def _bounded(encoder: nn.Module, read: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    assert isinstance(encoder, SegmentEncoder)
+    if encoder.training:  # what bounds are fitted to is within them
+        return read
+    dense, sequence, *rest = read
+    if "dense" in encoder.bounds:
+        dense = encoder.bounds["dense"](dense)
+    if "sequence" in encoder.bounds:
+        sequence = encoder.bounds["sequence"](sequence)
+    return (dense, sequence, *rest)

@@ -61,7 +61,7 @@ class Early(nn.Module):
         self.raw = nn.ModuleList(build(readers[s.title], 0, s) for s in self._raw)
         means, scales = [], []
         for title in self._dense:
-            dense = torch.from_numpy(material.inputs(title).dense)
+            dense = torch.from_numpy(material.inputs(title)[0].dense)
             means.append(dense.mean(0))
             scales.append(1 / dense.std(0).clamp_min(1e-3))
         self.register_buffer("mean", torch.cat(means))

@@ -126,9 +126,9 @@ class Material:
             end_ms=end,
         )
 
-    def inputs(self, title: str) -> Inputs:
-        """What a segment reads of the training part."""
-        return self.train.inputs[title] if title in self.train.inputs else self.fresh.inputs[title]
+    def inputs(self, title: str) -> tuple[Inputs, ...]:
+        """What a segment reads of the training part, once for each use that reads it, `rank` first."""
+        return tuple(part.inputs[title] for part in (self.train, self.fresh) if title in part.inputs)
 
     def digest(self) -> str:
         """Which data this is, for a checkpoint: the impressions of both parts."""

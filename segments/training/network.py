@@ -39,6 +39,9 @@ class Network(nn.Module):
     def of(cls, bundle: Bundle) -> Network:
         """The network whose weights a bundle holds."""
         network = cls(bundle.spec, bundle.vocabulary)
+        for segment in bundle.spec.segments:
+            if not any(n.startswith("bounds.") for n in bundle.segment_tensors(segment)):
+                network.encoder(segment).forget_bounds()
         with torch.no_grad():
             for name, weight in network.named_tensors().items():
                 weight.copy_(torch.from_numpy(np.array(bundle.tensors[name])))
@@ -48,6 +51,10 @@ class Network(nn.Module):
         found = self.encoders[_key(segment)]
         assert isinstance(found, SegmentEncoder)
         return found
+
+    def renew(self, segment: SegmentSpec, encoder: SegmentEncoder) -> None:
+        """Put `encoder` in the place of the segment's."""
+        self.encoders[_key(segment)] = encoder
 
     def fusion(self, use: Use) -> Twin:
         found = self.fusions[use]

@@ -57,7 +57,7 @@ def train(
     network = Network(spec, material.vocabulary)
     for segment in spec.segments:
         if segment in (*spec.fusions["rank"].segments, *spec.fusions["retrieve"].segments):
-            network.encoder(segment).fit_scale(material.inputs(segment.title))
+            network.encoder(segment).fit(*material.inputs(segment.title))
     saved = None
     if checkpoint is not None:
         saved = Checkpoint(
@@ -84,8 +84,8 @@ def train_segment(
     network = Network.of(bundle)
     torch.manual_seed(options.seed)
     fresh = Network(bundle.spec, bundle.vocabulary).encoder(segment)
-    fresh.fit_scale(material.inputs(title))
-    network.encoder(segment).load_state_dict(fresh.state_dict())
+    fresh.fit(*material.inputs(title))
+    network.renew(segment, fresh)
     use: Use = "rank" if segment in bundle.spec.fusions["rank"].segments else "retrieve"
     stage = _stage(f"segment-{title}", network, material, options, use, [segment], fusion=False)
     found = stage.run(network, options.seed, progress)
@@ -169,7 +169,7 @@ def _alone(
     torch.manual_seed(options.seed)
     apart = Network(alone, material.vocabulary)
     for one in [segment, *others]:
-        apart.encoder(one).fit_scale(material.inputs(one.title))
+        apart.encoder(one).fit(*material.inputs(one.title))
     stage = _stage(f"alone-{segment.title}", apart, material, options, "rank", [segment, *others], fusion=True)
     stage.run(apart, options.seed, progress, saved)
     network.encoder(segment).load_state_dict(apart.encoder(segment).state_dict())
