@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from forebay.errors import BundleError
 from forebay.segments.fusions.contract import Part, Shape
 from forebay.segments.fusions.kinds import fusion_class
 from forebay.segments.plugin import own_class
@@ -20,6 +21,20 @@ class Twin(nn.Module):
     def __init__(self, spec: FusionSpec, shape: Shape) -> None:
         super().__init__()
         self.spec, self.shape = spec, shape
+
+    def move(self, by: float) -> None:
+        """Add `by` to every logit, for good: a sampling is corrected so. Raises BundleError for a twin without `bias` or `out.bias`."""
+        bias = getattr(self, "bias", None)
+        if bias is None:
+            bias = getattr(getattr(self, "out", None), "bias", None)
+        if not isinstance(bias, Tensor) or bias.numel() != 1:
+            raise BundleError(
+                f"the twin of {self.spec.kind} has no bias to correct a sampling by",
+                where=f"[fusion] {self.spec.use}",
+                do="Override move(by), or train without [training] sampling",
+            )
+        with torch.no_grad():
+            bias += by
 
     def products(self, u: Tensor, v: Tensor) -> Tensor:
         """<u_p, v_q> of each of the shape's pairs, [n, pairs]."""

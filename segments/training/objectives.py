@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -15,8 +16,9 @@ from forebay.segments.evaluation.metrics import auc, logloss, recall
 from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material, Part
 from forebay.segments.training.network import Network
-from forebay.segments.training.options import TrainingOptions
+from forebay.segments.training.options import Sampling, TrainingOptions
 
+Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
 
@@ -37,20 +39,38 @@ class Objective(Protocol):
         ...
 
 
+def sampling_shift(labels: Bools, sampling: Sampling) -> float:
+    """By how much the log odds of a positive are greater among what `sampling` draws of `labels` bool [n] than they are in it."""
+    positives = int(labels.sum())
+    return math.log((len(labels) - positives) / positives) if sampling != "none" else 0.0
+
+
 class Ranking:
-    """The label of an impression, by binary cross-entropy; with a teacher, towards what it makes of the label (Hinton et al., 2015)."""
+    """The label of an impression, by binary cross-entropy; with a teacher, towards what it makes of the label (Hinton et al., 2015).
+
+    Where sampling evens the labels out, a fusion that is trained learns the evened odds, and is moved back by `shift` when its stages
+    are over (King & Zeng, 2001). A `frozen` one was moved back before: there the loss reads its logits moved forth.
+    """
 
     figure = "validation_auc"
 
-    def __init__(self, material: Material, options: TrainingOptions, fusion: FusionSpec) -> None:
+    def __init__(
+        self, material: Material, options: TrainingOptions, fusion: FusionSpec, *, frozen: bool = False
+    ) -> None:
         self._train, self._validation = material.train, material.validation
         self._options, self._spec = options, fusion
         self.batch_size = options.batch_size
         labels = torch.from_numpy(self._train.labels.astype(np.float32))
         self._weights = torch.where(labels > 0, options.positive_weight, 1.0)
         self._labels = labels
+        self.shift = sampling_shift(self._train.labels, options.sampling)
+        self._in_loss, self._in_figures = (self.shift, 0.0) if frozen else (0.0, -self.shift)
         if material.teacher is not None and options.distill:
-            self._labels = torch.lerp(labels, torch.from_numpy(material.teacher), options.distill)
+            # A teacher saw the labels as they were: what it says is moved as they are.
+            teacher = torch.from_numpy(material.teacher)
+            if self.shift:
+                teacher = torch.sigmoid(torch.logit(teacher, eps=1e-6) + self.shift)
+            self._labels = torch.lerp(labels, teacher, options.distill)
 
     def epoch(self, random: np.random.Generator) -> Ints:
         positive, negative = np.flatnonzero(self._train.labels), np.flatnonzero(~self._train.labels)
@@ -67,6 +87,8 @@ class Ranking:
     def loss(self, network: Network, index: Ints, generator: torch.Generator) -> Tensor:
         logits = self._logits(network, self._train, index, self._options.segment_dropout, generator)
         weights = self._weights[index]
+        if self._in_loss:
+            logits = logits + self._in_loss
         each = nn.functional.binary_cross_entropy_with_logits(logits, self._labels[index], reduction="none")
         return (each * weights).sum() / weights.sum()
 
@@ -78,7 +100,7 @@ class Ranking:
                 self._logits(network, part, np.arange(at, min(at + size, len(part)))).numpy()
                 for at in range(0, len(part), size)
             ]
-        )
+        ) + np.float32(self._in_figures)
         return {"validation_auc": auc(scores, part.labels), "validation_logloss": logloss(scores, part.labels)}
 
     def _logits(

@@ -35,8 +35,8 @@ class RetrieveOptions:
 class TrainingOptions:
     """`weight_decay` 1.0 is for a hundred thousand events (without it they are overfitted in two epochs); .02 for millions.
 
-    `positive_weight` weighs positives in the loss, `sampling` repeats the rarer label or leaves out of the other until both are
-    as many; either moves the scores away from probabilities (`forebay evaluate` has a line for each).
+    `positive_weight` weighs positives in the loss and moves the scores away from probabilities. `sampling` repeats the rarer label
+    or leaves out of the other until both are as many; the logit is corrected for it. `forebay evaluate` has a line for each.
     """
 
     train_share: float = 0.7  # of the log, by time

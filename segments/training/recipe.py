@@ -29,7 +29,7 @@ from forebay.segments.training import early
 from forebay.segments.training.checkpoint import Checkpoint
 from forebay.segments.training.material import Material
 from forebay.segments.training.network import Network
-from forebay.segments.training.objectives import Objective, Ranking, Retrieval
+from forebay.segments.training.objectives import Objective, Ranking, Retrieval, sampling_shift
 from forebay.segments.training.options import TrainingOptions
 from forebay.segments.training.stage import Progress, Stage
 
@@ -136,6 +136,9 @@ def _stages(
     """In order; a later one is made when the earlier ones have run."""
     spec = network.spec
     rank, retrieve = spec.fusions["rank"].segments, spec.fusions["retrieve"].segments
+    shift = sampling_shift(material.train.labels, options.sampling) if "rank" in uses else 0.0
+    if shift:
+        network.fusion("rank").move(0.0)  # one that cannot be moved is refused before it is trained
     if "rank" in uses and options.regime == "independent":
         for segment in rank:
             _alone(network, material, options, segment, progress, saved)
@@ -143,6 +146,8 @@ def _stages(
         yield _stage("fine-tune", network, material, options, "rank", rank, fusion=True, rate=FINE_TUNE_RATE)
     elif "rank" in uses:
         yield _stage("rank", network, material, options, "rank", rank, fusion=True)
+    if shift:
+        network.fusion("rank").move(-shift)
     if "retrieve" in uses:
         own = [s for s in retrieve if s not in rank]
         yield _stage("retrieve", network, material, options, "retrieve", own, fusion=True)
@@ -189,7 +194,9 @@ def _stage(
     """The weights of `segments`, and those of the use's fusion when `fusion`; buffers (scales of features) stay."""
     fusion_spec = network.spec.fusions[use]
     objective: Objective = (
-        Ranking(material, options, fusion_spec) if use == "rank" else Retrieval(material, options, fusion_spec)
+        Ranking(material, options, fusion_spec, frozen=not fusion)
+        if use == "rank"
+        else Retrieval(material, options, fusion_spec)
     )
     names = [f"{s.title}.{n}" for s in segments for n, _ in network.encoder(s).named_parameters()]
     names += [f"fusion.{use}.{n}" for n, _ in network.fusion(use).named_parameters()] if fusion else []

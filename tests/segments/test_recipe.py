@@ -11,12 +11,15 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from forebay.errors import UsageError
+from forebay.events import Behaviour
 from forebay.segments.bundle import Bundle
+from forebay.segments.evaluation.metrics import logloss
+from forebay.segments.evaluation.replayed import Replayed, Served
 from forebay.segments.history import History
 from forebay.segments.training import TrainingOptions, train, train_segment
 from forebay.segments.training.log import TrainingLog
 from forebay.segments.training.material import Material
-from forebay.segments.training.objectives import Ranking
+from forebay.segments.training.objectives import Ranking, sampling_shift
 from forebay.segments.training.sweep import sweep
 
 from .worlds import OPTIONS, SPEC, liked_genres
@@ -143,6 +146,37 @@ def test_sampling_evens_the_labels_out(history: History) -> None:
         assert not np.array_equal(epoch, np.sort(epoch))
     positive, negative = int(labels.sum()), int((~labels).sum())
     assert found == {"none": (positive, negative), "over": (negative,) * 2, "under": (positive,) * 2}
+
+
+@pytest.mark.parametrize("distill", [0.0, 0.5])
+def test_sampling_leaves_probabilities_as_they_are(distill: float) -> None:
+    """One impression in twelve is positive, and by chance: however the labels are evened out, the mean prediction is that share,
+    and logloss is far below what the evened scores would have. A teacher, who saw the labels as they are, changes nothing of it."""
+    random = np.random.default_rng(3)
+    history = liked_genres()
+    acted = [replace_value(b, 5.0 if b.value > 4 and random.random() < 0.25 else 1.0) for b in history.behaviours]
+    rare = History.of([*acted, *history.items])
+    material = Material.of(SPEC, rare, OPTIONS)
+    if distill:  # a teacher that knows the share of positives, and nothing else
+        share = material.train.labels.mean()
+        material = replace(material, teacher=np.full(len(material.train), share, dtype=np.float32))
+    cut, end = material.cut_ms, material.end_ms
+    for sampling in ("over", "under"):
+        options = replace(OPTIONS, sampling=sampling, distill=distill, learning_rate=0.003)
+        served = Served(train(SPEC, material, options, uses=("rank",)), Replayed.of(SPEC, rare, cut, end))
+        scores, labels = served.scores(), served.replayed.part.labels
+        evened = scores + sampling_shift(material.train.labels, sampling)
+        assert labels.mean() < 0.12 and sampling_shift(material.train.labels, sampling) > 2
+        assert abs((1 / (1 + np.exp(-scores))).mean() - labels.mean()) < 0.04
+        assert logloss(scores, labels) < logloss(evened, labels) - 0.1
+        # Through the frozen fusion, whose bias is corrected already, no further correction is made.
+        again = train_segment(served.bundle, rare, "user.taste", replace(options, distill=0.0))
+        renewed = Served(again, served.replayed).scores()
+        assert abs((1 / (1 + np.exp(-renewed))).mean() - labels.mean()) < 0.04
+
+
+def replace_value(event: Behaviour, value: float) -> Behaviour:
+    return Behaviour(event.user, event.item, event.action, value, event.time, event.id, event.item_attributes)
 
 
 def test_weighing_positives_raises_the_scores(history: History) -> None:
