@@ -84,6 +84,19 @@ class SegmentReader:
         self.list_size = self._list[0].size if self._list else 0
         self.sequence_width = sum(self._column_width(c) for c in self._list[0].of) if self._list else 0
 
+    @property
+    def binary_columns(self) -> npt.NDArray[np.bool_]:
+        """bool [sequence width]: which columns of an entry are nought or one, whatever the state."""
+        found: list[bool] = []
+        for column in self._list[0].of if self._list else ():
+            width = self._column_width(column)
+            number = column in ("value", "age") or (width != 0 and column != "action" and self._is_number(column))
+            found += [not number] * width
+        return np.array(found, dtype=bool)
+
+    def _is_number(self, column: str) -> bool:
+        return self._spec.attribute("item", column).kind == "number"
+
     def read(self, rows: Ints, hashes: Ints) -> Inputs:
         """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""
         count = len(rows)

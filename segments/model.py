@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -93,15 +93,26 @@ class SideEncoders:
             return [self.encode(*job) for job in jobs]
         return list(self._pool.map(lambda job: self.encode(*job), jobs))
 
-    def encode_exact(self, rows: Ints, hashes: Ints) -> Floats:
-        """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs."""
-        parts = [encode(e, r.read(rows, hashes)) for e, r in zip(self._encoders, self._readers, strict=True)]
+    def encode_exact(self, rows: Ints, hashes: Ints, only: Collection[SegmentSpec] | None = None) -> Floats:
+        """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs. With `only` the
+        columns of all others are zero."""
+        parts = [
+            encode(encoder, reader.read(rows, hashes))
+            if only is None or segment in only
+            else np.zeros((len(rows), segment.dim), dtype=np.float32)
+            for segment, encoder, reader in zip(self.segments, self._encoders, self._readers, strict=True)
+        ]
         return np.concatenate(parts, axis=1)
 
-    def encode_all(self, rows: Ints, hashes: Ints) -> Floats:
-        """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale."""
-        parts: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in range(len(self.segments))])
-        return np.concatenate([e.vectors.astype(np.float32) * e.scale[:, None] for e in parts], axis=1)
+    def encode_all(self, rows: Ints, hashes: Ints, only: Collection[SegmentSpec] | None = None) -> Floats:
+        """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale. With `only`
+        the columns of all others are zero."""
+        wanted = [p for p, segment in enumerate(self.segments) if only is None or segment in only]
+        parts = [np.zeros((len(rows), segment.dim), dtype=np.float32) for segment in self.segments]
+        encoded: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in wanted])
+        for place, e in zip(wanted, encoded, strict=True):
+            parts[place] = e.vectors.astype(np.float32) * e.scale[:, None]
+        return np.concatenate(parts, axis=1)
 
 
 def _device(name: str, title: str) -> torch.device:

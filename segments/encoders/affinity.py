@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from forebay.segments.encoders.bounds import Bounds
 from forebay.segments.encoders.contract import SegmentEncoder
 from forebay.segments.features import Inputs, SegmentReader
+from forebay.segments.kept import Kept
 from forebay.segments.spec import SegmentSpec
 
 
@@ -33,7 +34,7 @@ class Affinity(SegmentEncoder):
         self._columns = reader.dense_columns
         self.bounds = nn.ModuleDict({"numbers": Bounds(segment.dim)})
 
-    def fit(self, *parts: Inputs) -> None:
+    def fit(self, *parts: Inputs | Kept) -> None:
         self.bounds["numbers"].fit(self._numbers(torch.from_numpy(p.dense)) for p in parts)
 
     def forward(self, dense: Tensor, sequence: Tensor, items: Tensor, length: Tensor, own: Tensor) -> Tensor:

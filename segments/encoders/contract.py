@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from forebay.segments.encoders.bounds import Bounds
 from forebay.segments.features import Inputs, SegmentReader
+from forebay.segments.kept import CHUNK, Kept
 from forebay.segments.spec import SegmentSpec
 
 
@@ -57,7 +58,7 @@ class SegmentEncoder(nn.Module):
         # Before forward, whoever wrote it, and in the one place that stream, backfill and evaluation pass through.
         self.register_forward_pre_hook(_bounded)
 
-    def fit(self, *parts: Inputs) -> None:
+    def fit(self, *parts: Inputs | Kept) -> None:
         """Fit scales to the first of `parts`, and bounds to all of them: what training reads."""
         self.fit_scale(parts[0])
         if "dense" in self.bounds:
@@ -70,7 +71,7 @@ class SegmentEncoder(nn.Module):
         """Read out as bundles of before there were bounds do."""
         self.bounds.clear()
 
-    def fit_scale(self, inputs: Inputs) -> None:
+    def fit_scale(self, inputs: Inputs | Kept) -> None:
         """Centre and scale dense features by those of the training part."""
         if inputs.dense.shape[1]:
             dense = torch.from_numpy(inputs.dense)
@@ -86,14 +87,11 @@ class SegmentEncoder(nn.Module):
         return torch.cat(parts, 1)
 
 
-CHUNK = 4096  # lists whose entries are copied out at a time
-
-
-def _entries(inputs: Inputs) -> Iterator[Tensor]:
+def _entries(inputs: Inputs | Kept) -> Iterator[Tensor]:
     """The entries in use of all lists, float32 [entries, sequence width], a chunk at a time."""
-    places = torch.arange(inputs.sequence.shape[1])
     for start in range(0, len(inputs), CHUNK):
         part = inputs.take(slice(start, start + CHUNK))
+        places = torch.arange(part.sequence.shape[1])
         yield torch.from_numpy(part.sequence)[places < torch.from_numpy(part.length).unsqueeze(1)]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from forebay.segments.bundle import Bundle
-from forebay.segments.features import Inputs
 from forebay.segments.fusions.contract import Fusion, InnerProduct
+from forebay.segments.kept import Kept
 from forebay.segments.training.early import Early
 
 Floats = npt.NDArray[np.float32]
@@ -26,7 +26,7 @@ def fusion_ms(fusion: Fusion, user: Floats, items: Floats, repeats: int = 200) -
     return _median_ms(lambda: fusion.join(fusion.user_half(user), halves), repeats)
 
 
-def early_ms(model: Early, inputs: dict[str, Inputs], repeats: int = 15) -> float:
+def early_ms(model: Early, inputs: Mapping[str, Kept], repeats: int = 15) -> float:
     """Median ms of the early ranker over 1,000 pairs of one user, features already read and in memory."""
     place = np.zeros(CANDIDATES, dtype=np.intp)
     own = {

@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.events import MAX_VALUE
+from forebay.segments.bundle import Bundle
 from forebay.segments.columns import MAX_NUMBER, THOUSANDTHS
+from forebay.segments.evaluation.replayed import Served
+from forebay.segments.evaluation.results import Figure, RowResult, Section
 from forebay.segments.layout import Block, Layout
-from forebay.segments.spec import DAY_MS, Spec
+from forebay.segments.spec import DAY_MS, SIDES, Spec
 from forebay.segments.words import in_words
 
 Ints = npt.NDArray[np.int64]
@@ -24,6 +27,47 @@ SPAN_MS = 50 * 365 * DAY_MS
 VALUE = round(MAX_VALUE * THOUSANDTHS)
 NUMBER = round(MAX_NUMBER * THOUSANDTHS) * 2  # an attribute's code is 2 · thousandths + 1 (columns.py)
 KINDS = ("counts", "values", "numbers", "ages", "all")
+SAMPLE = 32  # users and items that are moved, and each scored with each
+
+
+def section(one: Served) -> Section:
+    """The largest |logit| of the part, and at the extremes of each kind, with bounds and without; and what bounds cost."""
+    rows = []
+    for name, other in (("bounded, as served", one), ("without bounds", Served(unbounded(one.bundle), one.replayed))):
+        scores = other.scores()
+        ranked = one.replayed.ranking(scores) | one.replayed.retrieval(other.choice_scores())
+        figures = {k: Figure((ranked[k],)) for k in ("auc", "request_gauc", "logloss", "recall@50", "ndcg@10")}
+        told = {"test part": float(np.abs(scores).max()), **largest(other)}
+        rows.append(RowResult(name, figures, {f"|logit| {k}": f"{v:,.1f}" for k, v in told.items()}))
+    return Section(
+        "extremes", "Beyond what training saw",
+        "The largest |logit| of the test part, and of some of its users and items with each feature in turn, then all of a side, "
+        "moved to where no log has been: counts of a billion, values of a million, numbers of 1e15, lists over fifty years. One seed.",
+        rows, rows[1].figures,
+        "Inside of what training saw bounds change nothing; beyond, a read-out ends half a range further.",
+    )  # fmt: skip
+
+
+def largest(one: Served) -> dict[str, float]:
+    """By kind the largest |logit| of `rank` over the last users and items of the part, one side moved at a time."""
+    bundle, replayed = one.bundle, one.replayed
+    fusion, read = bundle.fusions["rank"], bundle.spec.fusions["rank"].segments
+    rows = {side: replayed.states(side, 0.0)[-SAMPLE:] for side in SIDES}
+    hashes = {side: replayed.part.hashes(side)[-SAMPLE:] for side in SIDES}
+    still = {side: one.encoders(side).encode_all(rows[side], hashes[side], read) for side in SIDES}
+    found = dict.fromkeys(KINDS, 0.0)
+    for side in SIDES:
+        for kind, _, moved in extremes(bundle.spec, bundle.layouts[side], rows[side]):
+            vectors = {**still, side: one.encoders(side).encode_all(moved, hashes[side], read)}
+            halves = fusion.item_half(vectors["item"])
+            most = max(float(np.abs(fusion.join(fusion.user_half(u), halves)).max()) for u in vectors["user"])
+            found[kind] = max(found[kind], most)
+    return found
+
+
+def unbounded(bundle: Bundle) -> Bundle:
+    """The bundle as those of before there were bounds."""
+    return Bundle(bundle.spec, {n: t for n, t in bundle.tensors.items() if ".bounds." not in n}, bundle.record)
 
 
 def extremes(spec: Spec, layout: Layout, rows: Ints) -> Iterator[tuple[str, str, Ints]]:

@@ -22,15 +22,24 @@ def auc(scores: Floats, labels: Bools) -> float:
 
 
 def grouped_auc(scores: Floats, labels: Bools, groups: Ints) -> float:
-    """AUC within each group, weighted by the group's size."""
-    order = np.argsort(groups, kind="stable")
-    cuts = np.flatnonzero(np.diff(groups[order])) + 1
-    total = weight = 0.0
-    for part in np.split(order, cuts):
-        if 0 < labels[part].sum() < len(part):
-            total += auc(scores[part], labels[part]) * len(part)
-            weight += len(part)
-    return total / weight if weight else float("nan")
+    """AUC within each group, weighted by the group's size, over the groups that have both labels."""
+    if not len(scores):
+        return float("nan")
+    order = np.lexsort((scores, groups))
+    score, label, group = scores[order], labels[order], groups[order]
+    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    sizes = np.diff(np.append(starts, len(order)))
+    # Ranks from 1 within the group; equal scores have the mean of theirs.
+    ties = np.flatnonzero(np.concatenate([[True], (group[1:] != group[:-1]) | (score[1:] != score[:-1])]))
+    lengths = np.diff(np.append(ties, len(order)))
+    ranks = np.repeat(ties + (lengths + 1) / 2, lengths) - np.repeat(starts, sizes)
+    positives = np.add.reduceat(label.astype(np.float64), starts)
+    sums = np.add.reduceat(np.where(label, ranks, 0.0), starts)
+    both = (positives > 0) & (positives < sizes)
+    if not both.any():
+        return float("nan")
+    found = (sums - positives * (positives + 1) / 2)[both] / (positives * (sizes - positives))[both]
+    return float((found * sizes[both]).sum() / sizes[both].sum())
 
 
 def logloss(scores: Floats, labels: Bools) -> float:

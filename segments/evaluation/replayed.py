@@ -19,10 +19,11 @@ from forebay.segments.evaluation.choices import Choices
 from forebay.segments.examples import Examples
 from forebay.segments.fusions.contract import Fusion, InnerProduct
 from forebay.segments.history import History
+from forebay.segments.kept import CHUNK
 from forebay.segments.layout import Layout
 from forebay.segments.model import SideEncoders
 from forebay.segments.replay import snapshots
-from forebay.segments.spec import DAY_MS, SIDES, Side, Spec
+from forebay.segments.spec import DAY_MS, SIDES, Side, Spec, Use
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,15 @@ class Replayed:
     @cached_property
     def layouts(self) -> dict[Side, Layout]:
         return {side: Layout.of(self.spec, side) for side in SIDES}
+
+    def of_spec(self, spec: Spec) -> Replayed:
+        """The same impressions and choices for a spec of the same attributes and label: they are not read again."""
+        return Replayed(spec, self.everything, self.part, self.choices)
+
+    @cached_property
+    def by_user(self) -> npt.NDArray[np.intp]:
+        """Places of the impressions, each user's together and in order of time."""
+        return np.lexsort((self.part.times, self.part.users))
 
     @cached_property
     def requests(self) -> Ints:
@@ -115,7 +125,8 @@ class Replayed:
 
 
 class Served:
-    """One bundle over a Replayed part. `exact` leaves int8 out: the vectors as the encoders give them."""
+    """One bundle over a Replayed part. `exact` leaves int8 out: the vectors as the encoders give them. Vectors are kept until
+    `forget`, columns of segments that a use does not read being zero in them."""
 
     def __init__(self, bundle: Bundle, replayed: Replayed, exact: bool = False) -> None:
         self.bundle, self.replayed, self._exact = bundle, replayed, exact
@@ -126,13 +137,21 @@ class Served:
         """float32 [n, dims] of the impressions' users or items."""
         key = (side, lag_s)
         if key not in self._kept:
-            self._kept[key] = self._encode(side, self.replayed.states(side, lag_s), self.replayed.part.hashes(side))
+            rows, hashes = self.replayed.states(side, lag_s), self.replayed.part.hashes(side)
+            self._kept[key] = self._encode("rank", side, rows, hashes)
         return self._kept[key]
 
-    def _encode(self, side: Side, rows: Ints, hashes: Ints) -> Floats:
-        if self._exact:
-            return self._encoders[side].encode_exact(rows, hashes)
-        return self._encoders[side].encode_all(rows, hashes)
+    def forget(self, *but: float) -> None:
+        """Drop the vectors of every lag, `but` of some: five seeds of them are gigabytes."""
+        self._kept = {key: vectors for key, vectors in self._kept.items() if key[1] in but}
+        self.__dict__.pop("_catalogues", None)
+
+    def _encode(self, use: Use, side: Side, rows: Ints, hashes: Ints) -> Floats:
+        encoders, only = self._encoders[side], self.bundle.spec.fusions[use].segments
+        encode = encoders.encode_exact if self._exact else encoders.encode_all
+        # In chunks: a list's read-out is a hundred times as large as its vector.
+        parts = [encode(rows[at : at + CHUNK], hashes[at : at + CHUNK], only) for at in range(0, len(rows), CHUNK)]
+        return np.concatenate(parts) if parts else encode(rows, hashes, only)
 
     def encoders(self, side: Side) -> SideEncoders:
         return self._encoders[side]
@@ -148,12 +167,17 @@ class Served:
         raise KeyError(title)
 
     def scores(self, users: Floats | None = None, items: Floats | None = None, fusion: Fusion | None = None) -> Floats:
-        """float32 [n]: the `rank` fusion over each impression's pair, fresh vectors unless others are given."""
+        """float32 [n]: the `rank` fusion over each impression's pair, fresh vectors unless others are given. Impressions that follow
+        one another with the same user vector are one request."""
         fusion = fusion or self.bundle.fusions["rank"]
         users = self.vectors("user") if users is None else users
         halves = fusion.item_half(self.vectors("item") if items is None else items)
-        pairs = zip(users, halves, strict=True)
-        return np.concatenate([fusion.join(fusion.user_half(u), half[None]) for u, half in pairs])
+        order = self.replayed.by_user
+        turns = np.flatnonzero((users[order][1:] != users[order][:-1]).any(axis=1)) + 1
+        scores = np.empty(len(order), dtype=np.float32)
+        for request in np.split(order, turns) if len(order) else ():
+            scores[request] = fusion.join(fusion.user_half(users[request[0]]), halves[request])
+        return scores
 
     def choice_scores(
         self, lag_s: float = 0.0, change: Mapping[Side, Change] | None = None, fusion: InnerProduct | None = None
@@ -163,7 +187,7 @@ class Served:
         assert isinstance(retrieve, InnerProduct)
         choices, changes = self.replayed.choices, change or {}
         hashes = self.replayed.everything.logs["user"].hashes[choices.users]
-        users = changes.get("user", _same)(self._encode("user", self.replayed.choosers(lag_s), hashes))
+        users = changes.get("user", _same)(self._encode("retrieve", "user", self.replayed.choosers(lag_s), hashes))
         queries = np.stack([retrieve.query(u) for u in users])
         scores = np.empty((len(choices), choices.items), dtype=np.float32)
         for day, items in enumerate(self._catalogues):
@@ -174,7 +198,7 @@ class Served:
     @cached_property
     def _catalogues(self) -> list[Floats]:
         hashes = self.replayed.choices.logs_item.hashes
-        return [self._encode("item", rows, hashes) for rows in self.replayed.catalogues]
+        return [self._encode("retrieve", "item", rows, hashes) for rows in self.replayed.catalogues]
 
 
 def as_of(times: Ints, lag_s: float) -> Ints:

@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from forebay.segments.compression.encoders import int8_weights, parameters, pruned
 from forebay.segments.compression.vectors import VectorCodec, codecs
-from forebay.segments.evaluation import experiment
-from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served
+from forebay.segments.evaluation import experiment, extremes
+from forebay.segments.evaluation.replayed import NIGHTLY, Served
 from forebay.segments.evaluation.results import Figure, Figures, RowResult, Section
-from forebay.segments.spec import SIDES, Side, Spec
+from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
 from forebay.segments.training import RANK_ONLY, TrainingOptions, train
-from forebay.segments.training.material import Material
+from forebay.segments.training.material import Material, Parts
+from forebay.segments.training.objectives import sampling_shift
+from forebay.segments.training.options import Sampling
 
 Floats = npt.NDArray[np.float32]
 Note = Callable[[str], None]
@@ -44,9 +46,35 @@ def _plain(value: float) -> str:
 
 
 def of_served(served: Sequence[Served], against: Figures, quick: bool) -> list[Section]:
-    """What needs no training: one segment stale, one missing, stored otherwise, encoded by less."""
-    found = [_stale(served, against), _missing(served, against), _stored(served, against), experiments(served[0])]
-    return found if quick else [*found, _encoders(served[:1])]
+    """What needs no training: one segment stale, one missing, stored otherwise, encoded by less, features at their extremes."""
+    segments = served[0].bundle.spec.fusions["rank"].segments
+    # One seed after another, so that one seed's vectors are in memory.
+    tries: dict[str, Callable[[Served], Floats]] = {f"stale {s.title}": _stale(s) for s in segments}
+    tries |= {f"missing {s.title}": _missing(s) for s in segments}
+    found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in tries}
+    for one in served:
+        for name, scores in tries.items():
+            _add(found[name], one, scores(one))
+        one.forget()
+    stale, missing = (
+        [RowResult(s.title, _figures(found[f"{what} {s.title}"])) for s in segments] for what in ("stale", "missing")
+    )
+    worst = min(stale, key=lambda r: r.figures["auc"].mean)
+    sections = [
+        Section(
+            "stale", "One segment stale at a time",
+            "Each segment's vectors as of the last midnight, all others fresh: what must be kept up per event, and what need not.",
+            stale, against, f"{worst.name} must be fresh; a segment near zero may be refreshed nightly.",
+        ),
+        Section(
+            "worth", "The worth of each segment",
+            "Each segment in turn replaced by its default vector, as a lookup does with one that is missing or expired; no retraining.",
+            missing, against,
+        ),
+        _stored(served), experiments(served[0]), extremes.section(served[0]),
+    ]  # fmt: skip
+    served[0].forget()
+    return sections if quick else [*sections, _encoders(served[0])]
 
 
 def experiments(one: Served) -> Section:
@@ -103,68 +131,51 @@ def _losses(scores: Floats, labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.flo
     return np.logaddexp(0.0, np.where(labels, -scores, scores).astype(np.float64))
 
 
-def _over(served: Sequence[Served], scores: Callable[[Served], Floats]) -> Figures:
-    found: dict[str, list[float]] = defaultdict(list)
-    for one in served:
-        for key, value in one.replayed.ranking(scores(one)).items():
-            if key in KEPT:
-                found[key].append(value)
+def _add(found: dict[str, list[float]], one: Served, scores: Floats) -> None:
+    for key, value in one.replayed.ranking(scores).items():
+        if key in KEPT:
+            found[key].append(value)
+
+
+def _figures(found: Mapping[str, list[float]]) -> Figures:
     return {key: Figure(tuple(values)) for key, values in found.items()}
 
 
-def _stale(served: Sequence[Served], against: Figures) -> Section:
-    rows = []
-    for segment in served[0].bundle.spec.fusions["rank"].segments:
-        side: Side = segment.side
-
-        def mixed(one: Served, title: str = segment.title, side: Side = side) -> Floats:
-            vectors = one.vectors(side).copy()
-            vectors[:, one.columns(title)] = one.vectors(side, NIGHTLY)[:, one.columns(title)]
-            return one.scores(users=vectors) if side == "user" else one.scores(items=vectors)
-
-        rows.append(RowResult(segment.title, _over(served, mixed)))
-    text = "Each segment's vectors as of the last midnight, all others fresh: what must be kept up per event, and what need not."
-    worst = min(rows, key=lambda r: r.figures["auc"].mean)
-    return Section(
-        "stale", "One segment stale at a time", text, rows, against,
-        f"{worst.name} must be fresh; a segment near zero may be refreshed nightly.",
-    )  # fmt: skip
+def _of(one: Served, scores: Floats) -> Figures:
+    found: dict[str, list[float]] = defaultdict(list)
+    _add(found, one, scores)
+    return _figures(found)
 
 
-def _missing(served: Sequence[Served], against: Figures) -> Section:
-    rows = []
-    for segment in served[0].bundle.spec.fusions["rank"].segments:
-
-        def without(one: Served, title: str = segment.title, side: Side = segment.side) -> Floats:
-            vectors = one.vectors(side).copy()
-            vectors[:, one.columns(title)] = one.bundle.defaults(side)[one.columns(title)]
-            return one.scores(users=vectors) if side == "user" else one.scores(items=vectors)
-
-        rows.append(RowResult(segment.title, _over(served, without)))
-    text = "Each segment in turn replaced by its default vector, as a lookup does with one that is missing or expired; no retraining."
-    return Section("worth", "The worth of each segment", text, rows, against)
+def _stale(segment: SegmentSpec) -> Callable[[Served], Floats]:
+    return lambda one: _with(one, segment, one.vectors(segment.side, NIGHTLY)[:, one.columns(segment.title)])
 
 
-def _stored(served: Sequence[Served], against: Figures) -> Section:
-    exact = [Served(one.bundle, one.replayed, exact=True) for one in served]
-    whole = _over(exact, lambda one: one.scores())
+def _missing(segment: SegmentSpec) -> Callable[[Served], Floats]:
+    return lambda one: _with(one, segment, one.bundle.defaults(segment.side)[one.columns(segment.title)])
+
+
+def _with(one: Served, segment: SegmentSpec, columns: Floats) -> Floats:
+    """Scores with other numbers in the columns of one segment."""
+    vectors = one.vectors(segment.side).copy()
+    vectors[:, one.columns(segment.title)] = columns
+    return one.scores(users=vectors) if segment.side == "user" else one.scores(items=vectors)
+
+
+def _stored(served: Sequence[Served]) -> Section:
     names = [codec.name for codec in codecs()]
+    unchanged: dict[str, list[float]] = defaultdict(list)
     found: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in names}
-    size = dict.fromkeys(names, 0.0)
-    for one in exact:
+    read = served[0].bundle.spec.fusions["rank"].segments
+    size = {codec.name: sum(codec.bytes_of(s.dim) for s in read) for codec in codecs()}
+    for other in served:
+        one = Served(other.bundle, other.replayed, exact=True)
+        _add(unchanged, one, one.scores())
         for codec in codecs():
             vectors = {side: _restored(one, side, codec) for side in SIDES}
-            for key, value in one.replayed.ranking(one.scores(vectors["user"], vectors["item"])).items():
-                if key in KEPT:
-                    found[codec.name][key].append(value)
-            read = one.bundle.spec.fusions["rank"].segments
-            size[codec.name] = sum(codec.bytes_of(s.dim) for s in read)
-    rows = [
-        RowResult(
-            name, {k: Figure(tuple(v)) for k, v in found[name].items()}, {"bytes, both sides": f"{size[name]:,.0f}"}
-        )
-        for name in names
-    ]
+            _add(found[codec.name], one, one.scores(vectors["user"], vectors["item"]))
+    whole = _figures(unchanged)
+    rows = [RowResult(name, _figures(found[name]), {"bytes, both sides": f"{size[name]:,.0f}"}) for name in names]
     text = "Both sides' vectors stored in fewer bytes, scored as they come back. int8 is what is served."
     lost = {r.name: whole["auc"].mean - r.figures["auc"].mean for r in rows}
     dear = [name for name in names if lost[name] > 0.0005]
@@ -176,16 +187,18 @@ def _stored(served: Sequence[Served], against: Figures) -> Section:
 
 def _restored(one: Served, side: Side, codec: VectorCodec) -> Floats:
     vectors = one.vectors(side)
-    parts = []
-    for segment in one.bundle.spec.side(side):
-        part = vectors[:, one.columns(segment.title)]
-        codec.fit(part[:4096])  # of the first of the part, without labels: a codebook knows no more than the vectors
-        parts.append(codec.restored(part))
-    return np.concatenate(parts, axis=1)
+    restored = vectors.copy()
+    for segment in one.bundle.spec.fusions["rank"].segments:
+        if segment.side == side:
+            part = vectors[:, one.columns(segment.title)]
+            codec.fit(
+                part[:4096]
+            )  # of the first of the part, without labels: a codebook knows no more than the vectors
+            restored[:, one.columns(segment.title)] = codec.restored(part)
+    return restored
 
 
-def _encoders(served: Sequence[Served]) -> Section:
-    one = served[0]
+def _encoders(one: Served) -> Section:
     small, before, after = int8_weights(one.bundle)
     tries = {
         "int8 weights": small,
@@ -194,16 +207,16 @@ def _encoders(served: Sequence[Served]) -> Section:
     base_ms = _encode_ms(one)
     rows = []
     for name, bundle in tries.items():
-        other = Served(bundle, Replayed(bundle.spec, one.replayed.everything, one.replayed.part, one.replayed.choices))
+        other = Served(bundle, one.replayed)  # neither changes a feature: the states are the same
         size = after if bundle is small else 4 * parameters(bundle)
         extra = {"encoder KiB": f"{size / 1024:,.0f} of {before / 1024:,.0f}"}
         extra["ms for 128 users"] = f"{_encode_ms(other):.2f} of {base_ms:.2f}"
-        rows.append(RowResult(name, _over([other], lambda o: o.scores()), extra))
+        rows.append(RowResult(name, _of(other, other.scores()), extra))
     text = (
         "Encoders with their matrices on an int8 grid (stored small, run in float32), and with hidden units taken out for good, no "
         "retraining; of one seed."
     )
-    against = _over([one], lambda o: o.scores())
+    against = _of(one, one.scores())
     return Section(
         "encoders", "Smaller encoders", text, rows, against,
         "An encode is call overhead at these widths: neither pays in time below 64-wide layers, int8 weights pay in bytes.",
@@ -221,32 +234,53 @@ def _encode_ms(one: Served) -> float:
 
 
 def of_training(
-    spec: Spec, material: Material, replayed: Replayed, options: TrainingOptions, note: Note
+    spec: Spec, material: Material, parts: Parts, served: Served, options: TrainingOptions, note: Note
 ) -> list[Section]:
-    """What is trained otherwise, one seed each: imbalance, regimes, noise, less data. `material` has the plain teacher, if any."""
+    """What is trained otherwise, one seed each: imbalance, regimes, noise, less data. `material` has the teacher of `options`, if any,
+    was read from `parts`, and is what `served` was trained on."""
+    replayed = served.replayed
 
-    def rank(name: str, given: Material, told: TrainingOptions, extra: Mapping[str, str] | None = None) -> RowResult:
+    def fit(name: str, given: Material, told: TrainingOptions) -> Served:
         note(name)
-        one = Served(train(spec, given, told, uses=RANK_ONLY), replayed)
-        figures = {k: Figure((v,)) for k, v in replayed.ranking(one.scores()).items()}
-        return RowResult(name, figures, dict(extra or {}))
+        return Served(train(spec, given, told, uses=RANK_ONLY), replayed)
 
-    base = replace(options, seed=0)
-    whole = rank("as configured", material, base)
-    plain = replace(base, distill=0.0)
+    def row(name: str, one: Served, **extra: str) -> RowResult:
+        figures = {k: Figure((v,)) for k, v in replayed.ranking(one.scores()).items()}
+        return RowResult(name, figures, extra)
+
+    def rank(name: str, given: Material, told: TrainingOptions) -> RowResult:
+        return row(name, fit(name, given, told))
+
+    def late(name: str, one: Served) -> RowResult:
+        nightly = replayed.ranking(one.scores(one.vectors("user", NIGHTLY)))["auc"]
+        return row(name, one, **{"AUC, nightly": f"{nightly:.4f}"})
+
+    plain = replace(options, distill=0.0)
     bare = replace(material, teacher=None)
-    recipes = [
-        whole,
-        rank("on the label alone, no teacher", bare, plain),
-        rank("no teacher, never stale in training", bare, replace(plain, stale_share=0.0)),
-        rank("segment dropout .1", material, replace(base, segment_dropout=0.1)),
-        rank("independent, then fused, then together", material, replace(base, regime="independent")),
+    always_fresh = replace(plain, stale_share=0.0)
+    recipes = [late("as configured", served)]
+    if options.distill:  # else it is as configured
+        recipes.append(late("on the label alone, no teacher", fit("on the label alone, no teacher", bare, plain)))
+    alone = recipes[-1].figures
+    recipes += [
+        late(
+            "no teacher, never stale in training",
+            fit("no teacher, never stale in training", bare.with_staleness(parts, always_fresh), always_fresh),
+        ),
+        late("segment dropout .1", fit("segment dropout .1", material, replace(options, segment_dropout=0.1))),
+        late(
+            "independent, then fused, then together",
+            fit("independent, then fused, then together", material, replace(options, regime="independent")),
+        ),
     ]
-    imbalance = [
-        rank("positives x 2", bare, replace(plain, positive_weight=2.0)),
-        rank("over-sampled", bare, replace(plain, sampling="over")),
-        rank("under-sampled", bare, replace(plain, sampling="under")),
-    ]
+    imbalance = [rank("positives x 2", bare, replace(plain, positive_weight=2.0))]
+    samplings: tuple[tuple[str, Sampling], ...] = (("over-sampled", "over"), ("under-sampled", "under"))
+    for name, sampling in samplings:
+        one = fit(name, bare, replace(plain, sampling=sampling))
+        imbalance.append(row(f"{name}, logit corrected", one))
+        evened = one.scores() + np.float32(sampling_shift(material.train.labels, sampling))
+        figures = {k: Figure((v,)) for k, v in replayed.ranking(evened).items()}
+        imbalance.append(RowResult(f"{name}, as the evened labels have it", figures))
     random = np.random.default_rng(0)
     robust = []
     for share in (0.1, 0.2):
@@ -259,19 +293,22 @@ def of_training(
         robust.append(
             rank(f"{share:.0%} of the training part", replace(bare, train=material.train.subset(kept)), plain)
         )
-    alone = recipes[1].figures
     return [
         Section(
-            "recipes", "Ways to train", "One seed; differences to the recipe as configured.", recipes, whole.figures
+            "recipes", "Ways to train",
+            "One seed; differences to the recipe as configured. Staleness in training is for vectors that are late when they serve: "
+            "its worth is in the column of last night's.",
+            recipes, recipes[0].figures,
         ),
         Section(
             "imbalance", "Imbalance",
             "One seed, no teacher; differences to plain training on the label. Labels here are "
-            f"{material.train.labels.mean():.0%} positive.",
+            f"{material.train.labels.mean():.0%} positive. Sampling evens them out, and the logit is corrected by its rate.",
             imbalance, alone,
             "Re-weighting moves the scores away from probabilities: read logloss and calibration.",
         ),
         Section(
-            "robustness", "Noise and little data", "One seed, no teacher; differences to clean labels, all of them.", robust, alone
+            "robustness", "Noise and little data", "One seed, no teacher; differences to clean labels, all of them.", robust,
+            alone,
         ),
     ]  # fmt: skip

@@ -19,14 +19,14 @@ from forebay.segments.evaluation import bench, metrics, sections
 from forebay.segments.evaluation.choices import Choices
 from forebay.segments.evaluation.machine import machine
 from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served, as_of
-from forebay.segments.evaluation.results import CalibrationBin, Figure, ModelResult, StalenessResult, Study
+from forebay.segments.evaluation.results import CalibrationBin, Figure, ModelResult, Section, StalenessResult, Study
 from forebay.segments.evaluation.variants import two_tower, with_kind
-from forebay.segments.features import Inputs
 from forebay.segments.history import History
+from forebay.segments.kept import Kept
 from forebay.segments.layout import ACCEPTED
 from forebay.segments.spec import Spec
 from forebay.segments.training import RANK_ONLY, TrainingOptions, early, train, with_teacher
-from forebay.segments.training.material import Material
+from forebay.segments.training.material import Material, Parts
 from forebay.segments.training.network import Network
 
 Floats = npt.NDArray[np.float32]
@@ -95,7 +95,7 @@ def study(
     replayed = Replayed.of(spec, history, end, 1 << 62, options.questions)
     lines = _Lines()
     towers = two_tower(spec)
-    plain = Replayed.of(towers, history, end, 1 << 62, options.questions)
+    plain = replayed.of_spec(towers)
     lags = [lag for lag in LAGS if not options.quick or lag[0] in QUICK_LAGS]
     curve: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name, _ in lags}
     served: list[Served] = []
@@ -103,19 +103,19 @@ def study(
     main = f"forebay {name}"
     slices: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     scored: dict[str, Floats] = {}
-    materials: list[Material] = []
     _count(lines, replayed, until, end)
+    parts = Parts.of(spec, history, split)
+    trained: list[Section] = []
     for seed in seeds:
         training = replace(split, seed=seed)
         note(f"seed {seed}: reading the training part")
-        material = Material.of(spec, history, training)
+        material = Material.of(spec, parts, training)
         note(f"seed {seed}: early-interaction ranker")
         ranker, _ = early.fit(material, options.early, seed)
         scored["early ranker"] = _early(lines, ranker, material, replayed)
         if training.distill:
             note(f"seed {seed}: teachers")
             material = with_teacher(material, training, first=ranker)
-        materials.append(material)
         note(f"seed {seed}: {main}")
         one = Served(train(spec, material, training), replayed)
         served.append(one)
@@ -125,11 +125,12 @@ def study(
         _price(lines, main, one)
         for label, lag in lags:
             _lag(curve[label], one, lag)
+        one.forget(0.0, NIGHTLY)
         if name != "weighted_sum":
             note(f"seed {seed}: forebay weighted_sum")
             scored["forebay weighted_sum"] = _kind(lines, spec, "weighted_sum", material, training, replayed)
         note(f"seed {seed}: two towers")
-        both = Material.of(towers, history, training)
+        both = Material.of(towers, parts, training)
         tower = Served(train(towers, both, replace(training, distill=0.0, weight_decay=1.0, learning_rate=1e-3)), plain)
         scored["two-tower"] = tower.scores()
         lines.add(
@@ -144,16 +145,19 @@ def study(
         for group, mask in _slices(replayed).items():
             for model, values in scored.items():
                 slices[group][model].append(metrics.auc(values[mask], replayed.part.labels[mask]))
-    for seed in others:
-        for kind in OTHER_FUSIONS:
+        del both, tower
+        for kind in OTHER_FUSIONS if seed in others else ():
             note(f"seed {seed}: forebay {kind}")
-            _kind(lines, spec, kind, materials[seed], replace(split, seed=seed), replayed)
+            _kind(lines, spec, kind, material, training, replayed)
+        if seed == 0 and not options.quick:
+            trained = sections.of_training(spec, material, parts, one, training, note)
+        del material  # one seed's is in memory at a time
+        one.forget()
+    note("the smaller tables")
     models = lines.results()
     against = next(m.figures for m in models if m.name == main)
-    parts = [sections.slices(slices, {g: int(m.sum()) for g, m in _slices(replayed).items()})]
-    parts += sections.of_served(served, against, options.quick)
-    if not options.quick:
-        parts += sections.of_training(spec, materials[0], replayed, split, note)
+    told = [sections.slices(slices, {g: int(m.sum()) for g, m in _slices(replayed).items()})]
+    told += sections.of_served(served, against, options.quick)
     return Study(
         title=title,
         command=command,
@@ -170,7 +174,7 @@ def study(
             for label, lag in lags
         ],
         calibration=[CalibrationBin(*b) for b in metrics.calibration(served[0].scores(), replayed.part.labels)],
-        sections=parts,
+        sections=[*told, *trained],
         quick=options.quick,
     )
 
@@ -228,17 +232,17 @@ def _early(lines: _Lines, model: early.Early, material: Material, replayed: Repl
     return scores
 
 
-def _row_bytes(inputs: Inputs) -> int:
-    arrays = (inputs.dense, inputs.sequence, inputs.items, inputs.length, inputs.own)
-    return sum(a[:1].nbytes for a in arrays)
+def _row_bytes(kept: Kept) -> int:
+    inputs = kept.take(slice(0, 1))
+    return sum(a.nbytes for a in (inputs.dense, inputs.sequence, inputs.items, inputs.length, inputs.own))
 
 
-def rank_inputs(material: Material, replayed: Replayed, lag_s: float = 0.0) -> dict[str, Inputs]:
+def rank_inputs(material: Material, replayed: Replayed, lag_s: float = 0.0) -> dict[str, Kept]:
     """What the segments of the `rank` fusion read for the impressions of the replayed part."""
     readers = Network(material.spec, material.vocabulary).readers
     states = {"user": replayed.states("user", lag_s), "item": replayed.states("item", 0.0)}
     return {
-        s.title: readers[s.title].read(states[s.side], replayed.part.hashes(s.side))
+        s.title: Kept.read(readers[s.title], states[s.side], replayed.part.hashes(s.side))
         for s in material.spec.fusions["rank"].segments
     }
 

@@ -20,6 +20,7 @@ from forebay.segments.encoders import build, tensors
 from forebay.segments.evaluation.metrics import auc
 from forebay.segments.features import Inputs
 from forebay.segments.fusions.contract import Shape
+from forebay.segments.kept import Kept
 from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material
 from forebay.segments.training.network import Network
@@ -177,7 +178,7 @@ def fit(material: Material, options: EarlyOptions, seed: int, progress: Progress
 
 
 @torch.inference_mode()
-def scores(model: Early, inputs: Mapping[str, Inputs], batch: int = 2048) -> Floats:
+def scores(model: Early, inputs: Mapping[str, Inputs | Kept], batch: int = 2048) -> Floats:
     """Logits float32 [n] of n pairs."""
     model.eval()
     count = len(next(iter(inputs.values())))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from forebay.segments.evaluation.choices import Choices
 from forebay.segments.examples import Examples
 from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History
+from forebay.segments.kept import Kept
 from forebay.segments.labelcounts import LabelCounts
 from forebay.segments.layout import Layout
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
@@ -29,7 +30,7 @@ class Part:
     """n impressions: `inputs` of every segment by its title, as of a staleness; `labels` bool [n]; `users` and `items` int64
     [n], row numbers in the logs; `times` int64 [n] (ms)."""
 
-    inputs: Mapping[str, Inputs]
+    inputs: Mapping[str, Kept]
     labels: Bools
     users: Ints
     items: Ints
@@ -40,7 +41,7 @@ class Part:
 
     def subset(self, index: npt.NDArray[np.intp]) -> Part:
         """The impressions at `index`."""
-        inputs = {title: i.take(index) for title, i in self.inputs.items()}
+        inputs = {title: i.subset(index) for title, i in self.inputs.items()}
         return Part(inputs, self.labels[index], self.users[index], self.items[index], self.times[index])
 
     def take(self, segments: Iterable[SegmentSpec], index: npt.NDArray[np.intp]) -> dict[str, Inputs]:
@@ -56,6 +57,35 @@ class Asked:
     choices: Choices
     users: Mapping[str, Inputs]
     catalogues: tuple[Mapping[str, Inputs], ...]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A history cut by time, as every spec of the same attributes and label, and every seed, reads it: `examples` are all impressions
+    before `end_ms`, `train` those before `cut_ms`, `validation` the others."""
+
+    examples: Examples
+    train: Examples
+    validation: Examples
+    cut_ms: int
+    end_ms: int
+
+    @classmethod
+    def of(cls, spec: Spec, history: History, options: TrainingOptions) -> Parts:
+        """What comes after the validation part is not looked at. Raises UsageError where a part does not have both labels."""
+        cut = history.moment(options.train_share)
+        end = history.moment(min(1.0, options.train_share + options.validation_share))
+        examples = Examples.of(spec, history.before(end))
+        found = cls(examples, examples.between(0, cut), examples.between(cut, end), cut, end)
+        for name, part in (("train", found.train), ("validation", found.validation)):
+            label = LabelCounts.of(spec.label, part)
+            if not label.both:
+                raise UsageError(f"the {name} part: {label.problem}", where="[label]", do=label.remedy)
+        return found
+
+    def vocabulary(self) -> Vocabulary:
+        """The items of the training part."""
+        return Vocabulary.of(self.examples.logs["item"].hashes[np.unique(self.train.items)])
 
 
 @dataclass(frozen=True)
@@ -78,55 +108,49 @@ class Material:
 
     @classmethod
     def of(
-        cls, spec: Spec, history: History, options: TrainingOptions, vocabulary: Vocabulary | None = None
+        cls, spec: Spec, history: History | Parts, options: TrainingOptions, vocabulary: Vocabulary | None = None
     ) -> Material:
-        """Read the parts of `history`; what comes after the validation part is not looked at. `vocabulary` is the items of the
-        training part unless one is given. Raises UsageError where a part does not have both labels."""
-        cut = history.moment(options.train_share)
-        end = history.moment(min(1.0, options.train_share + options.validation_share))
-        examples = Examples.of(spec, history.before(end))
-        parts = {"train": examples.between(0, cut), "validation": examples.between(cut, end)}
-        for name, part in parts.items():
-            label = LabelCounts.of(spec.label, part)
-            if not label.both:
-                raise UsageError(f"the {name} part: {label.problem}", where="[label]", do=label.remedy)
-        if vocabulary is None:
-            vocabulary = Vocabulary.of(examples.logs["item"].hashes[np.unique(parts["train"].items)])
-        layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
-        readers = {s.title: SegmentReader(spec, s, layouts[s.side], vocabulary) for s in spec.segments}
-
-        def read(part: Examples, as_of: Ints, segments: Iterable[SegmentSpec]) -> Part:
-            # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
-            states = {"user": part.states(layouts["user"], as_of), "item": part.states(layouts["item"], part.times)}
-            inputs = {s.title: readers[s.title].read(states[s.side], part.hashes(s.side)) for s in segments}
-            return Part(inputs, part.labels, part.users, part.items, part.times)
-
-        train, validation = parts["train"], parts["validation"]
-        known = read(validation, validation.times, spec.segments)
-        choices = Choices.of(examples, cut, end, options.retrieve.questions, options.seed)
-        log = examples.logs["item"]
+        """Read the parts of `history`. `vocabulary` is the items of the training part unless one is given. Raises UsageError."""
+        parts = history if isinstance(history, Parts) else Parts.of(spec, history, options)
+        reading = _Reading(spec, parts.vocabulary() if vocabulary is None else vocabulary)
+        train, validation, log = parts.train, parts.validation, parts.examples.logs["item"]
+        rank, retrieve = spec.fusions["rank"], spec.fusions["retrieve"]
+        # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
+        items = reading.side(train, train.times, {*rank.item, *retrieve.item})
+        stale = items | reading.side(train, _stale(train, options), rank.user)
+        fresh = items | reading.side(train, train.times, retrieve.user)
+        known = reading.side(validation, validation.times, spec.side("user"))
+        known |= reading.side(validation, validation.times, spec.side("item"))
+        choices = Choices.of(parts.examples, parts.cut_ms, parts.end_ms, options.retrieve.questions, options.seed)
+        asked_in = choices.places - int(np.searchsorted(parts.examples.times, parts.cut_ms))
         asked = Asked(
             choices,
-            known.take(spec.fusions["retrieve"].user, choices.places - int(np.searchsorted(examples.times, cut))),
+            {s.title: known[s.title].take(asked_in) for s in retrieve.user},
             tuple(
-                {s.title: readers[s.title].read(rows, log.hashes) for s in spec.fusions["retrieve"].item}
-                for rows in choices.catalogues(layouts["item"])
+                {s.title: reading.readers[s.title].read(rows, log.hashes) for s in retrieve.item}
+                for rows in choices.catalogues(reading.layouts["item"])
             ),
         )
-        counts = np.bincount(train.items[train.labels], minlength=len(examples.logs["item"].entities)) + 1.0
+        counts = np.bincount(train.items[train.labels], minlength=len(log.entities)) + 1.0
         return cls(
             spec=spec,
-            vocabulary=vocabulary,
-            train=read(train, _stale(train, options), spec.fusions["rank"].segments),
-            fresh=read(train, train.times, spec.fusions["retrieve"].segments),
-            validation=known,
+            vocabulary=reading.vocabulary,
+            train=_part(train, stale, rank.segments),
+            fresh=_part(train, fresh, retrieve.segments),
+            validation=_part(validation, known, spec.segments),
             asked=asked,
             item_log_share=np.log(counts / counts.sum()).astype(np.float32),
-            cut_ms=cut,
-            end_ms=end,
+            cut_ms=parts.cut_ms,
+            end_ms=parts.end_ms,
         )
 
-    def inputs(self, title: str) -> tuple[Inputs, ...]:
+    def with_staleness(self, parts: Parts, options: TrainingOptions) -> Material:
+        """The same with the users of `train` as stale as `options` say; `parts` are those that it was read from."""
+        reading = _Reading(self.spec, self.vocabulary)
+        users = reading.side(parts.train, _stale(parts.train, options), self.spec.fusions["rank"].user)
+        return replace(self, train=replace(self.train, inputs={**self.train.inputs, **users}))
+
+    def inputs(self, title: str) -> tuple[Kept, ...]:
         """What a segment reads of the training part, once for each use that reads it, `rank` first."""
         return tuple(part.inputs[title] for part in (self.train, self.fresh) if title in part.inputs)
 
@@ -137,6 +161,28 @@ class Material:
             for array in (part.users, part.items, part.times, part.labels):
                 found.update(array.tobytes())
         return found.hexdigest()[:16]
+
+
+class _Reading:
+    """Reads what segments of `spec` know at moments."""
+
+    def __init__(self, spec: Spec, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self.layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
+        self.readers = {s.title: SegmentReader(spec, s, self.layouts[s.side], vocabulary) for s in spec.segments}
+
+    def side(self, part: Examples, as_of: Ints, segments: Iterable[SegmentSpec]) -> dict[str, Kept]:
+        """By title what `segments`, all of one side, know at each impression's moment in `as_of` (ms)."""
+        wanted = list(segments)
+        if not wanted:
+            return {}
+        states, hashes = part.states(self.layouts[wanted[0].side], as_of), part.hashes(wanted[0].side)
+        return {s.title: Kept.read(self.readers[s.title], states, hashes) for s in wanted}
+
+
+def _part(examples: Examples, inputs: Mapping[str, Kept], segments: Iterable[SegmentSpec]) -> Part:
+    own = {s.title: inputs[s.title] for s in segments}
+    return Part(own, examples.labels, examples.users, examples.items, examples.times)
 
 
 def _stale(part: Examples, options: TrainingOptions) -> Ints:

@@ -14,7 +14,7 @@ import torch
 from forebay.events import Behaviour, ItemUpdate, UserProfile
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders.bounds import MARGIN, Bounds
-from forebay.segments.evaluation.extremes import extremes
+from forebay.segments.evaluation.extremes import extremes, unbounded
 from forebay.segments.examples import Examples
 from forebay.segments.history import History
 from forebay.segments.layout import Layout
@@ -121,12 +121,6 @@ def states(history: History) -> dict[Side, tuple[Ints, Ints]]:
     return {s: (part.states(Layout.of(SPEC, s), part.times), part.hashes(s)) for s in SIDES}
 
 
-def _unbounded(bundle: Bundle) -> Bundle:
-    """As a bundle of before there were bounds."""
-    tensors = {n: t for n, t in bundle.tensors.items() if ".bounds." not in n}
-    return Bundle(bundle.spec, tensors, bundle.record)
-
-
 def _vectors(bundle: Bundle, side: Side, rows: Ints, hashes: Ints) -> npt.NDArray[np.float32]:
     with SideEncoders(bundle, side) as encoders:
         return encoders.encode_exact(rows, hashes)
@@ -156,7 +150,7 @@ def test_no_feature_at_its_extreme_moves_the_score_beyond_a_bound(
         f"{listed}: fifty years", "item mean value, 1 of +1e+06", "item everything up",
     } <= set(found)  # fmt: skip
     assert {n: v for n, v in found.items() if not v <= LARGEST} == {}
-    loose = dict(_largest(_unbounded(bundle), states))
+    loose = dict(_largest(unbounded(bundle), states))
     assert max(loose.values()) > 100 * LARGEST
 
 
@@ -176,7 +170,7 @@ def test_five_clicks_of_a_new_user_do_not_move_him_out_of_the_world(bundle: Bund
 def test_what_training_saw_is_left_as_it_is(bundle: Bundle, states: dict[Side, tuple[Ints, Ints]]) -> None:
     """Every row of the training part has the vector that it would have without bounds, to the bit."""
     for side, (rows, hashes) in states.items():
-        bounded, loose = (_vectors(b, side, rows, hashes) for b in (bundle, _unbounded(bundle)))
+        bounded, loose = (_vectors(b, side, rows, hashes) for b in (bundle, unbounded(bundle)))
         assert bounded.tobytes() == loose.tobytes()
 
 
@@ -212,7 +206,7 @@ def test_an_extreme_neighbour_changes_no_bit(bundle: Bundle, states: dict[Side, 
 
 def test_a_bundle_without_bounds_is_read_as_it_was(bundle: Bundle, history: History) -> None:
     """No bound is made up for it: its tags and its hash are its own, and one segment trained anew brings its own bounds."""
-    old = _unbounded(bundle)
+    old = unbounded(bundle)
     assert old.hash != bundle.hash
     for segment in SPEC.segments:
         bounded = any(".bounds." in n for n in bundle.tensors if n.startswith(f"{segment.title}."))

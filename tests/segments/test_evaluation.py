@@ -252,11 +252,39 @@ def test_a_study_has_every_model_and_figure(found: Study) -> None:
     assert set(served.figures) <= set(METRICS) and served.figures["auc"].mean > 0.8
     assert [s.name for s in found.staleness] == ["0 s", "1 min", "10 min", "1 h", "1 day", "nightly"]
     assert {s.key for s in found.sections} == {
-        "slices", "stale", "worth", "vectors", "experiments", "encoders", "recipes", "imbalance", "robustness",
+        "slices", "stale", "worth", "vectors", "experiments", "extremes", "encoders", "recipes", "imbalance", "robustness",
     }  # fmt: skip
     assert sum(b.count for b in found.calibration) == 240
     again = json.loads(json.dumps(found.as_json()))
     assert again["models"][0]["figures"]
+
+
+def test_every_line_of_the_recipes_is_another_training(found: Study) -> None:
+    """What is called never stale is trained on other read-outs: no line equals another to the last digit."""
+    recipes = next(s for s in found.sections if s.key == "recipes")
+    figures = {r.name: (r.figures["auc"].mean, r.figures["logloss"].mean) for r in recipes.rows}
+    assert "no teacher, never stale in training" in figures and "as configured" in figures
+    assert len(set(figures.values())) == len(figures)
+    assert all(0 < float(r.extra["AUC, nightly"]) <= 1 for r in recipes.rows)
+
+
+def test_the_report_tells_corrected_sampling_from_uncorrected(found: Study) -> None:
+    """Beside one another; the order of the scores is the same, their odds are not: labels are a third positive here."""
+    rows = {r.name: r.figures for r in next(s for s in found.sections if s.key == "imbalance").rows}
+    for sampling in ("over-sampled", "under-sampled"):
+        corrected, evened = rows[f"{sampling}, logit corrected"], rows[f"{sampling}, as the evened labels have it"]
+        assert corrected["auc"].mean == pytest.approx(evened["auc"].mean, abs=1e-3)
+        assert corrected["logloss"].mean != evened["logloss"].mean
+
+
+def test_the_report_bounds_the_largest_logit(found: Study) -> None:
+    """At counts, values, numbers and ages of nobody the bounded model stays near its own largest score; the same without bounds does
+    not."""
+    section = next(s for s in found.sections if s.key == "extremes")
+    bounded, loose = ({k: float(v.replace(",", "")) for k, v in r.extra.items()} for r in section.rows)
+    own = bounded["|logit| test part"]
+    assert own > 0 and all(v <= 4 * own for v in bounded.values())
+    assert loose["|logit| all"] > 10 * bounded["|logit| all"]
 
 
 class _Page(HTMLParser):
