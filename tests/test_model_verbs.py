@@ -75,6 +75,17 @@ def test_a_training_says_what_it_learned_from_and_that_it_learned_nothing(folder
     assert "validation AUC" in warned[0] and "chance" in warned[0] and "recall@50 is out of 30 items" in warned[1]
 
 
+def test_an_evaluation_has_budgets_as_a_bench_has(folder: Path) -> None:
+    """For programs a list beside the figures, each with its target and whether it is met."""
+    done = _forebay("evaluate", "--from", "synthetic:3000", "--quick", "--out", "e.html", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    budgets = json.loads(done.stdout)["budgets"]
+    assert len(budgets) > 6 and all(set(b) == {"name", "target", "measured", "unit", "met"} for b in budgets)
+    named = {b["name"]: b for b in budgets}
+    one = named["AUC, forebay affinity less early ranker"]
+    assert one["met"] == (one["measured"] >= one["target"])
+
+
 def test_a_label_is_held_against_its_own_log(folder: Path) -> None:
     """`spec check --from` counts impressions and positives, and warns of a label that this log cannot satisfy."""
     done = _forebay("spec", "check", "segments.toml", "--from", "turned.jsonl", "--json", folder=folder)

@@ -15,6 +15,7 @@ from forebay.segments.baselines.counting import Ease, popularity, running_means,
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation import bench
 from forebay.segments.evaluation.choices import Choices
+from forebay.segments.evaluation.goals import goals
 from forebay.segments.evaluation.page import page
 from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served, as_of
 from forebay.segments.evaluation.results import METRICS, Figure, Study
@@ -285,6 +286,22 @@ def test_the_report_bounds_the_largest_logit(found: Study) -> None:
     own = bounded["|logit| test part"]
     assert own > 0 and all(v <= 4 * own for v in bounded.values())
     assert loose["|logit| all"] > 10 * bounded["|logit| all"]
+
+
+def test_goals_are_held_against_what_was_measured(found: Study) -> None:
+    """Differences of the lines that they name; one whose figures are missing is left out; freshness on its own data alone."""
+    held = {g.name: g for g in goals(found, freshness=False)}
+    models = {m.name: m.figures for m in found.models}
+    goal = held[f"AUC, {found.served} less early ranker"]
+    assert goal.measured == models[found.served]["auc"].mean - models["early ranker"]["auc"].mean
+    assert goal.target == -0.002 and not goal.at_most
+    assert {"AUC that int8 costs", "recall@50, forebay affinity less EASE, folded in"} <= set(held)
+    assert held["largest |logit| at extremes over the test part's"].measured > 0
+    assert not any("request" in name and "GAUC" in name for name in held)  # there is no request to look within
+    assert {g.name for g in goals(found, freshness=True)} - set(held) == {
+        "AUC, fresh less nightly", "recall@50, fresh over nightly",
+    }  # fmt: skip
+    assert goals(replace(found, models=[], sections=[], staleness=[]), freshness=True) == []
 
 
 class _Page(HTMLParser):

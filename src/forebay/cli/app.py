@@ -307,14 +307,17 @@ def serve(
 @app.command()
 def lookup(
     entity: Annotated[str, typer.Argument(help="user:ID or item:ID")],
-    k: Annotated[int, typer.Option("-k", help="Items to rank for a user")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Items to show for a user")] = 10,
+    use: Annotated[str, typer.Option(help="rank what retrieve finds, or retrieve alone")] = "rank",
+    candidates: Annotated[int, typer.Option(min=1, help="With rank: how many items retrieve finds for it")] = 200,
     server: Annotated[str | None, typer.Option(help="Address of a lookup server", show_default=False)] = None,
     json: Json = False,
 ) -> None:
     """What is known of an entity: its segments with both times and, for a user, the best items and why."""
+    from forebay.cli.lookup import LookupFlags
     from forebay.cli.lookup import lookup as verb
 
-    verb(settings(server=server), entity, k, json)
+    verb(settings(server=server), entity, LookupFlags(k, use, candidates), json)
 
 
 @app.command()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -12,22 +15,61 @@ from forebay.errors import UsageError
 from forebay.retrieval.client import Client
 from forebay.retrieval.messages import EntityResponse, RankResponse
 
+USES = ("rank", "retrieve")  # a client installs no segments/, where a spec's uses are
 
-def lookup(settings: Settings, entity: str, k: int, as_json: bool) -> None:
-    """Segments with both times; for a user also the `k` best items with each segment's share."""
+
+@dataclass(frozen=True)
+class LookupFlags:
+    """`k` items for a user: the best of `candidates` that retrieval found, by `rank`, or those of `retrieve` itself."""
+
+    k: int = 10
+    use: str = "rank"
+    candidates: int = 200
+
+
+def lookup(settings: Settings, entity: str, flags: LookupFlags, as_json: bool) -> None:
+    """Segments with both times; for a user also the best items with each segment's share, by the use that is named."""
     side, _, name = entity.partition(":")
     if side not in ("user", "item") or not name:
         raise UsageError(f"{entity!r} is no entity", do="Write user:ID or item:ID")
+    if flags.use not in USES:
+        raise UsageError(f"no use {flags.use!r}", do=f"Name one with --use: {' or '.join(USES)}")
+    ranked: RankResponse | None = None
+    asked = 0
     with Client(settings.server, timeout_s=5.0) as client:
         found = client.entity("user" if side == "user" else "item", name)
-        ranked = client.retrieve(name, k=k, explain=True) if side == "user" else None
+        if side == "user" and flags.use == "retrieve":
+            ranked = client.retrieve(name, k=flags.k, explain=True)
+        elif side == "user":
+            # One generation for both: a flip between them would rank what another one found.
+            first = client.retrieve(name, k=max(flags.k, flags.candidates), generation=found.generation)
+            asked = len(first.hits)
+            items = [hit.item for hit in first.hits]
+            ranked = client.rank(name, items, flags.k, generation=found.generation, explain=True)
     if as_json:
-        print_json(msgspec.to_builtins({"entity": found, "ranking": ranked}))
+        print_json(_plain(found, ranked, flags.use, asked))
         return
     _show_entity(found)
     if ranked is not None:
         out.print()
-        _show_ranking(ranked)
+        _show_ranking(ranked, flags.use, asked)
+
+
+def _plain(found: EntityResponse, ranked: RankResponse | None, use: str, asked: int) -> dict[str, Any]:
+    answer: dict[str, Any] = msgspec.to_builtins({"entity": found, "ranking": ranked})
+    if ranked is None:
+        return answer
+    answer |= {"use": use, "scores": "logits"}
+    if use == "rank":
+        answer["candidates"] = asked
+        for hit in answer["ranking"]["hits"]:
+            hit["probability"] = _probability(hit["score"])
+    return answer
+
+
+def _probability(logit: float) -> float:
+    """Of the label, without an overflow at either end."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
 def _show_entity(found: EntityResponse) -> None:
@@ -44,10 +86,23 @@ def _show_entity(found: EntityResponse) -> None:
         print_table(("segment", "state", "as of", "last event"), rows, right=("as of", "last event"))
 
 
-def _show_ranking(ranked: RankResponse) -> None:
+def _show_ranking(ranked: RankResponse, use: str, asked: int) -> None:
     names = list(ranked.segments)
+    by_rank = use == "rank"
+    if by_rank:
+        out.print(
+            f"rank of the {asked} items that retrieve found; p is the probability of the label, a segment's share is in logits"
+        )
+    else:
+        out.print(
+            "retrieve of all items; scores are logits of one item against all others: their order counts, no probabilities"
+        )
     rows = [
-        (place, hit.item, f"{hit.score:.3f}", *(f"{(hit.shares or {}).get(n, 0):+.2f}" for n in names))
+        (
+            place, hit.item, *((f"{_probability(hit.score):.3f}",) if by_rank else ()), f"{hit.score:.3f}",
+            *(f"{(hit.shares or {}).get(n, 0):+.2f}" for n in names),
+        )
         for place, hit in enumerate(ranked.hits, start=1)
-    ]
-    print_table(("", "item", "score", *names), rows, right=("", "score", *names))
+    ]  # fmt: skip
+    numbers = ("p", "logit") if by_rank else ("logit",)
+    print_table(("", "item", *numbers, *names), rows, right=("", *numbers, *names))
