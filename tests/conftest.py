@@ -6,6 +6,7 @@ The broker starts when the first test asks for it, on free ports and in a folder
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import threading
 import time
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.store.codec import RowCodec
     from forebay.streams.host import Host
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
 _number = itertools.count(1)
 
 

@@ -75,6 +75,19 @@ def test_a_training_says_what_it_learned_from_and_that_it_learned_nothing(folder
     assert "validation AUC" in warned[0] and "chance" in warned[0] and "recall@50 is out of 30 items" in warned[1]
 
 
+def test_threads_that_wait_for_one_another_sleep(folder: Path) -> None:
+    """Two threads of a layer that spin while they wait take ten times as long beside any other work; what is set already stays."""
+    code = (
+        "import os, sys; sys.argv = ['forebay', '--help']; from forebay.cli import main\n"
+        "try: main()\nexcept SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    )
+    for given, expected in (({}, "PASSIVE False"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False")):
+        bare = {n: v for n, v in os.environ.items() if n != "OMP_WAIT_POLICY"}
+        environment = {**bare, "PYTHONPATH": SOURCE, **given}
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+        assert done.stdout.splitlines()[-1] == expected
+
+
 def test_an_evaluation_has_budgets_as_a_bench_has(folder: Path) -> None:
     """For programs a list beside the figures, each with its target and whether it is met."""
     done = _forebay("evaluate", "--from", "synthetic:3000", "--quick", "--out", "e.html", "--json", folder=folder)
