@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from forebay.events import MAX_VALUE
 from forebay.segments.bundle import Bundle
-from forebay.segments.columns import MAX_NUMBER, THOUSANDTHS
+from forebay.segments.attribute import MAX_NUMBER
+from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.evaluation.replayed import Served
 from forebay.segments.evaluation.results import Figure, RowResult, Section
 from forebay.segments.layout import Block, Layout
