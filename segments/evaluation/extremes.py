@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.events import MAX_VALUE
-from forebay.segments.bundle import Bundle
 from forebay.segments.attribute import MAX_NUMBER
+from forebay.segments.bundle import Bundle
 from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.evaluation.replayed import Served
 from forebay.segments.evaluation.results import Figure, RowResult, Section
