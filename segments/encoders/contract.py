@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +38,7 @@ class SegmentEncoder(nn.Module):
     is called (bounds.py), for one of your own, too.
     """
 
+    number_columns: Tensor
     scaled = True  # dense features are centred and scaled by the training part
 
     def __init__(self, reader: SegmentReader, items: int, segment: SegmentSpec) -> None:
@@ -53,7 +55,11 @@ class SegmentEncoder(nn.Module):
             self.register_buffer("mean", torch.zeros(reader.dense_width))
             self.register_buffer("scale", torch.ones(reader.dense_width))
         self.dropout = nn.Dropout(option("dropout", 0.2))
-        widths = {"dense": reader.dense_width, "sequence": reader.sequence_width}
+        # A column of noughts and ones cannot leave them: of a list only the others are looked at, a tenth of the work.
+        self.register_buffer(
+            "number_columns", torch.from_numpy(np.flatnonzero(~reader.binary_columns)), persistent=False
+        )
+        widths = {"dense": reader.dense_width, "sequence": len(self.number_columns)}
         self.bounds = nn.ModuleDict({part: Bounds(width) for part, width in widths.items() if width})
         # Before forward, whoever wrote it, and in the one place that stream, backfill and evaluation pass through.
         self.register_forward_pre_hook(_bounded)
@@ -65,7 +71,8 @@ class SegmentEncoder(nn.Module):
             self.bounds["dense"].fit(torch.from_numpy(p.dense) for p in parts)
         if "sequence" in self.bounds:
             # Nought is within: it is what an absent number and an unused entry are.
-            self.bounds["sequence"].fit((entries for p in parts for entries in _entries(p)), through=0.0)
+            entries = (e[:, self.number_columns] for p in parts for e in _entries(p))
+            self.bounds["sequence"].fit(entries, through=0.0)
 
     def forget_bounds(self) -> None:
         """Read out as bundles of before there were bounds do."""
@@ -103,5 +110,9 @@ def _bounded(encoder: nn.Module, read: tuple[Tensor, ...]) -> tuple[Tensor, ...]
     if "dense" in encoder.bounds:
         dense = encoder.bounds["dense"](dense)
     if "sequence" in encoder.bounds:
-        sequence = encoder.bounds["sequence"](sequence)
+        numbers = sequence[:, :, encoder.number_columns]
+        bounded = encoder.bounds["sequence"](numbers)
+        if bounded is not numbers:
+            sequence = sequence.clone()
+            sequence[:, :, encoder.number_columns] = bounded
     return (dense, sequence, *rest)
