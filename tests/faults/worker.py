@@ -50,6 +50,7 @@ def main() -> int:
     add_hook(hook)
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("forebay").setLevel(logging.INFO)
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     open_partition = Processor.open
 
     def opened(processor: Processor, partition: int, topic_id: str, offset: int, *, create: bool = True) -> Any:

@@ -22,6 +22,9 @@ def run() -> int:
     """Run the command in sys.argv; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("forebay").setLevel(logging.INFO)
+    logging.getLogger("kafka").setLevel(
+        logging.ERROR
+    )  # each of its retries is a warning; what fails in the end is our error
     try:
         result = app(prog_name="forebay", standalone_mode=False)
         return result if isinstance(result, int) else 0
