@@ -186,14 +186,8 @@ class Host:
             self._settle()  # the store may not hold what is not committed
             started = time.perf_counter()
             self.processor.flush()
-            emit(
-                "step",
-                number=5,
-                name="store",
-                side=self.processor.side,
-                seconds=time.perf_counter() - started,
-                events=0,
-            )
+            took = time.perf_counter() - started
+            emit("step", number=5, name="store", side=self.processor.side, seconds=took, events=0)
             self._since_flush, self._flushed_at = 0, time.monotonic()
         for partition in list(self._restoring):
             self._restore(partition)
@@ -238,7 +232,10 @@ class Host:
 
     def _judge(self, error: KafkaError, message: Message) -> None:
         if error.code() == KafkaError._PARTITION_EOF:
-            self._met_end[message.partition()] = message.offset()
+            partition = message.partition()
+            # One that was met before the store was open stands behind records that are still to be folded.
+            if partition in self.processor.partitions and partition not in self._restoring:
+                self._met_end[partition] = message.offset()
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise self._gap(message.partition())
         elif error.fatal():
