@@ -95,7 +95,7 @@ class SegmentReader:
         return np.array(found, dtype=bool)
 
     def _is_number(self, column: str) -> bool:
-        return self._spec.attribute("item", column).kind == "number"
+        return self._spec.column(column).kind == "number"
 
     def read(self, rows: Ints, hashes: Ints) -> Inputs:
         """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""

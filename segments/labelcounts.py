@@ -43,6 +43,8 @@ class LabelCounts:
 
     @property
     def remedy(self) -> str:
+        if self.met and not self.positives and self.label.within_ms is None:
+            return 'Is the outcome an event of its own? [label] within = "30m" joins it to the impression before it'
         if self.met and not self.positives:
-            return "Make both conditions true of one event: a positive is an impression itself"
+            return "A longer `within`? Else compare users, items and what `join` names: no outcome follows its impression in time"
         return "Mend the condition, or give a longer history"

@@ -134,7 +134,7 @@ def _list(spec: Spec, block: Block, rows: Ints) -> Iterator[tuple[str, str, str,
         if name == "value":
             for end, sign in (("up", 1), ("down", -1)):
                 yield "values", f": value {sign * MAX_VALUE:+g}", end, columns, np.full((len(rows), size), sign * VALUE)
-        elif name not in ("item", "action") and spec.attribute("item", name).kind == "number":
+        elif name not in ("item", "action") and spec.column(name).kind == "number":
             yield from _numbers(name, columns, len(rows))
     if "age" in block.feature.of:
         newest = rows[:, block.offset + 1 : block.offset + block.size : block.stride].max(axis=1)

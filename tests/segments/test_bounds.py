@@ -22,6 +22,8 @@ from forebay.segments.model import SideEncoders
 from forebay.segments.spec import SIDES, Side, Spec
 from forebay.segments.training import RetrieveOptions, TrainingOptions, train, train_segment
 
+from . import models
+
 Ints = npt.NDArray[np.int64]
 
 SPEC = Spec.parse(
@@ -152,6 +154,14 @@ def test_no_feature_at_its_extreme_moves_the_score_beyond_a_bound(
     assert {n: v for n, v in found.items() if not v <= LARGEST} == {}
     loose = dict(_largest(unbounded(bundle), states))
     assert max(loose.values()) > 100 * LARGEST
+
+
+def test_attributes_of_events_in_lists_have_extremes_too() -> None:
+    """A number that a list keeps of the events themselves, not of their items."""
+    spec = models.spec("own")
+    layout = Layout.of(spec, "user")
+    moved = {name for _, name, _ in extremes(spec, layout, np.zeros((1, layout.width), dtype=np.int64))}
+    assert {n for n in moved if "position +1e+15" in n}
 
 
 def test_five_clicks_of_a_new_user_do_not_move_him_out_of_the_world(bundle: Bundle) -> None:

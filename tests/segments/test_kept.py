@@ -12,7 +12,7 @@ from forebay.segments.spec import SegmentSpec
 
 from . import models
 
-SPEC = models.spec("nasty")
+SPECS = {name: models.spec(name) for name in ("nasty", "own")}  # the second with attributes of events in a list
 
 
 def _equal(kept: Inputs, read: Inputs) -> None:
@@ -21,17 +21,21 @@ def _equal(kept: Inputs, read: Inputs) -> None:
         assert one.dtype == other.dtype and one.tobytes() == other.tobytes(), name
 
 
-@pytest.mark.parametrize("segment", SPEC.segments, ids=lambda s: s.title)
-def test_what_is_kept_comes_back_to_the_bit(segment: SegmentSpec) -> None:
+@pytest.mark.parametrize(
+    ("spec", "segment"),
+    [(n, s) for n, spec in SPECS.items() for s in spec.segments],
+    ids=lambda p: getattr(p, "title", p),
+)
+def test_what_is_kept_comes_back_to_the_bit(spec: str, segment: SegmentSpec) -> None:
     """Every kind of feature, more rows than are read at once, any numbers in the state; a third of the bytes for a list of sets."""
-    layout, random = Layout.of(SPEC, segment.side), np.random.default_rng(0)
+    layout, random = Layout.of(SPECS[spec], segment.side), np.random.default_rng(0)
     rows = random.integers(0, 1 << 40, (CHUNK + 100, layout.width)) >> random.integers(0, 40, (CHUNK + 100, 1))
     for block in layout.blocks:
         if block.feature.kind == "last":
             rows[:, block.offset] = random.integers(0, block.feature.size + 1, len(rows))
             rows[:, block.offset + 1 : block.offset + block.size : block.stride].sort(axis=1)
     hashes = random.integers(0, 50, len(rows))
-    reader = SegmentReader(SPEC, segment, layout, Vocabulary.of(np.arange(30)))
+    reader = SegmentReader(SPECS[spec], segment, layout, Vocabulary.of(np.arange(30)))
     read, kept = reader.read(rows, hashes), Kept.read(reader, rows, hashes)
     some = random.permutation(len(rows))[:300]
     _equal(kept.take(some), read.take(some))
