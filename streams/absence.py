@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from forebay.errors import BrokerError, BrokerUnavailable
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
+UNASKED_S = 30.0  # then it is tried whoever was answered: the one who asks may hang himself
 
 
 class Absence:
@@ -35,7 +36,7 @@ class Absence:
         self.over(now)
 
     def over(self, answered_at: float) -> bool:
-        """Whether to try again now: the pause is over, and the broker has answered somebody since the failure.
+        """Whether to try again now: the pause is over, and the broker has answered somebody since the failure (or 30 s have gone).
 
         Raises BrokerUnavailable after `most_s`.
         """
@@ -47,7 +48,8 @@ class Absence:
                 f"no work could be committed for {now - self._since:.0f} s ({self.reason})",
                 do="Run: forebay doctor. What was not committed is done again after the next start",
             )
-        return answered_at > self._failed_at and now >= self._failed_at + self._pause_s
+        waited = now - self._failed_at
+        return waited >= self._pause_s if answered_at > self._failed_at else waited >= UNASKED_S
 
     def ended(self) -> float | None:
         """Something succeeded; returns how long the broker was away (s), None if it was not."""

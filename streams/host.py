@@ -165,7 +165,8 @@ class Host:
                     self._turn()
                 except (TransactionLost, BrokerUnavailable) as error:
                     log.warning("%s", error)
-                    self._writer.abandon()
+                    if isinstance(error, TransactionLost):
+                        self._writer.abandon()
                     self._drop()
                     self._absence.failed(error)
                 except BrokerError as error:
@@ -181,6 +182,8 @@ class Host:
         if not self._absence.over(self._ends.answered_at):
             self._poll()  # everything stands still; this keeps the membership
             return
+        if self._unopened or self._restoring:
+            self._settle()  # what follows asks the broker: where it does not answer, nothing may be under way
         self._open_assigned()
         if self._flush_due():
             self._settle()  # the store may not hold what is not committed

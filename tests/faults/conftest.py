@@ -214,13 +214,13 @@ def _without_id_bytes(dtype: Any, vectors: bytes) -> bytes:
 
 
 @pytest.fixture
-def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., None]) -> Callable[[], None]:
+def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., None]) -> Callable[..., None]:
     """Return when both sides have committed all that is in their topics."""
 
-    def wait() -> None:
+    def wait(within_s: float = 90.0) -> None:
         for side in SIDES:
             group = f"{topics.prefix}{GROUP}{side}"
-            wait_for(lambda: lag(topics.source(side), group, PARTITIONS) == 0, f"the {side} side")  # noqa: B023
+            wait_for(lambda: lag(topics.source(side), group, PARTITIONS) == 0, f"the {side} side", within_s)  # noqa: B023
         # Nothing came to the user side meanwhile: its last interactions are on the item side's account.
 
     return wait

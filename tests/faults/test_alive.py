@@ -97,8 +97,8 @@ def pair(worker: Callable[..., Any], wait_for: Callable[..., None]) -> Callable[
     return start
 
 
-def _come_through(workers: list[Any], drained: Callable[[], None], hold_against: Callable[[str], int]) -> int:
-    drained()
+def _come_through(workers: list[Any], drained: Callable[..., None], hold_against: Callable[[str], int]) -> int:
+    drained(within_s=240)
     for one in workers:
         assert one.process.poll() is None, one.said.read_text()
     for one in workers:
