@@ -83,8 +83,9 @@ def test_lookups_keep_the_names_of_segments_and_items(narrow: Print) -> None:
     known = {name: SegmentEntry(SegmentFreshness(1, 1, "fresh")) for name in NAMES}
     said = narrow(lambda: lookup._show_entity(EntityResponse("user", "u1", True, "g1", "b" * 64, 0, known)))
     assert all(name in said for name in NAMES)
-    said = narrow(lambda: lookup._show_ranking(_ranking(ITEM)))
-    assert ITEM in said and all(name in said for name in NAMES)
+    for use in ("rank", "retrieve"):
+        said = narrow(lambda use=use: lookup._show_ranking(_ranking(ITEM), use, 200))  # type: ignore[misc]
+        assert ITEM in said and all(name in said for name in NAMES)
 
 
 def test_the_demo_tells_whole_titles(narrow: Print, monkeypatch: pytest.MonkeyPatch) -> None:
