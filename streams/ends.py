@@ -65,12 +65,12 @@ class EndWatch:
     def _run(self) -> None:
         turn = 0
         while not self._stop.is_set():
-            try:
-                for place in self._places:
+            for place in self._places:
+                try:
                     self._ask(place, readable=turn % READABLE_EVERY == 0)
-                turn += 1
-            except KafkaException as error:
-                log.debug("the ends are not known: %s", error)
+                except KafkaException as error:  # of this partition: another may have a leader
+                    log.debug("the end of %s[%d] is not known: %s", place.topic, place.partition, error)
+            turn += 1
             self._stop.wait(self._interval_s)
         self._all.close()
         self._readable.close()

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
-from forebay.errors import EventError, RecordRefused
+from forebay.errors import EventError, RecordRefused, TopicMismatch
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.processor import Outcome
 
@@ -27,13 +27,16 @@ class Halving:
         self._bare: set[Place] = set()
 
     def refused(self, outcome: Outcome, error: RecordRefused) -> None:
-        """The transaction of `outcome` was refused for its content. Raises `error` when nothing is left to be cut."""
-        if not outcome.offsets:
-            raise error  # heartbeats and ticks are ours, and of one size
+        """The transaction of `outcome` was refused for its content. Raises TopicMismatch when nothing is left to be cut: then it is
+        the topics that take too little, and the same batch would be tried for ever."""
         place = _alone(outcome)
+        if not outcome.offsets or place in self._bare:  # heartbeats and ticks are ours, and of one size
+            raise TopicMismatch(
+                f"a topic takes not even the smallest record: {error.what}",
+                where=error.where,
+                do="Raise max.message.bytes of the vectors, item-updates and dead-letters topics to 1000000 or more",
+            )
         if place is not None:
-            if place in self._bare:
-                raise error
             log.warning("%s: the record at %d, offset %d goes without its content", error.what, *place)
             self._bare.add(place)
         self.limit = max(1, min(self.limit, outcome.events) // 2)

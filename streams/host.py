@@ -127,8 +127,13 @@ class Host:
     def name(self) -> str:
         return f"{self.processor.side} worker of {self.generation}, slot {self.options.slot}"
 
+    @property
+    def excused(self) -> bool:
+        """Whether partitions are restored, or the broker is waited for."""
+        return bool(self._restoring) or bool(self._absence)
+
     def progress(self) -> Mapping[int, Progress]:
-        """How far each open partition has come, as of the loop's last turn; of none while one is restored."""
+        """How far each partition has come, as of the loop's last turn."""
         return self._progress
 
     def readable_end(self, partition: int) -> int | None:
@@ -207,14 +212,12 @@ class Host:
         self._submit(outcome, ticks)
 
     def _turned(self) -> None:
-        self.turned_at = time.monotonic()
-        if self._restoring:  # the others wait meanwhile, and are not to be judged
-            self._progress = {}
-            return
-        self._progress = {
-            p: Progress(self._committed.get(p, 0), owned.meta.offset, self._met_end.get(p, -1))
-            for p, owned in list(self.processor.partitions.items())
-        }
+        self.turned_at, found = time.monotonic(), {}
+        for partition, done in self._committed.items():
+            owned = self.processor.partitions.get(partition)
+            applied = done if owned is None else owned.meta.offset
+            found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
+        self._progress = found
 
     def _poll(self) -> list[PartitionBatch]:
         """Wait for one record, then take what already waits: a batch is never held open for company."""
@@ -427,6 +430,7 @@ class Host:
     def _drop(self) -> None:
         """State is ahead of the log: drop it, and open every partition again as on assignment."""
         self._restoring.clear()
+        self._met_end.clear()  # what lies before it is to be read again
         owned = list(self.processor.partitions)
         for partition in owned:
             self.processor.close(partition)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.errors import RecordRefused
+from forebay.errors import RecordRefused, TopicMismatch
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.halving import Halving
 from forebay.streams.processor import Outcome
@@ -57,13 +57,13 @@ def test_an_accepted_event_whose_interaction_is_refused_leaves_a_letter_that_say
     (letter,) = bare.dead_letters
     assert (letter.reason, letter.topic, letter.partition, letter.offset) == ("refused", "behaviour", 0, 4)
     assert bare.vectors == outcome.vectors and bare.offsets == outcome.offsets and not bare.interactions
-    with pytest.raises(RecordRefused):
+    with pytest.raises(TopicMismatch, match=r"too large.*max\.message\.bytes"):
         halving.refused(outcome, REFUSED)
 
 
 def test_what_is_ours_is_not_a_record_s_fault() -> None:
     """Heartbeats and ticks alone: a broker that refuses those is not to be got round."""
-    with pytest.raises(RecordRefused):
+    with pytest.raises(TopicMismatch, match=r"max\.message\.bytes"):
         Halving(8).refused(Outcome(watermarks={0: 1}), REFUSED)
 
 

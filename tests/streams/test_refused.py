@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from forebay.errors import TopicMismatch
 from forebay.events import Interaction, decode
 from forebay.segments.history import History
 from forebay.streams.connection import connected
@@ -77,3 +78,19 @@ def test_a_record_as_large_as_a_topic_takes_stops_nobody(
     assert letter.value == large[: 64 << 10]
     acted = [decode(m.value()) for m in read(topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
     assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(e.id for e in events)
+
+
+def test_a_topic_that_takes_not_even_a_row_ends_a_worker_by_name(
+    kafka: DevKafka, topics: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """No record is to blame: cutting the batch ends, and the remedy is named, instead of the same batch for ever."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        from kafka.admin import ConfigResource
+
+        rows = topics.vectors("g1", "user")
+        admin.alter_configs([ConfigResource("TOPIC", rows, {"max.message.bytes": "150"})])
+    publish(topics.behaviour, make_history(20, until_ms=time.time_ns() // 1_000_000).behaviours)
+    with pytest.raises(TopicMismatch, match=r"max\.message\.bytes"), work(topics, "user", tmp_path) as worker:
+        wait_for(lambda: worker.ended, "its end")

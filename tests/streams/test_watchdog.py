@@ -17,6 +17,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.now = self.turned_at = 100.0
+        self.excused = False
         self.at: dict[int, Progress] = {}
         self.ends: dict[int, int] = {}
 
@@ -55,13 +56,38 @@ def test_a_loop_that_turns_without_committing_what_waits_is_stalled(worker: Work
         dog.check()
 
 
-def test_progress_of_any_kind_is_progress(worker: Worker, dog: Watchdog) -> None:
-    """A backlog that shrinks slowly, or a fold that is not committed yet, is no stall."""
+def test_a_backlog_that_shrinks_slowly_is_no_stall(worker: Worker, dog: Watchdog) -> None:
+    """Each commit is progress, however few they are."""
     worker.ends = {0: 1000}
     for offset in range(20):
         worker.at = {0: Progress(offset // 2, offset)}
         dog.check()
-        worker.turn(50)
+        worker.turn(25)
+
+
+def test_a_batch_that_is_applied_and_refused_again_and_again_is_a_stall(worker: Worker, dog: Watchdog) -> None:
+    """Its transaction is aborted each time, and the loop turns all the while: only what is committed counts."""
+    worker.ends = {0: 1000}
+    with pytest.raises(Stalled, match="1,000 records wait"):
+        for turn in range(20):
+            worker.at = {0: Progress(0, 500 * (turn % 2))}
+            dog.check()
+            worker.turn(10)
+
+
+def test_a_restore_and_an_absent_broker_are_not_counted_and_not_forgiven(worker: Worker, dog: Watchdog) -> None:
+    """Both have bounds of their own; between two of them the time goes on where it stood."""
+    worker.at, worker.ends = {0: Progress(0, 0)}, {0: 10}
+    with pytest.raises(Stalled, match="nothing was committed for 65 s"):
+        for _ in range(13):
+            worker.excused = True
+            worker.turn(50)
+            dog.check()
+            worker.excused = False
+            worker.turn(5)
+            dog.check()
+        pytest.fail("13 times 5 s are more than 60")
+    assert worker.now == 100 + 13 * 55
 
 
 def test_an_idle_worker_never_stalls(worker: Worker, dog: Watchdog) -> None:
