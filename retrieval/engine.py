@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Bools, Floats, Ints
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
 from forebay.retrieval.halves import ItemHalves
 from forebay.retrieval.messages import (
@@ -26,15 +26,12 @@ from forebay.retrieval.messages import (
     State,
 )
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
-from forebay.segments.ids import hash_ids
 from forebay.segments.quantize import dequantize, quantize
 from forebay.segments.spec import SegmentSpec, Side, Use
+from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
-
-Floats = npt.NDArray[np.float32]
-Int64s = npt.NDArray[np.int64]
 
 # The index holds what was last written; an expired segment or a row that changed meanwhile moves scores near the edge.
 _SPARE = 32
@@ -86,10 +83,10 @@ class Engine:
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {"user": user_segments, "item": item_segments}
         self._tables: dict[Side, SegmentTable] = {"user": user, "item": item}
         for side, specs in self._specs.items():
-            slots = self._tables[side].codec.segments
-            if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in slots]:
+            kept = self._tables[side].codec.segments
+            if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in kept]:
                 raise GenerationMismatch(
-                    f"the {side} table has {[s.name for s in slots]}, the bundle {[s.name for s in specs]}",
+                    f"the {side} table has {[s.name for s in kept]}, the bundle {[s.name for s in specs]}",
                     where=f"generation {generation}",
                     do="Fill the tables from this generation's topics",
                 )
@@ -202,7 +199,7 @@ class Engine:
         fusion: Fusion,
         request: RankRequest | RetrieveRequest,
         names: Sequence[str],
-        rows: Int64s,
+        rows: Ints,
         user: Floats,
         query: Query,
         now: int,
@@ -229,7 +226,7 @@ class Engine:
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
         return hits, self._freshness_locked("item", chosen, now)
 
-    def _scores_locked(self, fusion: Fusion, rows: Int64s, query: Query, now: int) -> Floats:
+    def _scores_locked(self, fusion: Fusion, rows: Ints, query: Query, now: int) -> Floats:
         """Step 4: float32 [n], an expired or missing segment counting as its default vector."""
         if isinstance(fusion, InnerProduct):
             return self._folded_locked(fusion, rows, query[0], now)
@@ -243,7 +240,7 @@ class Engine:
                 halves[expired] = fusion.item_half(self._vectors_locked("item", rows[expired], now))
         return fusion.join(query, halves)
 
-    def _folded_locked(self, fusion: InnerProduct, rows: Int64s, query: Floats, now: int) -> Floats:
+    def _folded_locked(self, fusion: InnerProduct, rows: Ints, query: Floats, now: int) -> Floats:
         """One pass over the stored codes: nothing is gathered into memory first."""
         table, bounds = self.item, self.item.codec.bounds
         default = np.add.reduceat(query * self._defaults["item"], bounds[:-1])
@@ -253,12 +250,12 @@ class Engine:
         scores += fusion.bias
         return scores
 
-    def _oldest(self, side: Side, now: int) -> Int64s:
+    def _oldest(self, side: Side, now: int) -> Ints:
         """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at `now` 0."""
         expires = self._expires[side]
         return np.where(expires > 0, np.maximum(now - expires, 1), 1)
 
-    def _expired_locked(self, side: Side, rows: Int64s, now: int) -> npt.NDArray[np.bool_]:
+    def _expired_locked(self, side: Side, rows: Ints, now: int) -> Bools:
         """bool [n, segments]: not to be used any more, or never written."""
         return self._tables[side].as_of_locked(rows) < self._oldest(side, now)
 
@@ -267,14 +264,14 @@ class Engine:
         parts = np.split(vector, self._tables[side].codec.bounds[1:-1])
         return np.concatenate([dequantize(*quantize(part[None]))[0] for part in parts])
 
-    def _vectors_locked(self, side: Side, rows: Int64s, now: int) -> Floats:
+    def _vectors_locked(self, side: Side, rows: Ints, now: int) -> Floats:
         """The vectors to use of `rows`, float32 [n, dims]: default ones where a segment is expired or missing."""
         table, dims = self._tables[side], np.diff(self._tables[side].codec.bounds)
         vectors = table.vectors[rows].astype(np.float32) * np.repeat(table.scales[rows], dims, axis=1)
         gone = np.repeat(self._expired_locked(side, rows, now), dims, axis=1)
         return np.where(gone, self._defaults[side], vectors)
 
-    def _freshness_locked(self, side: Side, rows: Int64s, now: int) -> dict[str, SegmentFreshness]:
+    def _freshness_locked(self, side: Side, rows: Ints, now: int) -> dict[str, SegmentFreshness]:
         """For each segment the weakest link among `rows`: oldest times of the known ones, worst state of all."""
         oldest, events, unknown = self._tables[side].weakest_locked(rows).tolist()
         answer = {}
@@ -292,7 +289,7 @@ def _state(age_ms: int, spec: SegmentSpec) -> State:
     return "late" if spec.late_after_ms and age_ms > spec.late_after_ms else "fresh"
 
 
-def _hashes(ids: Sequence[str]) -> Int64s:
+def _hashes(ids: Sequence[str]) -> Ints:
     try:
         return hash_ids(ids)
     except UnicodeEncodeError:

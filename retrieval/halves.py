@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from forebay.segments.fusions.contract import Floats, Fusion
+from forebay.arrays import Floats, Ints
+from forebay.segments.fusions.contract import Fusion
 from forebay.store.table import SegmentTable
-
-Int64s = npt.NDArray[np.int64]
 
 
 class ItemHalves:
@@ -23,7 +21,7 @@ class ItemHalves:
         self._fusion, self._table = fusion, table
         self._allocate(table.capacity)
 
-    def gather_locked(self, rows: Int64s, vectors: Callable[[Int64s], Floats]) -> Floats:
+    def gather_locked(self, rows: Ints, vectors: Callable[[Ints], Floats]) -> Floats:
         """float32 [n, half_width] of `rows` int64 [n], each in the table. `vectors(rows)` gives item vectors [m, item_dim] of those
         that were written since their half was computed."""
         if len(self._versions) != self._table.capacity:

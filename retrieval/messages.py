@@ -6,11 +6,12 @@ and servers upgrade in any order.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
 
 import msgspec
+
+from forebay import clock
 
 State: TypeAlias = Literal["fresh", "late", "expired", "missing"]
 JSON, MSGPACK = "application/json", "application/msgpack"
@@ -62,7 +63,7 @@ class SegmentFreshness(msgspec.Struct, frozen=True, gc=False):
 
     def age_ms(self, now_ms: int | None = None) -> int | None:
         """Milliseconds from `as_of` to now by this machine's clock; None without an `as_of`."""
-        now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        now = clock.now_ms() if now_ms is None else now_ms
         return None if self.as_of is None else now - self.as_of
 
 

@@ -22,20 +22,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load as parse_tensors
 from safetensors.numpy import save as format_tensors
 
+from forebay import files
+from forebay.arrays import Array, Floats
 from forebay.errors import BundleError
-from forebay.segments.features import SegmentReader, Vocabulary
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.fusions.kinds import build
-from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, USES, SegmentSpec, Side, Spec, Use
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float32]
+from forebay.segments.spec import SIDES, USES, SegmentSpec, Side, Spec, Use, parse_spec
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import SegmentReader, Vocabulary
 
 MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 MAX_WEIGHTS_BYTES = 8 << 30
@@ -117,15 +115,14 @@ class Bundle:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as scratch:
             draft = Path(scratch) / "bundle"
             draft.mkdir()
-            _write(draft / WEIGHTS, self.weights)
-            _write(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
-            _sync_folder(draft)
+            files.write(draft / WEIGHTS, self.weights)
+            files.write(draft / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False).encode())
             try:
                 os.rename(draft, target)
             except OSError:
                 if not target.exists():  # else another process has written the same bytes meanwhile
                     raise
-        _sync_folder(folder)
+        files.sync_folder(folder)
         return target
 
     @classmethod
@@ -164,7 +161,7 @@ class Bundle:
         for name, tensor in tensors.items():
             if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
                 raise BundleError(f"tensor {name} is not finite", where=str(folder / WEIGHTS), do=remedy)
-        bundle = cls(Spec.parse(manifest["spec"]), tensors, record)
+        bundle = cls(parse_spec(manifest["spec"]), tensors, record)
         bundle.__dict__["weights"] = weights
         return bundle
 
@@ -178,18 +175,3 @@ def _hash(canonical: str, weights: bytes) -> str:
 
 def _record_hash(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -14,12 +14,13 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from forebay.segments.expression import Condition
-from forebay.segments.features import SegmentReader, Vocabulary
-from forebay.segments.layout import Layout
-from forebay.segments.spec import DAY_MS, SIDES, FeatureSpec, SegmentSpec, Spec
-from forebay.segments.truth import by_action, possible
-from forebay.segments.words import duration, in_words
+from forebay.clock import DAY_MS
+from forebay.segments.spec import SIDES, FeatureSpec, SegmentSpec, Spec
+from forebay.segments.spec.expression import Condition
+from forebay.segments.spec.truth import by_action, possible
+from forebay.segments.spec.words import duration, in_words
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import SegmentReader, Vocabulary
 
 Level: TypeAlias = Literal["error", "warning"]
 
@@ -27,7 +28,7 @@ ROW_BYTES = 16_384  # rows of this size make a million entities 16 GB, and each 
 ALWAYS = 32  # dimensions that are never too many: all segments of a weighted sum have those of the widest
 WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its inputs, a deep one hardly this many
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
-# way through the log (tests/streams/test_host.py holds it against the worker's own defaults).
+# way through the log (tests/streams/worker/test_host.py holds it against the worker's own defaults).
 SHOWN_AGE_MS = 5_000
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from forebay.arrays import Array, Int8s, Ints
 from forebay.errors import GenerationMismatch, StoreCorrupt
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import Side
@@ -53,11 +53,11 @@ class RowCodec:
 
     @cached_property
     def dtype(self) -> np.dtype[np.void]:
-        slots = [(s.name, _slot(s.dim)) for s in self.segments]
-        return np.dtype([("version", "u1"), ("count", "u1"), ("id_bytes", "<u2"), ("segments", np.dtype(slots))])
+        fields = [(s.name, _field(s.dim)) for s in self.segments]
+        return np.dtype([("version", "u1"), ("count", "u1"), ("id_bytes", "<u2"), ("segments", np.dtype(fields))])
 
     @cached_property
-    def bounds(self) -> npt.NDArray[np.int64]:
+    def bounds(self) -> Ints:
         """int64 [segments + 1]: segment s has the dimensions bounds[s] to bounds[s + 1] of a concatenated vector."""
         return np.cumsum([0, *(s.dim for s in self.segments)], dtype=np.int64)
 
@@ -71,16 +71,16 @@ class RowCodec:
         rows = np.zeros(n, self.dtype)
         rows["version"] = VERSION
         rows["count"] = len(self.segments)
-        for slot in self.segments:
-            rows["segments"][slot.name]["encoder"] = slot.encoder
+        for segment in self.segments:
+            rows["segments"][segment.name]["encoder"] = segment.encoder
         return rows
 
-    def column(self, rows: Rows, field: str) -> npt.NDArray[Any]:
+    def column(self, rows: Rows, field: str) -> Array:
         """A copy of one scalar field of all segments: [n, segments]."""
         segments = rows["segments"]
         return np.stack([segments[s.name][field] for s in self.segments], axis=1)
 
-    def vectors(self, rows: Rows) -> npt.NDArray[np.int8]:
+    def vectors(self, rows: Rows) -> Int8s:
         """A copy of all codes, concatenated in segment order: int8 [n, dim]."""
         segments = rows["segments"]
         return np.concatenate([segments[s.name]["vector"] for s in self.segments], axis=1)
@@ -104,9 +104,9 @@ class RowCodec:
         rows = np.frombuffer(bytearray().join([value[:size] for value in values]), self.dtype)
         lengths = np.fromiter(map(len, values), np.int64, len(values)) - size
         good = (rows["version"] == VERSION) & (rows["count"] == len(self.segments)) & (rows["id_bytes"] == lengths)
-        for slot in self.segments:
-            column = rows["segments"][slot.name]
-            good &= (column["encoder"] == np.uint64(slot.encoder)) & np.isfinite(column["scale"])
+        for segment in self.segments:
+            column = rows["segments"][segment.name]
+            good &= (column["encoder"] == np.uint64(segment.encoder)) & np.isfinite(column["scale"])
         if not good.all():
             self._explain(values[int(np.argmin(good))])
         try:
@@ -130,15 +130,15 @@ class RowCodec:
                 do="Point this reader at its own generation's topic and store",
             )
         offset = 4
-        for slot in self.segments:
+        for segment in self.segments:
             encoder = int.from_bytes(value[offset : offset + 8], "little")
-            if len(value) >= offset + 8 and encoder != slot.encoder:
+            if len(value) >= offset + 8 and encoder != segment.encoder:
                 raise GenerationMismatch(
-                    f"encoder {encoder:016x} where the generation has {slot.encoder:016x}",
-                    where=f"segment {self.side}.{slot.name}",
+                    f"encoder {encoder:016x} where the generation has {segment.encoder:016x}",
+                    where=f"segment {self.side}.{segment.name}",
                     do="Point this reader at its own generation's topic and store",
                 )
-            offset += _slot(slot.dim).itemsize
+            offset += _field(segment.dim).itemsize
         raise StoreCorrupt(f"a record of {len(value)} bytes is cut short or damaged", where=where)
 
 
@@ -159,6 +159,6 @@ def unpack_heartbeat(value: bytes) -> int:
     return int(np.frombuffer(value, _HEARTBEAT)["as_of"][0])
 
 
-def _slot(dim: int) -> np.dtype[np.void]:
+def _field(dim: int) -> np.dtype[np.void]:
     fields = [("encoder", "<u8"), ("as_of", "<i8"), ("last_event", "<i8"), ("scale", "<f4"), ("flags", "<u4")]
     return np.dtype([*fields, ("vector", "i1", (dim,))])

@@ -9,14 +9,14 @@ older version is the inner object alone, and is read without a check.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
-import time
 from importlib import metadata
 from pathlib import Path
 
 import msgspec
 
+from forebay import files
+from forebay.clock import now_ms
 from forebay.errors import GenerationMismatch, GenerationUnavailable, StoreCorrupt
 
 MANIFEST = "manifest.json"
@@ -53,24 +53,14 @@ class Generation(msgspec.Struct, frozen=True):
         device: str = "cpu",
     ) -> Generation:
         """A generation made here and now."""
-        return cls(name, bundle_hash, partitions, cut, numeric_platform(device), time.time_ns() // 1_000_000)
+        return cls(name, bundle_hash, partitions, cut, numeric_platform(device), now_ms())
 
     def save(self, directory: Path) -> None:
         """Write the manifest into `directory`. After a crash there is the old one or the new one, never a half."""
         directory.mkdir(parents=True, exist_ok=True)
-        target, beside = directory / MANIFEST, directory / f".{MANIFEST}.{os.getpid()}"
         inner = msgspec.json.format(msgspec.json.encode(self), indent=2)
         sealed = _Sealed(hashlib.sha256(inner).hexdigest(), msgspec.Raw(inner))
-        with beside.open("wb") as file:
-            file.write(msgspec.json.encode(sealed) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
-        folder = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        files.write(directory / MANIFEST, msgspec.json.encode(sealed) + b"\n")
 
     @classmethod
     def load(cls, directory: Path, *, name: str | None = None, bundle_hash: str | None = None) -> Generation:

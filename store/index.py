@@ -11,10 +11,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+from forebay.arrays import Floats, Ints
 
 # FAISS's type information knows the C++ signatures only, not those of its Python wrappers.
 _SearchParameters: Any = faiss.SearchParameters
@@ -38,7 +36,7 @@ class ItemIndex:
         """Rows that a search can return."""
         return self._count
 
-    def upsert(self, rows: Int64s, vectors: Floats) -> None:
+    def upsert(self, rows: Ints, vectors: Floats) -> None:
         """Set `vectors` float32 [n, dim] of `rows` int64 [n], in place or beyond the end. The last of a repeated row wins.
 
         Raises ValueError, before anything is changed, for a wrong shape, a negative row, or a number that is not finite:
@@ -62,7 +60,7 @@ class ItemIndex:
             self._storage()[rows] = vectors
             self._mark(rows, True)
 
-    def remove(self, rows: Int64s) -> None:
+    def remove(self, rows: Ints) -> None:
         """Forget `rows`: their numbers become zeros, and no search returns them until they are set again."""
         with self._lock:
             rows = rows[(rows >= 0) & (rows < self._index.ntotal)]
@@ -70,7 +68,7 @@ class ItemIndex:
                 self._storage()[rows] = 0
                 self._mark(rows, False)
 
-    def search(self, query: Floats, k: int, deny_rows: Int64s | None = None) -> tuple[Int64s, Floats]:
+    def search(self, query: Floats, k: int, deny_rows: Ints | None = None) -> tuple[Ints, Floats]:
         """The `k` rows with the highest inner product with `query` float32 [dim], best first, and the products.
 
         Exact. Fewer than `k` when fewer are left after `deny_rows` (unknown rows among them do no harm). Raises
@@ -99,7 +97,7 @@ class ItemIndex:
         view: Floats = faiss.rev_swig_ptr(self._index.get_xb(), total * self.dim).reshape(total, self.dim)
         return view
 
-    def _mark(self, rows: Int64s, alive: bool) -> None:
+    def _mark(self, rows: Ints, alive: bool) -> None:
         rows = np.unique(rows)
         bits = (1 << (rows & 7)).astype(np.uint8)
         were = (self._alive[rows >> 3] & bits) != 0

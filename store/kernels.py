@@ -3,8 +3,8 @@
 At top level and with `cache=True`: kernels made in a factory are compiled again at every start. Dtypes are fixed at the
 boundary by their callers, for each new one compiles again. All of them release the GIL.
 
-Open addressing: a slot holds a row number, FREE or DEAD (deleted; probing goes on behind it). Linear probing from the
-low bits of the hash, which xxh3 mixes well; at most half of the slots are in use, the dead ones included.
+Open addressing: a cell holds a row number, FREE or DEAD (deleted; probing goes on behind it). Linear probing from the
+low bits of the hash, which xxh3 mixes well; at most half of the cells are in use, the dead ones included.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from numba import njit
+
+from forebay.arrays import Bools, Floats, Int8s, Ints
 
 FREE, DEAD = np.int32(-1), np.int32(-2)
 
@@ -27,16 +29,14 @@ def _kernel(function: F) -> F:
 
 
 @_kernel
-def find_rows(
-    slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], rows: Any
-) -> None:
+def find_rows(cells: npt.NDArray[np.int32], hashes: Ints, wanted: Ints, rows: Any) -> None:
     """Write the row of each wanted hash to `rows` (int64 [n]), -1 where there is none."""
-    mask = len(slots) - 1
+    mask = len(cells) - 1
     for i in range(len(wanted)):
         at = wanted[i] & mask
         found = np.int64(-1)
-        while slots[at] != -1:
-            row = slots[at]
+        while cells[at] != -1:
+            row = cells[at]
             if row >= 0 and hashes[row] == wanted[i]:
                 found = np.int64(row)
                 break
@@ -46,24 +46,24 @@ def find_rows(
 
 @_kernel
 def claim_rows(
-    slots: npt.NDArray[np.int32],
-    hashes: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    free: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-    fresh: npt.NDArray[np.bool_],
+    cells: npt.NDArray[np.int32],
+    hashes: Ints,
+    wanted: Ints,
+    free: Ints,
+    rows: Ints,
+    fresh: Bools,
 ) -> int:
     """Find or insert each wanted hash. New ones take rows off the end of `free`; returns how many were taken.
 
-    The caller has made room: free slots and free rows for all of `wanted`. A hash that comes twice gets one row.
+    The caller has made room: free cells and free rows for all of `wanted`. A hash that comes twice gets one row.
     """
-    mask = len(slots) - 1
+    mask = len(cells) - 1
     taken = 0
     for i in range(len(wanted)):
         at = wanted[i] & mask
         fresh[i] = True
-        while slots[at] != -1:  # dead slots are not reused: they go when the table is rebuilt
-            row = slots[at]
+        while cells[at] != -1:  # dead cells are not reused: they go when the table is rebuilt
+            row = cells[at]
             if row >= 0 and hashes[row] == wanted[i]:
                 rows[i] = row
                 fresh[i] = False
@@ -73,42 +73,42 @@ def claim_rows(
             taken += 1
             row = free[len(free) - taken]
             hashes[row] = wanted[i]
-            slots[at] = row
+            cells[at] = row
             rows[i] = row
     return taken
 
 
 @_kernel
-def release_rows(slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
-    """Mark the slots of `rows` (all present) as dead."""
-    mask = len(slots) - 1
+def release_rows(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
+    """Mark the cells of `rows` (all present) as dead."""
+    mask = len(cells) - 1
     for i in range(len(rows)):
         at = hashes[rows[i]] & mask
-        while slots[at] != rows[i]:
+        while cells[at] != rows[i]:
             at = (at + 1) & mask
-        slots[at] = -2
+        cells[at] = -2
 
 
 @_kernel
-def fill_slots(slots: npt.NDArray[np.int32], hashes: npt.NDArray[np.int64], rows: npt.NDArray[np.int64]) -> None:
-    """Insert `rows`, whose hashes differ, into slots that are all free."""
-    mask = len(slots) - 1
+def fill_cells(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
+    """Insert `rows`, whose hashes differ, into cells that are all free."""
+    mask = len(cells) - 1
     for i in range(len(rows)):
         at = hashes[rows[i]] & mask
-        while slots[at] != -1:
+        while cells[at] != -1:
             at = (at + 1) & mask
-        slots[at] = rows[i]
+        cells[at] = rows[i]
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
 def gather_dot_i8(
-    vectors: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    query: npt.NDArray[np.float32],
-    bounds: npt.NDArray[np.int64],
-    default: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float32]:
+    vectors: Int8s,
+    scales: Floats,
+    rows: Ints,
+    query: Floats,
+    bounds: Ints,
+    default: Floats,
+) -> Floats:
     """Scores float32 [n]: for each row the sum over segments of scale · <codes, query>, in one pass and without a copy.
 
     `vectors` int8 [capacity, dim], `scales` float32 [capacity, segments], `query` float32 [dim], `bounds` int64
@@ -139,15 +139,15 @@ def gather_dot_i8(
 
 @_kernel
 def replace_expired(
-    scores: npt.NDArray[np.float32],
-    vectors: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    query: npt.NDArray[np.float32],
-    bounds: npt.NDArray[np.int64],
-    default: npt.NDArray[np.float32],
-    as_of: npt.NDArray[np.int64],
-    oldest: npt.NDArray[np.int64],
+    scores: Floats,
+    vectors: Int8s,
+    scales: Floats,
+    rows: Ints,
+    query: Floats,
+    bounds: Ints,
+    default: Floats,
+    as_of: Ints,
+    oldest: Ints,
 ) -> None:
     """Score again, in place, each row with a segment whose `as_of` int64 [n, segments] is before `oldest` [segments].
 
@@ -177,12 +177,12 @@ def replace_expired(
 
 @_kernel
 def carried_as_of(
-    as_of: npt.NDArray[np.int64],
+    as_of: Ints,
     flags: npt.NDArray[np.uint32],
     partitions: npt.NDArray[np.int32],
-    watermarks: npt.NDArray[np.int64],
-    rows: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+    watermarks: Ints,
+    rows: Ints,
+) -> Ints:
     """int64 [n, segments]: each row's as_of, carried on by its partition's watermark unless HELD (bit 0); 0 for row -1."""
     segments = as_of.shape[1]
     times = np.zeros((len(rows), segments), np.int64)
@@ -201,12 +201,12 @@ def carried_as_of(
 
 @_kernel
 def weakest_times(
-    as_of: npt.NDArray[np.int64],
-    last_event: npt.NDArray[np.int64],
+    as_of: Ints,
+    last_event: Ints,
     flags: npt.NDArray[np.uint32],
-    rows: npt.NDArray[np.int64],
-    carried: npt.NDArray[np.int64],
-) -> npt.NDArray[np.int64]:
+    rows: Ints,
+    carried: Ints,
+) -> Ints:
     """int64 [3, segments] over `rows`: oldest as_of (`carried`, from `carried_as_of`) and oldest last_event of the rows
     that have one (0 if none has), and how many rows know nothing: row -1, as_of 0, or DEFAULT (bit 1)."""
     segments = as_of.shape[1]
@@ -228,7 +228,7 @@ def weakest_times(
 
 
 @_kernel
-def top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
+def top_k(scores: Floats, k: int) -> Ints:
     """Places of the `k` highest scores, best first; equal scores in order of place. NaN counts as lowest.
 
     A heap of k places with the worst on top: a later place with an equal score never displaces an earlier one.
@@ -265,7 +265,7 @@ def top_k(scores: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
 
 
 @_kernel
-def _sift(keys: npt.NDArray[np.float32], heap: npt.NDArray[np.int64], size: int, score: Any, place: Any) -> None:
+def _sift(keys: Floats, heap: Ints, size: int, score: Any, place: Any) -> None:
     """Put (score, place) in the top's stead and restore the heap of `size`."""
     at = 0
     while True:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from forebay.arrays import Array, Ints
 from forebay.errors import HashCollision
-from forebay.segments.ids import hash_ids
+from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
 from forebay.store.codec import RowCodec, Rows
-
-Int64s = npt.NDArray[np.int64]
 
 
 class SegmentTable:
@@ -36,9 +34,9 @@ class SegmentTable:
         self.ids: list[str] = [""]  # by row; "" for a row that is free, and one "" more at the end
         self.watermarks = np.zeros(partitions, np.int64)  # ms, by source partition
         self._allocate(max(16, capacity))
-        self._slots = np.full(_slots_for(len(self.hashes)), kernels.FREE, np.int32)
+        self._cells = np.full(_cells_for(len(self.hashes)), kernels.FREE, np.int32)
         self._free = np.arange(len(self.hashes) - 1, -1, -1, dtype=np.int64)  # taken from the end: row 0 first
-        self._used_slots = 0  # live and dead
+        self._used_cells = 0  # live and dead
         self._writes = 0
 
     def __len__(self) -> int:
@@ -50,7 +48,7 @@ class SegmentTable:
         """Rows allocated; every row number is below it."""
         return len(self.hashes)
 
-    def upsert(self, ids: Sequence[str], rows: Rows, partitions: npt.NDArray[np.int32] | Sequence[int]) -> Int64s:
+    def upsert(self, ids: Sequence[str], rows: Rows, partitions: npt.NDArray[np.int32] | Sequence[int]) -> Ints:
         """Write `rows` of `ids` and their source partitions; returns their row numbers, int64 [n].
 
         An id that comes twice ends with its last row. Raises HashCollision after all the other rows have been written:
@@ -82,7 +80,7 @@ class SegmentTable:
         with self.lock:
             return self._colliding_locked(ids, wanted)
 
-    def delete(self, ids: Sequence[str]) -> Int64s:
+    def delete(self, ids: Sequence[str]) -> Ints:
         """Remove `ids` and overwrite their rows with zeros; returns the rows that are free now, -1 for unknown ids.
 
         A freed row may be given to another id by the next upsert: remove it from an index before that.
@@ -90,7 +88,7 @@ class SegmentTable:
         with self.lock:
             rows = self._find_locked(ids, hash_ids(ids))
             gone = np.unique(rows[rows >= 0])
-            kernels.release_rows(self._slots, self.hashes, gone)
+            kernels.release_rows(self._cells, self.hashes, gone)
             for array in self._arrays():
                 array[gone] = 0
             self._stamp(gone)
@@ -99,24 +97,24 @@ class SegmentTable:
             self._free = np.concatenate([self._free, gone[::-1]])
         return rows
 
-    def find(self, ids: Sequence[str]) -> Int64s:
+    def find(self, ids: Sequence[str]) -> Ints:
         """Row numbers of `ids`, -1 where there is none. Valid only until the next write: see `find_locked`."""
         wanted = hash_ids(ids)
         with self.lock:
             return self._find_locked(ids, wanted)
 
-    def find_locked(self, ids: Sequence[str], hashes: Int64s) -> Int64s:
+    def find_locked(self, ids: Sequence[str], hashes: Ints) -> Ints:
         """As `find`, with `hash_ids(ids)` taken before; the caller holds `lock` until it has gathered."""
         return self._find_locked(ids, hashes)
 
-    def probe_locked(self, hashes: Int64s) -> Int64s:
+    def probe_locked(self, hashes: Ints) -> Ints:
         """Row numbers by hash alone, -1 where there is none: an unknown id whose hash is another's gets that one's row.
 
         The caller compares `ids` for what it lets out. For a thousand rows in many that saves half of the time of a
         `find`: comparing reads a thousand strings from all over memory.
         """
         rows = np.empty(len(hashes), np.int64)
-        kernels.find_rows(self._slots, self.hashes, hashes, rows)
+        kernels.find_rows(self._cells, self.hashes, hashes, rows)
         return rows
 
     def advance(self, partition: int, as_of_ms: int) -> None:
@@ -124,11 +122,11 @@ class SegmentTable:
         with self.lock:
             self.watermarks[partition] = max(int(self.watermarks[partition]), as_of_ms)
 
-    def as_of_locked(self, rows: Int64s) -> Int64s:
+    def as_of_locked(self, rows: Ints) -> Ints:
         """int64 [n, segments] ms: `as_of` carried on by the partition's watermark unless HELD; 0 for row -1."""
         return kernels.carried_as_of(self.as_of, self.flags, self.partitions, self.watermarks, rows)
 
-    def weakest_locked(self, rows: Int64s) -> Int64s:
+    def weakest_locked(self, rows: Ints) -> Ints:
         """int64 [3, segments]: oldest `as_of`, oldest `last_event` (0: none), and how many of `rows` know nothing."""
         return kernels.weakest_times(self.as_of, self.last_event, self.flags, rows, self.as_of_locked(rows))
 
@@ -137,7 +135,7 @@ class SegmentTable:
         twin = SegmentTable(self.codec, 16, partitions=1)
         twin.upsert(["a", "b"], self.codec.empty(2), [0, 0])
         twin.delete(["a"])
-        twin._rebuild_slots(32)
+        twin._rebuild_cells(32)
         with twin.lock:
             rows = twin.find_locked(["b"], hash_ids(["b"]))
             times = twin.as_of_locked(rows)
@@ -149,7 +147,7 @@ class SegmentTable:
         kernels.replace_expired(scores, *arrays, times, np.ones(len(default), np.int64))
         kernels.top_k(scores, 1)
 
-    def _find_locked(self, ids: Sequence[str], wanted: Int64s) -> Int64s:
+    def _find_locked(self, ids: Sequence[str], wanted: Ints) -> Ints:
         rows = self.probe_locked(wanted)
         # A hash is not an id: an unknown id that shares one must not be answered with another entity's vector.
         # Row -1 reads the empty name at the end of the list, so that the usual case is one comparison of lists.
@@ -160,7 +158,7 @@ class SegmentTable:
                     rows[i] = -1
         return rows
 
-    def _colliding_locked(self, ids: Sequence[str], wanted: Int64s) -> set[str]:
+    def _colliding_locked(self, ids: Sequence[str], wanted: Ints) -> set[str]:
         rows = self.probe_locked(wanted)
         refused, first = set(), dict[int, str]()
         for entity, key, row in zip(ids, wanted.tolist(), rows.tolist(), strict=True):
@@ -168,13 +166,13 @@ class SegmentTable:
                 refused.add(entity)
         return refused
 
-    def _upsert_locked(self, ids: Sequence[str], wanted: Int64s, rows: Rows, sources: npt.NDArray[np.int32]) -> Int64s:
+    def _upsert_locked(self, ids: Sequence[str], wanted: Ints, rows: Rows, sources: npt.NDArray[np.int32]) -> Ints:
         self._make_room(len(ids))
         places = np.empty(len(ids), np.int64)
         fresh = np.empty(len(ids), np.bool_)
-        taken = kernels.claim_rows(self._slots, self.hashes, wanted, self._free, places, fresh)
+        taken = kernels.claim_rows(self._cells, self.hashes, wanted, self._free, places, fresh)
         self._free = self._free[: len(self._free) - taken]
-        self._used_slots += taken
+        self._used_cells += taken
         for i in np.flatnonzero(fresh).tolist():
             self.ids[places[i]] = ids[i]
         vectors, scales, as_of = (
@@ -192,7 +190,7 @@ class SegmentTable:
         self._stamp(places[other | fresh])
         return places
 
-    def _stamp(self, places: Int64s) -> None:
+    def _stamp(self, places: Ints) -> None:
         self._writes += 1
         self.versions[places] = self._writes
 
@@ -206,18 +204,18 @@ class SegmentTable:
             for before, after in zip(kept, self._arrays(), strict=True):
                 after[:used] = before
             self._free = np.concatenate([np.arange(target - 1, used - 1, -1, dtype=np.int64), self._free])
-        if (self._used_slots + n) * 2 > len(self._slots):
-            self._rebuild_slots(_slots_for(max(self.capacity, len(self) + n)))
+        if (self._used_cells + n) * 2 > len(self._cells):
+            self._rebuild_cells(_cells_for(max(self.capacity, len(self) + n)))
 
-    def _rebuild_slots(self, size: int) -> None:
+    def _rebuild_cells(self, size: int) -> None:
         """Without the dead ones, which are what fills a table that is much deleted from."""
         live = np.ones(self.capacity, np.bool_)
         live[self._free] = False
-        self._slots = np.full(size, kernels.FREE, np.int32)
-        kernels.fill_slots(self._slots, self.hashes, np.flatnonzero(live))
-        self._used_slots = len(self)
+        self._cells = np.full(size, kernels.FREE, np.int32)
+        kernels.fill_cells(self._cells, self.hashes, np.flatnonzero(live))
+        self._used_cells = len(self)
 
-    def _arrays(self) -> tuple[npt.NDArray[Any], ...]:
+    def _arrays(self) -> tuple[Array, ...]:
         times = (self.as_of, self.last_event)
         return self.vectors, self.scales, *times, self.flags, self.partitions, self.hashes, self.versions
 
@@ -236,5 +234,5 @@ class SegmentTable:
         self.ids.extend([""] * (capacity + 1 - len(self.ids)))
 
 
-def _slots_for(rows: int) -> int:
+def _cells_for(rows: int) -> int:
     return 1 << max(5, (4 * rows - 1).bit_length())

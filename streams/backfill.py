@@ -12,6 +12,7 @@ from pathlib import Path
 
 from confluent_kafka import Consumer
 
+from forebay.clock import HOUR_MS
 from forebay.errors import GenerationError, UsageError
 from forebay.events import Behaviour, Event, ItemUpdate, Tick, UserProfile, encode, entity_of
 from forebay.segments.bundle import Bundle
@@ -19,13 +20,12 @@ from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import MANIFEST, Generation
 from forebay.streams.offsets import bounds
-from forebay.streams.processor import Outcome, PartitionBatch, Processor
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe
-from forebay.streams.transactions import TICK_KEY, TransactionLog
+from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
 
 BATCH = 4096
-HOUR_MS = 3_600_000
 Progress = Callable[[int, int], None]
 
 

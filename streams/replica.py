@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
+from forebay.arrays import Floats
 from forebay.errors import LogGap
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, RowCodec, Rows, unpack_heartbeat
@@ -188,7 +188,7 @@ class Replica:
                 self._index.remove(freed[freed >= 0])
 
 
-def served_vectors(codec: RowCodec, rows: Rows) -> npt.NDArray[np.float32]:
+def served_vectors(codec: RowCodec, rows: Rows) -> Floats:
     """float32 [n, dim of all segments] of stored rows: what the index searches."""
     segments = rows["segments"]
     parts = [segments[s.name]["vector"] * segments[s.name]["scale"][:, None] for s in codec.segments]

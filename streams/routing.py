@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-Ints = npt.NDArray[np.int64]
+from forebay.arrays import Ints
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> Ints:

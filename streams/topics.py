@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from forebay.clock import DAY_MS
 from forebay.errors import BrokerError, TopicMismatch, TopicMissing, UsageError
 from forebay.streams.connection import connected
 
 SIDES = ("user", "item")
-DAY_MS = 86_400_000
 RETENTION_DAYS = 7.0
 DEAD_LETTER_DAYS = 14.0
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")

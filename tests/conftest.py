@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pytest
 
+from forebay.clock import HOUR_MS
 from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile, encode, entity_of
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics
 
 if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.segments.bundle import Bundle
     from forebay.segments.history import History
     from forebay.store.codec import RowCodec
-    from forebay.streams.host import Host
+    from forebay.streams.worker.host import Host
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
 _number = itertools.count(1)
@@ -47,7 +48,6 @@ def topics() -> Topics:
 # -- a small model, its events, and workers over them: for streams, faults and integration
 
 NOW = 1_790_000_000_000
-HOUR_MS = 3_600_000
 SMALL_SPEC: dict[str, Any] = {
     "events": {"actions": ["rate", "view"], "late_after": "24h"},
     "label": {"positive": "value >= 4"},
@@ -136,10 +136,10 @@ def arrivals() -> Callable[..., list[Event]]:
 @pytest.fixture(scope="session")
 def bundle(make_history: Callable[..., History]) -> Bundle:
     """SMALL_SPEC after one epoch over a small history: weights like any, and no quality."""
-    from forebay.segments.spec import Spec
+    from forebay.segments.spec import parse_spec
     from forebay.segments.training import TrainingOptions, train
 
-    return train(Spec.parse(SMALL_SPEC), make_history(600), TrainingOptions(epochs=1, seed=1))
+    return train(parse_spec(SMALL_SPEC), make_history(600), TrainingOptions(epochs=1, seed=1))
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,7 @@ def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
     """All that partition stores hold, closed ones (by folder and side): entity -> (state, vectors without their as_of)."""
     from forebay.segments.spec import Side
     from forebay.store.codec import codec_of
-    from forebay.store.partition import PartitionStore
+    from forebay.store.partitionstore import PartitionStore
 
     def read(bundle: Bundle, folder: Path, side: Side) -> dict[str, tuple[bytes, bytes]]:
         found: dict[str, tuple[bytes, bytes]] = {}
@@ -316,8 +316,8 @@ class Work:
 def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
     """`with work(topics, side, folder, generation="g1", partitions=2, options=…)`: one side's worker, running."""
     from forebay.segments.spec import Side
-    from forebay.streams.host import Host, HostOptions
-    from forebay.streams.processor import Processor
+    from forebay.streams.worker.host import Host, HostOptions
+    from forebay.streams.worker.processor import Processor
 
     def start(
         topics: Topics,

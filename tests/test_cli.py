@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebay.segments.spec import Spec
+from forebay.segments.spec import load_spec
 from forebay.segments.training import untrained
 
 SOURCE = str(Path(__file__).parents[1] / "src")
@@ -69,7 +69,7 @@ def test_a_mistake_is_answered_in_two_lines(words: list[str], code: int, what: s
 
 def test_a_damaged_bundle_is_refused_by_name(tmp_path: Path) -> None:
     """One flipped bit of the weights ends the command before anything is started."""
-    folder = untrained(Spec.load(SPEC), np.arange(10)).save(tmp_path)
+    folder = untrained(load_spec(SPEC), np.arange(10)).save(tmp_path)
     weights = bytearray((folder / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
     (folder / "weights.safetensors").write_bytes(weights)

@@ -16,7 +16,7 @@ from rich.cells import cell_len
 
 from forebay.cli import console, demo_story, lookup
 from forebay.retrieval.messages import EntityResponse, Hit, RankResponse, SegmentEntry, SegmentFreshness
-from forebay.segments.spec import Spec
+from forebay.segments.spec import load_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = ROOT / "segments" / "movielens.toml"
@@ -120,7 +120,7 @@ def _at_a_terminal(*words: str, folder: Path) -> str:
 def test_a_spec_is_shown_with_whole_names(tmp_path: Path) -> None:
     """Segments, encoders and features of `spec check`; no line is wider than the terminal."""
     said = _at_a_terminal("spec", "check", str(SPEC), folder=tmp_path)
-    for segment in Spec.load(SPEC).segments:
+    for segment in load_spec(SPEC).segments:
         assert segment.title in said and segment.encoder.kind in said
     table = said.partition("state of one entity")[0]
     assert "…" not in table and max(map(cell_len, table.splitlines())) <= WIDTH

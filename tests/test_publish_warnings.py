@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, encode
-from forebay.segments.spec import Spec
+from forebay.segments.spec import load_spec
 from forebay.segments.training import untrained
 from forebay.store.generation import Generation
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 
 SOURCE = str(Path(__file__).parents[1] / "src")
@@ -86,7 +86,7 @@ def test_a_file_of_old_events_is_warned_of_before_anything_is_sent(publish: Publ
 
 def test_the_bound_is_that_of_the_generations_bundle(publish: Publish, tmp_path: Path) -> None:
     """MovieLens' spec takes what is 30 days old: ten days are fine for it, and too late for the default."""
-    bundle = untrained(Spec.load(SPEC), np.arange(10))
+    bundle = untrained(load_spec(SPEC), np.arange(10))
     bundle.save(tmp_path / "data" / "bundles")
     Generation.new("g7", bundle.hash, {"user": 1, "item": 1}, {}).save(tmp_path / "data" / "generations" / "g7")
     place = {"FOREBAY_DATA_DIR": "data", "FOREBAY_GENERATION": "g7"}

@@ -8,9 +8,9 @@ from forebay.segments.encoders.canonical import CANONICAL, encode, tensors
 from forebay.segments.encoders.contract import Aligned, SegmentEncoder
 from forebay.segments.encoders.lists import AttentionPool, Bag, Gru
 from forebay.segments.encoders.mlp import Mlp
-from forebay.segments.features import SegmentReader
 from forebay.segments.plugin import own_class
 from forebay.segments.spec import SegmentSpec
+from forebay.segments.state.readout import SegmentReader
 
 __all__ = ["CANONICAL", "ENCODERS", "Aligned", "SegmentEncoder", "build", "encode", "tensors"]
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from forebay.segments.encoders.bounds import Bounds
 from forebay.segments.encoders.contract import SegmentEncoder
-from forebay.segments.features import Inputs, SegmentReader
-from forebay.segments.kept import Kept
 from forebay.segments.spec import SegmentSpec
+from forebay.segments.state.kept import Kept
+from forebay.segments.state.readout import Inputs, SegmentReader
 
 
 class Affinity(SegmentEncoder):

@@ -19,10 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from forebay.arrays import Floats
 from forebay.segments.encoders.contract import SegmentEncoder
-from forebay.segments.features import Inputs
-
-Floats = npt.NDArray[np.float32]
+from forebay.segments.state.readout import Inputs
 
 CANONICAL = 128  # at 64 per-call overhead shows, at 256 a single dirty user pays for 255 empty rows
 

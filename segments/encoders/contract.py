@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from forebay.segments.encoders.bounds import Bounds
-from forebay.segments.features import Inputs, SegmentReader
-from forebay.segments.kept import CHUNK, Kept
 from forebay.segments.spec import SegmentSpec
+from forebay.segments.state.kept import CHUNK, Kept
+from forebay.segments.state.readout import Inputs, SegmentReader
 
 
 class Aligned(nn.Linear):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from forebay.segments.encoders.contract import Aligned, SegmentEncoder
-from forebay.segments.features import SegmentReader
 from forebay.segments.spec import SegmentSpec
+from forebay.segments.state.readout import SegmentReader
 
 
 class AttentionPool(SegmentEncoder):

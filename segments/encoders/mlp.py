@@ -7,8 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from forebay.segments.encoders.contract import Aligned, SegmentEncoder
-from forebay.segments.features import SegmentReader
 from forebay.segments.spec import SegmentSpec
+from forebay.segments.state.readout import SegmentReader
 
 
 class Mlp(SegmentEncoder):

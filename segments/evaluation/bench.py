@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from forebay.arrays import Floats
 from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import Fusion, InnerProduct
-from forebay.segments.kept import Kept
+from forebay.segments.state.kept import Kept
 from forebay.segments.training.early import Early
-
-Floats = npt.NDArray[np.float32]
 
 CANDIDATES = 1000
 

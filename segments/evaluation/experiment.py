@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from forebay.segments.ids import hash_ids
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.floating]
+from forebay.arrays import Bools, Ints, Reals
+from forebay.segments.state.ids import hash_ids
 
 _UNIT = 1 << 32
 
@@ -36,7 +32,7 @@ class Comparison:
     p: float
 
 
-def compare(outcomes: Floats, arm_b: Bools) -> Comparison:
+def compare(outcomes: Reals, arm_b: Bools) -> Comparison:
     """Welch's test over users, float [n] one number for each: impressions of one user are not independent, users are.
 
     The normal distribution stands in for Student's: with fewer than 30 users in an arm nothing should be concluded anyway.
@@ -50,13 +46,13 @@ def compare(outcomes: Floats, arm_b: Bools) -> Comparison:
     return Comparison(len(a), len(b), difference, difference - 1.96 * error, difference + 1.96 * error, p)
 
 
-def aa_share(outcomes: Floats, ids: Sequence[str], salts: int = 500, level: float = 0.05) -> float:
+def aa_share(outcomes: Reals, ids: Sequence[str], salts: int = 500, level: float = 0.05) -> float:
     """Share of `salts` random splits of equal arms that a test at `level` calls different: near `level`, or the test is broken."""
     called = [compare(outcomes, in_arm_b(ids, f"aa{salt}")).p < level for salt in range(salts)]
     return float(np.mean(called))
 
 
-def by_user(values: Floats, users: Ints) -> tuple[Floats, Ints]:
+def by_user(values: Reals, users: Ints) -> tuple[Reals, Ints]:
     """Mean of `values` [n] for each user, float64 [m], and their row numbers int64 [m]."""
     found, places = np.unique(users, return_inverse=True)
     return np.bincount(places, weights=values) / np.bincount(places), found

@@ -8,19 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Ints, Places
+from forebay.clock import DAY_MS
 from forebay.events import MAX_VALUE
-from forebay.segments.attribute import MAX_NUMBER
 from forebay.segments.bundle import Bundle
-from forebay.segments.columns import THOUSANDTHS
 from forebay.segments.evaluation.replayed import Served
 from forebay.segments.evaluation.results import Figure, RowResult, Section
-from forebay.segments.layout import Block, Layout
-from forebay.segments.spec import DAY_MS, SIDES, Spec
-from forebay.segments.words import in_words
-
-Ints = npt.NDArray[np.int64]
+from forebay.segments.spec import SIDES, Spec
+from forebay.segments.spec.attribute import MAX_NUMBER, THOUSANDTHS
+from forebay.segments.spec.words import in_words
+from forebay.segments.state.layout import Block, Layout
 
 COUNT = 10**9
 VALUED = 10**5  # events behind an extreme mean: a thousand buckets of their sums still fit an int64
@@ -85,9 +83,7 @@ def extremes(spec: Spec, layout: Layout, rows: Ints) -> Iterator[tuple[str, str,
         yield "all", f"everything {end}", changed
 
 
-def _moves(
-    spec: Spec, layout: Layout, block: Block, rows: Ints
-) -> Iterator[tuple[str, str, str, npt.NDArray[np.intp], Ints]]:
+def _moves(spec: Spec, layout: Layout, block: Block, rows: Ints) -> Iterator[tuple[str, str, str, Places, Ints]]:
     """(kind, end in words, up or down, columns [c], values [n, c]) of one block."""
     first = block.offset + 1
     match block.feature.kind:
@@ -113,9 +109,7 @@ def _moves(
             yield from _list(spec, block, rows)
 
 
-def _numbers(
-    name: str, columns: npt.NDArray[np.intp], count: int
-) -> Iterator[tuple[str, str, str, npt.NDArray[np.intp], Ints]]:
+def _numbers(name: str, columns: Places, count: int) -> Iterator[tuple[str, str, str, Places, Ints]]:
     for end, sign in (("up", 1), ("down", -1)):
         yield (
             "numbers",
@@ -126,7 +120,7 @@ def _numbers(
         )
 
 
-def _list(spec: Spec, block: Block, rows: Ints) -> Iterator[tuple[str, str, str, npt.NDArray[np.intp], Ints]]:
+def _list(spec: Spec, block: Block, rows: Ints) -> Iterator[tuple[str, str, str, Places, Ints]]:
     """A list is moved where it is filled; its entries' times where it is made full."""
     size, first = block.feature.size, block.offset + 1
     for place, name in enumerate(block.columns):

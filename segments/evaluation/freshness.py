@@ -9,17 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Floats, Ints
+from forebay.clock import DAY_MS
 from forebay.segments.bundle import Bundle
-from forebay.segments.evaluation.metrics import auc
-from forebay.segments.examples import Examples
 from forebay.segments.history import History
-from forebay.segments.model import Encoded, SideEncoders
-from forebay.segments.replay import SideLog, snapshots
-from forebay.segments.spec import DAY_MS, SIDES, Side
-
-Ints = npt.NDArray[np.int64]
+from forebay.segments.history.examples import Examples
+from forebay.segments.history.replay import SideLog, snapshots
+from forebay.segments.sideencoders import Encoded, SideEncoders
+from forebay.segments.spec import SIDES, Side
+from forebay.segments.training.metrics import auc
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def worth(bundle: Bundle, history: History, since: int) -> Worth:
     encoders = {side: SideEncoders(bundle, side) for side in SIDES}
     midnight = examples.times // DAY_MS * DAY_MS
 
-    def score(as_of: Ints) -> npt.NDArray[np.float32]:
+    def score(as_of: Ints) -> Floats:
         vectors = {
             side: encoders[side].encode_all(examples.states(bundle.layouts[side], as_of), examples.hashes(side))
             for side in SIDES

@@ -11,22 +11,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Floats, Ints, Places
+from forebay.clock import DAY_MS
 from forebay.segments.bundle import Bundle
-from forebay.segments.evaluation import metrics
-from forebay.segments.evaluation.choices import Choices
-from forebay.segments.examples import Examples
 from forebay.segments.fusions.contract import Fusion, InnerProduct
 from forebay.segments.history import History
-from forebay.segments.kept import CHUNK
-from forebay.segments.layout import Layout
-from forebay.segments.model import SideEncoders
-from forebay.segments.replay import snapshots
-from forebay.segments.spec import DAY_MS, SIDES, Side, Spec, Use
+from forebay.segments.history.choices import Choices
+from forebay.segments.history.examples import Examples
+from forebay.segments.history.replay import snapshots
+from forebay.segments.sideencoders import SideEncoders
+from forebay.segments.spec import SIDES, Side, Spec, Use
+from forebay.segments.state.kept import CHUNK
+from forebay.segments.state.layout import Layout
+from forebay.segments.training import metrics
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
 Change = Callable[[Floats], Floats]  # of a side's vectors [n, dims]: what a segment is replaced by, or stored as
 
 NIGHTLY = -1.0  # a lag that means "as of the last midnight (UTC)"
@@ -58,7 +57,7 @@ class Replayed:
         return Replayed(spec, self.everything, self.part, self.choices)
 
     @cached_property
-    def by_user(self) -> npt.NDArray[np.intp]:
+    def by_user(self) -> Places:
         """Places of the impressions, each user's together and in order of time."""
         return np.lexsort((self.part.times, self.part.users))
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from forebay.segments.compression.encoders import int8_weights, parameters, pruned
-from forebay.segments.compression.vectors import VectorCodec, codecs
+from forebay.arrays import Bools, Doubles, Floats
 from forebay.segments.evaluation import experiment, extremes
+from forebay.segments.evaluation.compression.encoders import int8_weights, parameters, pruned
+from forebay.segments.evaluation.compression.vectors import VectorCodec, codecs
 from forebay.segments.evaluation.replayed import NIGHTLY, Served
 from forebay.segments.evaluation.results import Figure, Figures, RowResult, Section
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
@@ -21,7 +21,6 @@ from forebay.segments.training.material import Material, Parts
 from forebay.segments.training.objectives import sampling_shift
 from forebay.segments.training.options import Sampling
 
-Floats = npt.NDArray[np.float32]
 Note = Callable[[str], None]
 
 KEPT = ("auc", "gauc", "request_gauc", "logloss")
@@ -127,7 +126,7 @@ def experiments(one: Served) -> Section:
     )  # fmt: skip
 
 
-def _losses(scores: Floats, labels: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+def _losses(scores: Floats, labels: Bools) -> Doubles:
     return np.logaddexp(0.0, np.where(labels, -scores, scores).astype(np.float64))
 
 

@@ -12,24 +12,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from forebay.segments.baselines import counting
-from forebay.segments.evaluation import bench, metrics, sections
-from forebay.segments.evaluation.choices import Choices
+from forebay.arrays import Bools, Floats
+from forebay.segments.evaluation import bench, counting, sections
 from forebay.segments.evaluation.machine import machine
 from forebay.segments.evaluation.replayed import NIGHTLY, Replayed, Served, as_of
 from forebay.segments.evaluation.results import CalibrationBin, Figure, ModelResult, Section, StalenessResult, Study
-from forebay.segments.evaluation.variants import two_tower, with_kind
 from forebay.segments.history import History
-from forebay.segments.kept import Kept
-from forebay.segments.layout import ACCEPTED
+from forebay.segments.history.choices import Choices
 from forebay.segments.spec import Spec
-from forebay.segments.training import RANK_ONLY, TrainingOptions, early, train, with_teacher
+from forebay.segments.state.kept import Kept
+from forebay.segments.state.layout import ACCEPTED
+from forebay.segments.training import RANK_ONLY, TrainingOptions, early, metrics, train, with_teacher
 from forebay.segments.training.material import Material, Parts
 from forebay.segments.training.network import Network
+from forebay.segments.training.variants import two_tower, with_kind
 
-Floats = npt.NDArray[np.float32]
 Note = Callable[[str], None]
 
 LAGS: tuple[tuple[str, float], ...] = (
@@ -260,7 +258,7 @@ def _lag(curve: dict[str, list[float]], one: Served, lag: float) -> None:
         curve[key].append(value)
 
 
-def _slices(replayed: Replayed) -> dict[str, npt.NDArray[np.bool_]]:
+def _slices(replayed: Replayed) -> dict[str, Bools]:
     """Users by what is known of them at the moment, items by how often they were rated before."""
     users, items = replayed.earlier["user"], replayed.earlier["item"]
     middle = np.median(items)

@@ -13,12 +13,11 @@ from functools import cached_property
 from typing import ClassVar, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Floats, Ints
 from forebay.errors import BundleError
 from forebay.segments.spec import FusionSpec, Side, Spec, Use
 
-Floats = npt.NDArray[np.float32]
 Query: TypeAlias = tuple[Floats, ...]  # a user half: arrays that only the fusion which made them reads
 
 
@@ -58,11 +57,11 @@ class Shape:
         return tuple((p, q) for q, v in enumerate(self.item) for p, u in enumerate(self.user) if u.width == v.width)
 
     @cached_property
-    def user_columns(self) -> npt.NDArray[np.int64]:
+    def user_columns(self) -> Ints:
         return np.concatenate([np.arange(p.start, p.stop) for p in self.user])
 
     @cached_property
-    def item_columns(self) -> npt.NDArray[np.int64]:
+    def item_columns(self) -> Ints:
         return np.concatenate([np.arange(p.start, p.stop) for p in self.item])
 
     def meet(self, user: Floats, weights: Floats) -> Floats:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from forebay.segments.fusions.contract import Floats, Fusion, Shape
+from forebay.arrays import Floats
+from forebay.segments.fusions.contract import Fusion, Shape
 from forebay.segments.fusions.layers import Affinity, ConcatFc
 from forebay.segments.fusions.maps import Attention, ConcatConv
 from forebay.segments.fusions.sums import GatedSum, MaxSim, WeightedSum

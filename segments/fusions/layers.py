@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from forebay.segments.fusions.contract import Floats, Fusion, Query, Shape
+from forebay.arrays import Floats
+from forebay.segments.fusions.contract import Fusion, Query, Shape
 from forebay.segments.spec import FusionSpec
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as format_tensors
 from torch import Tensor
 
+from forebay import files
 from forebay.errors import UsageError
 
 
@@ -46,7 +46,7 @@ class Checkpoint:
         try:
             stated = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            _replace(path, json.dumps(wanted, indent=1).encode())
+            files.write(path, json.dumps(wanted, indent=1).encode())
             return
         except ValueError:
             stated = None
@@ -61,9 +61,9 @@ class Checkpoint:
     def save(self, stage: str, epoch: int, best: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
         """Replace what is stored of `stage`."""
         data = format_tensors({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()})
-        _replace(self._folder / f"{stage}.safetensors", data)
+        files.write(self._folder / f"{stage}.safetensors", data)
         meta = {"epoch": epoch, "best": dict(best), "sha256": hashlib.sha256(data).hexdigest()}
-        _replace(self._folder / f"{stage}.json", json.dumps(meta).encode())
+        files.write(self._folder / f"{stage}.json", json.dumps(meta).encode())
 
     def load(self, stage: str) -> Found | None:
         """What is stored of `stage`; None where nothing whole is."""
@@ -75,12 +75,3 @@ class Checkpoint:
             return Found(int(meta["epoch"]), meta["best"], parse_tensors(data))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    draft = path.with_suffix(path.suffix + ".writing")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

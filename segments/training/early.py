@@ -12,20 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from forebay.arrays import Floats
 from forebay.segments.encoders import build, tensors
-from forebay.segments.evaluation.metrics import auc
-from forebay.segments.features import Inputs
 from forebay.segments.fusions.contract import Shape
-from forebay.segments.kept import Kept
 from forebay.segments.spec import FusionSpec
+from forebay.segments.state.kept import Kept
+from forebay.segments.state.readout import Inputs
 from forebay.segments.training.material import Material
+from forebay.segments.training.metrics import auc
 from forebay.segments.training.network import Network
 
-Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int, Mapping[str, float]], None]  # (epochs done, at most, figures of the last one)
 
 

@@ -7,22 +7,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Bools, Floats, Ints, Places
 from forebay.errors import UsageError
-from forebay.segments.evaluation.choices import Choices
-from forebay.segments.examples import Examples
-from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.history import History
-from forebay.segments.kept import Kept
-from forebay.segments.labelcounts import LabelCounts
-from forebay.segments.layout import Layout
+from forebay.segments.history.choices import Choices
+from forebay.segments.history.examples import Examples
+from forebay.segments.history.labelcounts import LabelCounts
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
+from forebay.segments.state.kept import Kept
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 from forebay.segments.training.options import TrainingOptions
-
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -39,12 +35,12 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def subset(self, index: npt.NDArray[np.intp]) -> Part:
+    def subset(self, index: Places) -> Part:
         """The impressions at `index`."""
         inputs = {title: i.subset(index) for title, i in self.inputs.items()}
         return Part(inputs, self.labels[index], self.users[index], self.items[index], self.times[index])
 
-    def take(self, segments: Iterable[SegmentSpec], index: npt.NDArray[np.intp]) -> dict[str, Inputs]:
+    def take(self, segments: Iterable[SegmentSpec], index: Places) -> dict[str, Inputs]:
         """The segments' inputs of the impressions at `index`."""
         return {s.title: self.inputs[s.title].take(index) for s in segments}
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import SegmentEncoder, build, encode, tensors
-from forebay.segments.features import Inputs, SegmentReader, Vocabulary
 from forebay.segments.fusions.contract import Shape
-from forebay.segments.fusions.twins import Twin, twin
-from forebay.segments.layout import Layout
 from forebay.segments.spec import SIDES, USES, SegmentSpec, Side, Spec, Use
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
+from forebay.segments.training.twins import Twin, twin
 
 SideInputs = Mapping[str, Inputs]  # by the segment's title
 

@@ -7,19 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from forebay.arrays import Bools, Ints
 from forebay.errors import BundleError
-from forebay.segments.evaluation.metrics import auc, logloss, recall
 from forebay.segments.spec import FusionSpec
 from forebay.segments.training.material import Material, Part
+from forebay.segments.training.metrics import auc, logloss, recall
 from forebay.segments.training.network import Network
 from forebay.segments.training.options import Sampling, TrainingOptions
-
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
 
 
 class Objective(Protocol):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from forebay.errors import SpecError, UsageError
 from forebay.segments.spec import Spec
-from forebay.segments.tables import known
+from forebay.segments.spec.toml import known
 
 Regime: TypeAlias = Literal["joint", "independent"]
 Sampling: TypeAlias = Literal["none", "over", "under"]

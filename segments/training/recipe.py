@@ -22,9 +22,9 @@ import torch
 
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
-from forebay.segments.features import Vocabulary
 from forebay.segments.history import History
 from forebay.segments.spec import USES, FusionSpec, SegmentSpec, Spec, Use
+from forebay.segments.state.readout import Vocabulary
 from forebay.segments.training import early
 from forebay.segments.training.checkpoint import Checkpoint
 from forebay.segments.training.material import Material

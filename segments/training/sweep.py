@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forebay.segments.evaluation.variants import with_fusion, with_kind
 from forebay.segments.history import History
-from forebay.segments.spec import Spec
+from forebay.segments.spec import Spec, parse_spec
 from forebay.segments.training.material import Material
 from forebay.segments.training.options import TrainingOptions
 from forebay.segments.training.recipe import RANK_ONLY, train, with_teacher
+from forebay.segments.training.variants import with_fusion, with_kind
 
 DIMS = (16, 48, 64)
 KINDS = ("weighted_sum", "gated_sum", "maxsim", "affinity", "concat_fc", "concat_conv", "attention")
@@ -84,4 +84,4 @@ def _with_dim(spec: Spec, dim: int) -> Spec:
     for segment in spec.segments:
         if segment.dim == common and segment.encoder.kind != "affinity":
             tables[segment.side][segment.name]["dim"] = dim
-    return Spec.parse(tables)
+    return parse_spec(tables)

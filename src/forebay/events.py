@@ -12,12 +12,12 @@ characters. `value` is a finite number below a million: state keeps it in thousa
 from __future__ import annotations
 
 import math
-import time
 import uuid
 from typing import TypeAlias, TypeVar, cast
 
 import msgspec
 
+from forebay.clock import now_ms
 from forebay.errors import EventError
 
 MAX_ID_BYTES = 256  # UTF-8 bytes of a user, an item or an id; at least 1, no control characters
@@ -203,5 +203,5 @@ def stamped(event: P) -> P:
     return msgspec.structs.replace(
         event,
         id=event.id if event.id is not None else uuid.uuid4().hex,
-        time=event.time if event.time is not None else time.time_ns() // 1_000_000,
+        time=event.time if event.time is not None else now_ms(),
     )

@@ -15,7 +15,7 @@ import pytest
 import hooks
 from forebay.config import load
 from forebay.events import check, decode
-from forebay.segments.spec import Spec
+from forebay.segments.spec import parse_spec
 from reference import readme
 from reference.slots import SLOTS, filled
 
@@ -69,7 +69,7 @@ def test_every_piece_of_a_spec_on_a_page_can_be_read(name: str) -> None:
         given = tomllib.loads(block)
         if "label" not in given:
             given = whole | {k: whole.get(k, {}) | v for k, v in given.items()}
-        Spec.parse(given)
+        parse_spec(given)
 
 
 def test_the_settings_on_the_page_can_be_read(tmp_path: Path) -> None:

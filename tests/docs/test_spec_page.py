@@ -15,12 +15,12 @@ import pytest
 from forebay.errors import SpecError
 from forebay.events import MAX_VALUE
 from forebay.segments.encoders import ENCODERS
-from forebay.segments.featurefile import MAX_CROSS
-from forebay.segments.fusions.twins import TWINS, Twin
 from forebay.segments.lint import lint
-from forebay.segments.spec import EventRules, FeatureKind, FusionSpec, SegmentSpec, Spec
-from forebay.segments.specfile import MAX_BUCKETS, MAX_SET_VALUES
-from forebay.segments.tables import duration_ms
+from forebay.segments.spec import EventRules, FeatureKind, FusionSpec, SegmentSpec, parse_spec
+from forebay.segments.spec.featurefile import MAX_CROSS
+from forebay.segments.spec.specfile import MAX_BUCKETS, MAX_SET_VALUES
+from forebay.segments.spec.toml import duration_ms
+from forebay.segments.training.twins import TWINS, Twin
 
 PAGE = "spec.md"
 NONE = {"never", "all time", "no decay", "every event", "every behaviour"}  # how the page says that nothing is set
@@ -46,7 +46,7 @@ def _tables(**given: Any) -> dict[str, Any]:
 
 def _said(data: dict[str, Any]) -> SpecError:
     with pytest.raises(SpecError) as raised:
-        Spec.parse(data)
+        parse_spec(data)
     return raised.value
 
 
@@ -124,7 +124,7 @@ def test_every_word_of_a_condition_is_there(pages: Any) -> None:
                 text = f"{value} {sign} {name}"
             data = _tables(label={"positive": text}, events={"actions": ["go"]}, attributes={"event": own})
             if f"`{sign}`" in rows[row][1]:
-                Spec.parse(data)
+                parse_spec(data)
             else:
                 _said(data)
     assert MAX_VALUE == 1e6 and "up to a million" in rows["value"][2]
@@ -177,7 +177,7 @@ def test_every_key_of_a_feature_is_there_with_its_default(kind: str, pages: Any)
     encoder = {"kind": "bag" if kind == "last" else "mlp"}
     names = _known(_segment(side, features=[given | {"zzz": 1}], encoder=encoder))
     _has(rows, names, heading)
-    Spec.parse(_segment(side, features=[given], encoder=encoder))
+    parse_spec(_segment(side, features=[given], encoder=encoder))
     for name in names:
         if name in given:
             assert rows[name][1] == "needed", f"{PAGE}, {heading}: {name} is needed"
@@ -226,7 +226,7 @@ def test_every_use_of_a_fusion_is_there_with_its_default(pages: Any) -> None:
     """`[fusion]`: both uses, and what they are when the spec has none."""
     rows = pages(PAGE).table("`[fusion]`")
     _has(rows, _known(_tables(fusion={"zzz": "weighted_sum"})), "[fusion]")
-    for use, fusion in Spec.parse(_tables()).fusions.items():
+    for use, fusion in parse_spec(_tables()).fusions.items():
         assert rows[use][1] == f"`{fusion.kind}`"
 
 
@@ -274,5 +274,5 @@ def test_the_spec_on_the_page_uses_what_is_explained(pages: Any) -> None:
     block = re.search(r"```toml\n(.*?)```", pages(PAGE).text, re.DOTALL)
     assert block is not None
     data = tomllib.loads(block[1])
-    assert lint(Spec.parse(data)) == []
+    assert lint(parse_spec(data)) == []
     assert set(data) == _known(_tables(zzz={}))

@@ -17,7 +17,7 @@ from forebay.errors import ForebayError
 from forebay.events import Behaviour, ItemUpdate, UserProfile, encode
 from forebay.retrieval.client import Client
 from forebay.segments.bundle import Bundle
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 
 GENRES = ["Action", "Comedy", "Drama", "Horror"]
 SPEC = Path(__file__).parents[2] / "segments" / "movielens.toml"

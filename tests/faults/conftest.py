@@ -25,10 +25,10 @@ from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import codec_of
 from forebay.streams.deadletters import read as read_letters
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
-from forebay.streams.processor import Outcome, PartitionBatch, Processor
 from forebay.streams.topics import Topics, ensure
+from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
 
 PARTITIONS = 2
 GROUP = "forebay.g1."

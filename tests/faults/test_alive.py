@@ -20,7 +20,7 @@ from confluent_kafka import Producer
 
 from forebay.events import encode, entity_of
 from forebay.segments.history import History
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics
 
 pytestmark = pytest.mark.broker

@@ -21,10 +21,10 @@ from typing import Any
 from forebay.cli.readiness import Readiness
 from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
-from forebay.streams.host import Host, HostOptions
-from forebay.streams.processor import Processor
-from forebay.streams.supervisor import stuck, supervise
 from forebay.streams.topics import Topics
+from forebay.streams.worker.host import Host, HostOptions
+from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.supervisor import stuck, supervise
 from forebay.telemetry import add_hook
 
 

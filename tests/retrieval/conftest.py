@@ -81,12 +81,12 @@ class Node:
         """Rows of random vectors, the same ones for the same `seed`."""
         codec, rng = self.codecs[side], np.random.default_rng(seed)
         rows = codec.empty(len(ids))
-        for slot in codec.segments:
-            part = rows["segments"][slot.name]
+        for segment in codec.segments:
+            part = rows["segments"][segment.name]
             part["vector"] = rng.integers(-127, 128, (len(ids), D))
             part["scale"] = rng.random(len(ids), np.float32) / 100
             part["as_of"], part["last_event"] = as_of, last_event
-            part["flags"] = (flags or {}).get(slot.name, 0)
+            part["flags"] = (flags or {}).get(segment.name, 0)
         places = self.tables[side].upsert(ids, rows, [partition] * len(ids))
         if side == "item":
             self.index.upsert(places, self.vectors("item", ids))

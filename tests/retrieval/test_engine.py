@@ -13,7 +13,7 @@ import pytest
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, RetrieveRequest
-from forebay.segments.ids import hash_ids
+from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import DEFAULT, HELD
 from forebay.store.index import ItemIndex
 

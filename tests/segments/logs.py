@@ -1,4 +1,4 @@
-"""Random logs of one side, and the stream that folds them as streams/processor.py does."""
+"""Random logs of one side, and the stream that folds them as streams/worker/processor.py does."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from random import Random
 
 import numpy as np
 
+from forebay.clock import DAY_MS
 from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, Tick, UserProfile
-from forebay.segments.attribute import AttributeSpec
-from forebay.segments.columns import ColumnCoder
-from forebay.segments.fold import DEEP, DUPLICATE, Fold
-from forebay.segments.layout import Layout
-from forebay.segments.spec import DAY_MS, Side, Spec
+from forebay.segments.spec import Side, Spec
+from forebay.segments.spec.attribute import AttributeSpec
+from forebay.segments.state.columns import ColumnCoder
+from forebay.segments.state.fold import DEEP, DUPLICATE, Fold
+from forebay.segments.state.layout import Layout
 
 Behaving = Behaviour | Interaction
 Updating = UserProfile | ItemUpdate

@@ -13,11 +13,11 @@ import torch
 
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import build, encode
-from forebay.segments.features import SegmentReader, Vocabulary
 from forebay.segments.fusions.contract import Shape
-from forebay.segments.fusions.twins import twin
-from forebay.segments.layout import Layout
-from forebay.segments.spec import SIDES, USES, Side, Spec
+from forebay.segments.spec import SIDES, USES, Side, Spec, load_spec, parse_spec
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import SegmentReader, Vocabulary
+from forebay.segments.training.twins import twin
 
 MOVIELENS = Path(__file__).parents[2] / "segments" / "movielens.toml"
 
@@ -192,8 +192,8 @@ dim = 8
 def spec(name: str) -> Spec:
     """The spec called movielens, nasty, listless or own."""
     if name == "movielens":
-        return Spec.load(MOVIELENS)
-    return Spec.parse(tables(name))
+        return load_spec(MOVIELENS)
+    return parse_spec(tables(name))
 
 
 def tables(name: str) -> dict[str, Any]:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
-from forebay.segments.attribute import AttributeSpec
-from forebay.segments.ids import hash_id
-from forebay.segments.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
 from forebay.segments.spec import FeatureSpec, Side, Spec
+from forebay.segments.spec.attribute import AttributeSpec
+from forebay.segments.state.ids import hash_id
+from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
 
 Ints = npt.NDArray[np.int64]
 Behaving = Behaviour | Interaction
@@ -36,12 +36,12 @@ def row(
         chosen = [e for e in behaviours if where is None or meets(spec, where.text, e)]
         match block.feature.kind:
             case "last":
-                slots = _last(spec, layout.side, block, chosen)
+                columns = _last(spec, layout.side, block, chosen)
             case "latest":
-                slots = _latest(spec, layout.side, block, updates)
+                columns = _latest(spec, layout.side, block, updates)
             case _:
-                slots = _sums(spec, block, chosen, max(out[NEWEST], clock))
-        for place, number in slots.items():
+                columns = _sums(spec, block, chosen, max(out[NEWEST], clock))
+        for place, number in columns.items():
             assert 0 <= place < block.size
             out[block.offset + place] = number
     return np.array(out, dtype=np.int64)
@@ -110,11 +110,11 @@ def code(attribute: AttributeSpec, value: Attribute | None) -> int:
 
 
 def _last(spec: Spec, side: Side, block: Block, chosen: list[Behaving]) -> dict[int, int]:
-    slots = {0: min(len(chosen), block.feature.size)}
+    columns = {0: min(len(chosen), block.feature.size)}
     for number, event in enumerate(sorted(chosen, key=order_of)[-block.feature.size :]):
         values = (*order_of(event), *(_column(spec, side, event, c) for c in block.feature.of if c != "age"))
-        slots.update({1 + number * len(values) + place: v for place, v in enumerate(values)})
-    return slots
+        columns.update({1 + number * len(values) + place: v for place, v in enumerate(values)})
+    return columns
 
 
 def _latest(spec: Spec, side: Side, block: Block, updates: Collection[Updating]) -> dict[int, int]:
@@ -127,7 +127,7 @@ def _latest(spec: Spec, side: Side, block: Block, updates: Collection[Updating])
 
 def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[int, int]:
     feature = block.feature
-    slots = {0: max((time_of(e) for e in chosen), default=0)}
+    columns = {0: max((time_of(e) for e in chosen), default=0)}
     for event in chosen:
         bucket = 0
         if feature.over_ms:
@@ -136,11 +136,11 @@ def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[in
                 continue
         for key in keys_of(spec, feature.key, event):
             place = 1 + bucket % feature.buckets * block.keys + key
-            slots[place] = slots.get(place, 0) + 1
+            columns[place] = columns.get(place, 0) + 1
             if feature.kind == "mean":
                 place += feature.buckets * block.keys
-                slots[place] = slots.get(place, 0) + thousandths(event.value)
-    return slots
+                columns[place] = columns.get(place, 0) + thousandths(event.value)
+    return columns
 
 
 def decayed(

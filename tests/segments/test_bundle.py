@@ -14,9 +14,9 @@ import pytest
 import forebay
 from forebay.errors import BundleError
 from forebay.segments.bundle import MANIFEST, WEIGHTS, Bundle
-from forebay.segments.features import Vocabulary
-from forebay.segments.ids import hash_ids
 from forebay.segments.spec import USES
+from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.readout import Vocabulary
 
 from .models import spec, untrained
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from forebay.cli.app import app
 from forebay.segments.lint import Level, lint
-from forebay.segments.spec import Spec
+from forebay.segments.spec import parse_spec
 
 CLEAN = """
 [events]
@@ -114,7 +114,7 @@ ODD: dict[str, tuple[Change, Level, str, str]] = {
 
 def test_a_sound_spec_has_no_remarks() -> None:
     """What every case below is a change of."""
-    assert lint(Spec.parse(tomllib.loads(CLEAN))) == []
+    assert lint(parse_spec(tomllib.loads(CLEAN))) == []
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -123,7 +123,7 @@ def test_each_oddity_is_named_with_its_place_and_remedy(name: str) -> None:
     change, level, where, what = ODD[name]
     data = tomllib.loads(CLEAN)
     change(data)
-    remarks = lint(Spec.parse(data))
+    remarks = lint(parse_spec(data))
     found = [r for r in remarks if r.level == level and r.where == where and what in r.what]
     assert len(found) == 1 and found[0].do, remarks
     levels = [r.level for r in remarks]
@@ -145,7 +145,7 @@ def test_a_condition_that_may_go_either_way_is_left_alone(text: str) -> None:
     """All listed actions are not all actions: an unlisted one is folded too."""
     data = tomllib.loads(CLEAN)
     _where(text)(data)
-    assert lint(Spec.parse(data)) == []
+    assert lint(parse_spec(data)) == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_condition_on_event_attributes_that_may_go_either_way_is_left_alone(te
     """Absent values count: a comparison and its opposite may both be false."""
     data = tomllib.loads(CLEAN)
     _asked(text)(data)
-    assert lint(Spec.parse(data)) == []
+    assert lint(parse_spec(data)) == []
 
 
 def test_the_linter_needs_no_torch() -> None:

@@ -12,11 +12,11 @@ import pytest
 
 from forebay.errors import BundleError, SpecError
 from forebay.segments.encoders import SegmentEncoder, build
-from forebay.segments.features import SegmentReader, Vocabulary
-from forebay.segments.ids import hash_ids
-from forebay.segments.layout import Layout
 from forebay.segments.plugin import own_class
-from forebay.segments.spec import Spec
+from forebay.segments.spec import Spec, parse_spec
+from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import SegmentReader, Vocabulary
 
 from .models import tables, untrained
 
@@ -67,7 +67,7 @@ def modules(tmp_path: Path) -> Iterator[None]:
 def _spec(kind: str, **options: Any) -> Spec:
     given = tables("nasty")
     given["user"]["profile"]["encoder"] = {"kind": kind, **options}
-    return Spec.parse(given)
+    return parse_spec(given)
 
 
 def _build(kind: str) -> SegmentEncoder:

@@ -8,10 +8,10 @@ import numpy as np
 
 from forebay.events import Behaviour, ItemUpdate, UserProfile
 from forebay.segments.history import History
-from forebay.segments.spec import Spec
+from forebay.segments.spec import parse_spec
 from forebay.segments.training import RetrieveOptions, TrainingOptions
 
-SPEC = Spec.parse(
+SPEC = parse_spec(
     tomllib.loads("""
 [events]
 actions = ["rate"]

@@ -23,9 +23,9 @@ def filled(codec: RowCodec) -> Callable[..., Rows]:
     def fill(n: int, seed: int = 0) -> Rows:
         rng = np.random.default_rng(seed)
         rows = codec.empty(n)
-        for slot in codec.segments:
-            part = rows["segments"][slot.name]
-            part["vector"] = rng.integers(-127, 128, (n, slot.dim))
+        for segment in codec.segments:
+            part = rows["segments"][segment.name]
+            part["vector"] = rng.integers(-127, 128, (n, segment.dim))
             part["scale"] = rng.random(n, np.float32)
             part["as_of"] = rng.integers(1, 1 << 45, n)
             part["last_event"] = rng.integers(0, 1 << 45, n)

@@ -11,7 +11,7 @@ import pytest
 from rocksdict import Options, WriteBatch
 
 from forebay.errors import StoreCorrupt, StoreError, StoreLocked
-from forebay.store.partition import PartitionStore
+from forebay.store.partitionstore import PartitionStore
 from forebay.store.rocks import Rocks
 from forebay.store.vectors import VectorStore
 

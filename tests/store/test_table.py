@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from forebay.errors import HashCollision
-from forebay.segments.ids import hash_ids
+from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import HELD, RowCodec, Rows, SlotSpec
 from forebay.store.table import SegmentTable
 
@@ -68,7 +68,7 @@ TestTable.settings = settings(max_examples=60, stateful_step_count=20, deadline=
 
 
 def test_a_table_that_is_much_deleted_from_does_not_fill_up() -> None:
-    """Dead slots are cleared: ten thousand entities pass through sixteen rows."""
+    """Dead cells are cleared: ten thousand entities pass through sixteen rows."""
     table = SegmentTable(CODEC, 16, partitions=1)
     for i in range(10_000):
         table.upsert([f"e{i}"], _rows([i % 100]), [0])
@@ -127,8 +127,8 @@ def test_a_watermark_carries_as_of_on_unless_held() -> None:
     codec = RowCodec("user", (SlotSpec("s", 4, 1), SlotSpec("t", 4, 2)))
     table = SegmentTable(codec, 16, partitions=2)
     rows = codec.empty(2)
-    for slot in codec.segments:
-        rows["segments"][slot.name]["as_of"] = 100
+    for segment in codec.segments:
+        rows["segments"][segment.name]["as_of"] = 100
     rows["segments"]["t"]["flags"] = HELD
     found = table.upsert(["a", "b"], rows, [0, 1])
     table.advance(0, 500)
@@ -161,8 +161,8 @@ def test_no_row_is_torn_or_misattributed() -> None:
             if stop.is_set():
                 return
             chosen = rng.choice(64, 16, replace=False)
-            for slot in codec.segments:
-                part = rows["segments"][slot.name]
+            for segment in codec.segments:
+                part = rows["segments"][segment.name]
                 part["vector"] = (chosen % 64)[:, None]
                 part["as_of"] = step * 64 + chosen
                 part["last_event"] = step * 64 + chosen

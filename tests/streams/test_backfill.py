@@ -22,16 +22,16 @@ from forebay.errors import BundleError, GenerationError, StoreCorrupt, StoreMiss
 from forebay.events import Behaviour, Event, encode
 from forebay.segments.bundle import WEIGHTS, Bundle
 from forebay.segments.history import History
-from forebay.segments.spec import SIDES, Spec
+from forebay.segments.spec import SIDES, parse_spec
 from forebay.segments.training import TrainingOptions, train
 from forebay.store.codec import codec_of
 from forebay.store.generation import MANIFEST, Generation
-from forebay.store.partition import PartitionStore
+from forebay.store.partitionstore import PartitionStore
 from forebay.streams.backfill import backfill
-from forebay.streams.devkafka import DevKafka
-from forebay.streams.host import HostOptions
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
+from forebay.streams.worker.host import HostOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -267,7 +267,7 @@ def test_users_who_are_idle_at_its_moment_are_not_part_of_it(
 ) -> None:  # fmt: skip
     """Its last tick retires them: they are in no store and no topic, and neither is an empty id."""
     tables = {**spec_tables, "events": {**spec_tables["events"], "retire_users_after": "30h"}}
-    retiring = train(Spec.parse(tables), make_history(600), TrainingOptions(epochs=1, seed=1))
+    retiring = train(parse_spec(tables), make_history(600), TrainingOptions(epochs=1, seed=1))
     history = make_history(100, until_ms=NOW)
     old = [Behaviour(f"idle{n}", "i1", "rate", 3.0, NOW - 31 * HOUR_MS, f"old{n}") for n in range(20)]
     make(History([*old, *history.behaviours], history.profiles, history.items), bundle=retiring)

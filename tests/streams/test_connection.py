@@ -11,7 +11,7 @@ import pytest
 from forebay.errors import ConfigError, ForebayError
 from forebay.streams import deadletters
 from forebay.streams.connection import connected
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics, describe
 

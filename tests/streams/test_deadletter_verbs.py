@@ -18,7 +18,7 @@ from forebay.cli.letterlog import EVERY_S, LetterLog, letters_logged
 from forebay.errors import EventError
 from forebay.streams.connection import connected
 from forebay.streams.deadletters import MAX_REASONS, DeadLetter, reasons
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import emit
 

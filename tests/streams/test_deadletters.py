@@ -10,7 +10,7 @@ import pytest
 from forebay.errors import EventError, TopicMissing
 from forebay.events import decode
 from forebay.streams.deadletters import MAX_KEY_BYTES, MAX_MESSAGE, MAX_VALUE_BYTES, DeadLetter, count, read
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 
 

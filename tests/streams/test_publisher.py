@@ -16,7 +16,7 @@ import pytest
 from forebay.errors import BrokerUnavailable, ConfigError, EventError, PublishError, TopicMissing, UsageError
 from forebay.events import Behaviour, Event, Interaction, ItemUpdate, UserProfile, decode, encode, stamped
 from forebay.streams.connection import connected, kafka_python
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics, ensure
 

@@ -20,7 +20,7 @@ from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
 from forebay.streams.connection import connected
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.replica import Replica, served_vectors
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import add_hook
@@ -200,7 +200,7 @@ def test_heartbeats_move_the_watermark_and_outlive_a_restart(
 
 
 def _hash(entity: str) -> Any:
-    from forebay.segments.ids import hash_ids
+    from forebay.segments.state.ids import hash_ids
 
     return hash_ids([entity])
 

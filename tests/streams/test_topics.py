@@ -12,7 +12,7 @@ import pytest
 
 from forebay.errors import BrokerError, BrokerUnavailable, TopicMismatch, TopicMissing, UsageError
 from forebay.streams.connection import connected
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
 
 

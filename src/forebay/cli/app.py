@@ -87,7 +87,7 @@ def kafka(
 ) -> None:
     """Run Apache Kafka for development in the foreground: one node, no Java and no Docker needed."""
     from forebay.cli.processes import stop_event
-    from forebay.streams.devkafka import DevKafka
+    from forebay.streams.dev.devkafka import DevKafka
 
     stop = stop_event()
     with DevKafka(directory, port=port) as broker:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Ints
 from forebay.cli import source
 from forebay.cli.console import budget, err, out, print_json, print_table
+from forebay.clock import now_ms
 from forebay.errors import UsageError
 from forebay.events import Behaviour, encode
 from forebay.retrieval.client import Client
@@ -25,13 +26,13 @@ from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, Readiness
 from forebay.retrieval.server import create_app, serving
 from forebay.segments.bundle import Bundle
-from forebay.segments.ids import hash_ids
 from forebay.segments.spec import SIDES
+from forebay.segments.state.ids import hash_ids
 from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
-from forebay.streams.processor import PartitionBatch, Processor
+from forebay.streams.worker.processor import PartitionBatch, Processor
 
 ITEMS, USERS, CANDIDATES, LOOKUPS = 100_000, 10_000, 1_000, 1_000
 EVENTS, BATCH, SKEW = 100_000, 4_096, 1.1
@@ -75,13 +76,13 @@ def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
     random = np.random.default_rng(0)
     codecs = {side: codec_of(bundle, side) for side in SIDES}
     tables = {side: SegmentTable(codecs[side], partitions=1) for side in SIDES}
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     for side, count in (("user", USERS), ("item", ITEMS)):
         rows = codecs[side].empty(count)  # type: ignore[index]
         for segment in bundle.spec.side(side):  # type: ignore[arg-type]
-            slot = rows["segments"][segment.name]
-            slot["vector"] = random.integers(-127, 128, slot["vector"].shape)
-            slot["scale"], slot["as_of"], slot["last_event"] = 0.01, now, now
+            part = rows["segments"][segment.name]
+            part["vector"] = random.integers(-127, 128, part["vector"].shape)
+            part["scale"], part["as_of"], part["last_event"] = 0.01, now, now
         tables[side].upsert([f"{side[0]}{n}" for n in range(count)], rows, np.zeros(count, np.int32))  # type: ignore[index]
     engine = Engine(
         "bench", bundle.hash, bundle.fusions, tables["user"], tables["item"], ItemIndex(codecs["item"].dim),
@@ -116,7 +117,7 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
     users = _skewed(random, 100_000, EVENTS * (repeats + 1))
     items = _skewed(random, 20_000, EVENTS * (repeats + 1))
     genres = [a for a in bundle.spec.attribute("item", "genres").values]
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     rates: list[float] = []
     with tempfile.TemporaryDirectory(prefix="forebay-bench-") as folder:
         processor = Processor(bundle, "user", "bench", 1, Path(folder))
@@ -144,7 +145,7 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
     return [_line("events through the user Processor and its store, no Kafka", rates, "1/s", 80_000, at_most=False)]
 
 
-def _skewed(random: np.random.Generator, kinds: int, count: int) -> npt.NDArray[np.int64]:
+def _skewed(random: np.random.Generator, kinds: int, count: int) -> Ints:
     """Zipf with exponent 1.1 over `kinds`, as behaviour logs are."""
     weights = 1.0 / np.arange(1, kinds + 1) ** SKEW
     return random.choice(kinds, count, p=weights / weights.sum())

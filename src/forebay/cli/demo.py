@@ -21,18 +21,18 @@ import numpy as np
 
 from forebay.cli import demo_story
 from forebay.cli.console import err, out, print_json, progress
+from forebay.clock import HOUR_MS, now_ms
 from forebay.errors import ConfigError, ForebayError
 from forebay.events import Behaviour, Interaction, decode
 from forebay.retrieval.client import Client
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.freshness import Worth, final_vectors, worth
 from forebay.segments.history import History
-from forebay.segments.replay import HOUR_MS
 from forebay.segments.spec import SIDES
 from forebay.streams import deadletters, tail
 from forebay.streams.backfill import backfill
-from forebay.streams.child import end, spawn
-from forebay.streams.devkafka import DevKafka
+from forebay.streams.dev.child import end, spawn
+from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics, ensure
 
@@ -55,7 +55,7 @@ class Demo:
 
     def run(self) -> int:
         """The six steps; returns the exit code."""
-        from forebay.segments import movielens
+        from forebay.segments.datasets import movielens
 
         _free(self.port, "--port", "PORT")
         movielens.folder()  # named now if it is missing, not after a minute of work
@@ -65,7 +65,7 @@ class Demo:
             broker = stack.enter_context(DevKafka(self.folder / "kafka", port=self.kafka_port, say=self._note))
             self.bootstrap, self.topics = broker.bootstrap, Topics()
             self._say(1, f"Kafka 4.3.1 started on {self.bootstrap} (no Java or Docker needed)")
-            now = time.time_ns() // 1_000_000
+            now = now_ms()
             history = movielens.load(now, TRAIN + VALIDATION + LIVE)
             bundle = self._train(history)
             cut = history.moment((TRAIN + VALIDATION) / (TRAIN + VALIDATION + LIVE))
@@ -197,15 +197,15 @@ class Demo:
         differing: list[str] = []
 
         def equal() -> bool:
-            clock = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
+            clock = now_ms() // HOUR_MS * HOUR_MS
             differing.clear()
             for side in SIDES:
                 ids, encoded = final_vectors(bundle, history, side, clock)
                 for row, entity in enumerate(ids):
                     stored = client.entity(side, entity, vectors=True).segments
                     for segment, e in zip(bundle.spec.side(side), encoded, strict=True):
-                        slot = stored.get(segment.name)
-                        if slot is None or slot.codes != e.vectors[row].tobytes() or slot.scale != float(e.scale[row]):
+                        part = stored.get(segment.name)
+                        if part is None or part.codes != e.vectors[row].tobytes() or part.scale != float(e.scale[row]):
                             differing.append(f"{segment.title} of {entity}")
                 self.figures[f"{side}s_equal"] = len(ids)
             return not differing
@@ -225,7 +225,7 @@ class Demo:
         with EventPublisher(self.bootstrap, topics=self.topics, linger_ms=0) as publisher:
             story = demo_story.choose(client, history)
             before = demo_story.ranking(client, story)
-            publisher_started = time.time_ns() // 1_000_000
+            publisher_started = now_ms()
             for item in story.invented:
                 publisher.send(Behaviour(story.user, item, "rate", 5.0, item_attributes=story.attributes[item]))
             publisher.flush()

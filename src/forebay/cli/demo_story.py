@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
 from forebay.cli.console import out, print_table, seconds
+from forebay.clock import now_ms
 from forebay.events import Attributes
 from forebay.retrieval.client import Client
 from forebay.retrieval.messages import Hit, RankResponse
+from forebay.segments.datasets.movielens import titles
 from forebay.segments.history import History
-from forebay.segments.movielens import titles
 
 INVENTED = 5
 SHOWN, RISEN_INTO = 10, 100
@@ -85,7 +85,7 @@ def show(story: Story, before: RankResponse, after: RankResponse) -> None:
         f"of {len(story.candidates):,}. Why: what a segment added to this film beyond what it added to the average film.",
         markup=False,
     )
-    clock = time.time_ns() // 1_000_000
+    clock = now_ms()
     parts = [
         f"{name} {seconds(f.as_of, clock)} / {seconds(f.last_event, clock)}"
         for name, f in [*after.segments.items(), *((f"item {n}", f) for n, f in after.item_segments.items())]

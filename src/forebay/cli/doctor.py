@@ -22,7 +22,7 @@ from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.connection import reach
 from forebay.streams.topics import TopicInfo, Topics, describe
-from forebay.streams.undeclared import Counts, Undeclared
+from forebay.streams.worker.undeclared import Counts, Undeclared
 
 LAG_BOUND_S = 10.0
 DISK_FLOOR_BYTES = 2 << 30

@@ -7,17 +7,17 @@ and one of them may take what another refuses.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from forebay.cli.console import err
+from forebay.clock import now_ms
 from forebay.config import Settings
 from forebay.errors import ForebayError
 from forebay.events import Behaviour, Published
 from forebay.segments.spec import EventRules
-from forebay.segments.tables import duration_ms
-from forebay.segments.words import duration
+from forebay.segments.spec.toml import duration_ms
+from forebay.segments.spec.words import duration
 from forebay.store.generation import Generation
 
 
@@ -61,7 +61,7 @@ class Lateness:
         self.seen += 1
         if event.time is None:
             return False
-        now = time.time_ns() // 1_000_000
+        now = now_ms()
         # As the Processor judges: profiles and item updates of any age are folded, the newest wins.
         if isinstance(event, Behaviour) and now - event.time > self.bounds.late_after_ms:
             self.late += 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from forebay.cli.console import out, print_json, print_table, seconds
+from forebay.clock import now_ms
 from forebay.config import Settings
 from forebay.errors import UsageError
 from forebay.retrieval.client import Client
@@ -77,7 +77,7 @@ def _show_entity(found: EntityResponse) -> None:
     out.print(
         f"{found.side} {found.id}   generation {found.generation}   bundle {found.bundle[:12]}{known}", markup=False
     )
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     rows = [
         (name, e.freshness.state, seconds(e.freshness.as_of, now), seconds(e.freshness.last_event, now))
         for name, e in found.segments.items()

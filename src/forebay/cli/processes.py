@@ -36,10 +36,10 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
     from forebay.store.generation import Generation
-    from forebay.streams.host import Host, HostOptions
-    from forebay.streams.processor import Processor
-    from forebay.streams.supervisor import stuck, supervise
     from forebay.streams.topics import Topics, describe
+    from forebay.streams.worker.host import Host, HostOptions
+    from forebay.streams.worker.processor import Processor
+    from forebay.streams.worker.supervisor import stuck, supervise
 
     if side not in (*SIDES, "both"):
         raise UsageError(f"side {side!r}", do="Use user, item or both")

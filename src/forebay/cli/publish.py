@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from forebay.cli.console import err, out, print_json, progress
 from forebay.cli.lateness import Bounds, Lateness
+from forebay.clock import DAY_MS, now_ms
 from forebay.config import Settings
 from forebay.errors import EventError, UsageError
 from forebay.events import MAX_RECORD_BYTES, Interaction, Published, Tick, check, decode, encode
@@ -139,13 +140,12 @@ def synthesise(settings: Settings, flags: SyntheticFlags, as_json: bool) -> int:
 
 
 def _world(flags: SyntheticFlags) -> Iterator[Published]:
-    from forebay.segments.spec import DAY_MS
-    from forebay.segments.synthetic import stream
-    from forebay.segments.worldoptions import WorldOptions
+    from forebay.segments.datasets.synthetic import stream
+    from forebay.segments.datasets.worldoptions import WorldOptions
 
     sized = WorldOptions.sized(flags.events, flags.users, flags.items, seed=flags.seed)
     # Its clock ends now: a stream refuses what is from the future, and what is too old.
-    start_ms = time.time_ns() // 1_000_000 - int(sized.days * DAY_MS)
+    start_ms = now_ms() - int(sized.days * DAY_MS)
     options = WorldOptions.sized(flags.events, flags.users, flags.items, seed=flags.seed, start_ms=start_ms)
     return (arrival.event for arrival in stream(options))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from forebay.errors import UsageError
 from forebay.segments.history import History
-from forebay.segments.spec import Spec
+from forebay.segments.spec import Spec, load_spec
 
 DEFAULT_EVENTS = 100_000
 
@@ -15,12 +15,12 @@ DEFAULT_EVENTS = 100_000
 def history(name: str) -> History:
     """The events that `--from` names."""
     if name == "movielens":
-        from forebay.segments.movielens import load
+        from forebay.segments.datasets.movielens import load
 
         return load()
     if (events := _synthetic(name)) is not None:
-        from forebay.segments import synthetic
-        from forebay.segments.worldoptions import WorldOptions
+        from forebay.segments.datasets import synthetic
+        from forebay.segments.datasets.worldoptions import WorldOptions
 
         return synthetic.load(WorldOptions.sized(events)).history
     return History.read(Path(name))
@@ -29,12 +29,12 @@ def history(name: str) -> History:
 def spec(path: Path | None, source: str) -> Spec:
     """The spec at `path`; MovieLens and the synthetic world bring their own."""
     if path is not None:
-        return Spec.load(path)
+        return load_spec(path)
     own = "synthetic" if _synthetic(source) is not None else source
     if own not in ("movielens", "synthetic"):
         raise UsageError("no spec is named", do="Give one with --spec segments.toml")
     with as_file(files("forebay.segments") / f"{own}.toml") as built_in:
-        return Spec.load(built_in)
+        return load_spec(built_in)
 
 
 def _synthetic(name: str) -> int | None:

@@ -12,14 +12,14 @@ import typer
 from forebay.cli import source
 from forebay.cli.console import out, print_json, print_table
 from forebay.errors import ForebayError
-from forebay.segments.features import SegmentReader, Vocabulary
-from forebay.segments.layout import Layout
 from forebay.segments.lint import Remark, lint, state_bytes
-from forebay.segments.spec import SIDES, SegmentSpec, Spec
-from forebay.segments.words import in_words
+from forebay.segments.spec import SIDES, SegmentSpec, Spec, load_spec
+from forebay.segments.spec.words import in_words
+from forebay.segments.state.layout import Layout
+from forebay.segments.state.readout import SegmentReader, Vocabulary
 
 if TYPE_CHECKING:
-    from forebay.segments.labelcounts import LabelCounts
+    from forebay.segments.history.labelcounts import LabelCounts
 
 HEADER_BYTES = 32  # of one segment in a stored row: encoder, two times, scale, flags
 _NUMBERS = ("inputs", "state_bytes", "vector_bytes", "flops")
@@ -31,7 +31,7 @@ def show(path: Path, as_json: bool, events: str | None = None) -> None:
 
     Raises typer.Exit(1) after that when a remark is an error.
     """
-    spec = Spec.load(path)
+    spec = load_spec(path)
     layouts = {side: Layout.of(spec, side) for side in SIDES}
     sides = {side: layouts[side].width * 8 for side in SIDES}
     segments = [_row(spec, s, layouts[s.side]) for s in spec.segments]
@@ -58,8 +58,8 @@ def show(path: Path, as_json: bool, events: str | None = None) -> None:
 
 
 def _counts(spec: Spec, events: str) -> LabelCounts:
-    from forebay.segments.examples import Examples  # it folds: without --from no numba is needed
-    from forebay.segments.labelcounts import LabelCounts
+    from forebay.segments.history.examples import Examples  # it folds: without --from no numba is needed
+    from forebay.segments.history.labelcounts import LabelCounts
 
     return LabelCounts.of(spec.label, Examples.of(spec, source.history(events)))
 

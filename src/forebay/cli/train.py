@@ -11,6 +11,7 @@ from typing import Any
 
 from forebay.cli import source
 from forebay.cli.console import out, print_json, print_table, progress, warn
+from forebay.clock import now_ms
 from forebay.config import Settings
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
@@ -133,7 +134,7 @@ def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) 
             topics=topics,
             folder=settings.generation_dir,
             state_folder=settings.state,
-            now_ms=time.time_ns() // 1_000_000,
+            now_ms=now_ms(),
             progress=bar,
         )
     took = time.monotonic() - started

@@ -16,8 +16,8 @@ import torch
 from forebay.errors import BundleError, SpecError
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Shape
 from forebay.segments.fusions.kinds import FUSIONS, build
-from forebay.segments.fusions.twins import TWINS, Twin, twin
-from forebay.segments.spec import Spec, Use
+from forebay.segments.spec import Spec, Use, parse_spec
+from forebay.segments.training.twins import TWINS, Twin, twin
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,7 +62,7 @@ class FusionContract:
 
     @pytest.fixture
     def spec(self) -> Spec:
-        return Spec.parse({**tomllib.loads(TABLES), "fusion": {self.use: self.table}})
+        return parse_spec({**tomllib.loads(TABLES), "fusion": {self.use: self.table}})
 
     @pytest.fixture
     def twin(self, spec: Spec) -> Twin:
@@ -128,7 +128,7 @@ class FusionContract:
     def test_segments_that_it_does_not_read_do_not_matter(self, twin: Twin) -> None:
         """Named with user = […] and item = […]: whatever is in the other columns, the score is the same."""
         reading = {"user": ["two"], "item": ["one"]}
-        spec = Spec.parse({**tomllib.loads(TABLES), "fusion": {self.use: {**self.table, **reading}}})
+        spec = parse_spec({**tomllib.loads(TABLES), "fusion": {self.use: {**self.table, **reading}}})
         made = twin_of(spec, self.use)
         fusion = build(spec, self.use, {f"fusion.{self.use}.{n}": t.numpy() for n, t in made.state_dict().items()})
         users, items = _vectors(fusion, 2, 12)
@@ -216,11 +216,11 @@ class TestAFusionOfOnesOwn(FusionContract):
 @pytest.mark.parametrize("kind", ["no_such_module:X", "math:pi", "math:tau2"])
 def test_a_class_that_cannot_be_had_is_named(kind: str) -> None:
     """When the bundle's fusions are made, not when the spec is read; one without a version is refused at once."""
-    spec = Spec.parse({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind, "version": "1"}}})
+    spec = parse_spec({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind, "version": "1"}}})
     with pytest.raises(BundleError, match=r"\[fusion\] rank"):
         build(spec, "rank", {})
     with pytest.raises(SpecError, match="no version"):
-        Spec.parse({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind}}})
+        parse_spec({**tomllib.loads(TABLES), "fusion": {"rank": {"kind": kind}}})
 
 
 def test_every_kind_is_under_the_contract() -> None:

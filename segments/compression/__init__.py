@@ -1,1 +1,0 @@
-"""Smaller vectors and smaller encoders, to be measured before they are chosen: see the evaluation report."""

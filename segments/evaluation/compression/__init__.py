@@ -1,0 +1,1 @@
+"""Smaller vectors and smaller encoders, and what each costs in quality."""

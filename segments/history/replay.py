@@ -1,0 +1,108 @@
+"""Point-in-time replay: an entity's state as it was before a moment, through the same fold that serves.
+
+Training and evaluation both ask "what was known of this user strictly before this event?" for many events at once. The log is
+folded in rounds: round r folds the r-th entry of every entity at once, and a question that may see exactly r entries of its
+entity is answered by a copy of the row before that round. The number of rounds is the longest history, not the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebay.arrays import Ints
+from forebay.clock import HOUR_MS
+from forebay.events import Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.segments.spec import Side, Spec
+from forebay.segments.state.columns import ColumnCoder, Columns
+from forebay.segments.state.fold import Fold
+from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.layout import Layout
+
+
+@dataclass(frozen=True)
+class SideLog:
+    """One side's history: `entities` (row number = place), and its entries sorted by (entity, time)."""
+
+    side: Side
+    entities: list[str]
+    hashes: Ints
+    behaviours: Columns
+    updates: Columns
+    entity: Ints  # [entries] row number
+    time: Ints  # [entries]
+    source: Ints  # [entries] place in `behaviours`, or -1 - place in `updates`
+    starts: Ints  # [entities + 1] first entry of each
+
+    @classmethod
+    def of(
+        cls,
+        spec: Spec,
+        side: Side,
+        behaviours: Sequence[Behaviour | Interaction],
+        updates: Sequence[UserProfile | ItemUpdate],
+    ) -> SideLog:
+        """The history of one side; a user's entries of one (time, id) are taken once."""
+        coder = ColumnCoder(spec, side)
+        acted, updated = coder.behaviours(behaviours), coder.updates(updates)
+        names = sorted({*acted.entities, *updated.entities})
+        row = {name: place for place, name in enumerate(names)}
+        at = np.array([row[e] for e in acted.entities], dtype=np.int64)
+        # Interactions were told apart as behaviours: those of two users may share (item, time, id).
+        order = Fold.order(at, acted) if side == "user" else np.lexsort((acted.ids, acted.times, at))
+        acted, at = acted.take(order), at[order]
+        updated_at = np.array([row[e] for e in updated.entities], dtype=np.int64)
+        entity = np.concatenate([at, updated_at])
+        time = np.concatenate([acted.times, updated.times])
+        source = np.concatenate([np.arange(len(acted)), -1 - np.arange(len(updated))])
+        sort = np.lexsort((source, time, entity))
+        entity, time, source = entity[sort], time[sort], source[sort]
+        starts = np.searchsorted(entity, np.arange(len(names) + 1))
+        return cls(side, names, hash_ids(names), acted, updated, entity, time, source, starts)
+
+    def rows_of(self, ids: Sequence[str]) -> Ints:
+        """int64 [n] row numbers of entities; -1 for one without history."""
+        place = {name: row for row, name in enumerate(self.entities)}
+        return np.array([place.get(i, -1) for i in ids], dtype=np.int64)
+
+
+def snapshots(layout: Layout, log: SideLog, rows: Ints, times: Ints, clocks: Ints | None = None) -> Ints:
+    """State int64 [m, layout.width] of entities `rows` int64 [m] (-1: none) from their entries strictly before `times` int64
+    [m] (ms). `clocks` int64 [m] is the newest tick of each question; by default the last full hour before it."""
+    fold = Fold(layout)
+    state = np.zeros((len(log.entities), layout.width), dtype=np.int64)
+    dirty = np.zeros(len(log.entities), dtype=np.int64)
+    out = np.zeros((len(rows), layout.width), dtype=np.int64)
+    known = np.flatnonzero(rows >= 0)
+    seen = _entries_before(log, rows[known], times[known])
+    by_seen = known[np.argsort(seen, kind="stable")]
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(seen, minlength=1))])
+    lengths = np.diff(log.starts)
+    for done in range(len(bounds) - 1):
+        asked = by_seen[bounds[done] : bounds[done + 1]]
+        out[asked] = state[rows[asked]]
+        if done + 2 < len(bounds):
+            entry = log.source[log.starts[:-1][lengths > done] + done]
+            _fold_entries(fold, log, entry, np.flatnonzero(lengths > done), state, dirty)
+    ticks = times // HOUR_MS * HOUR_MS if clocks is None else clocks
+    fold.advance(out, 0, ticks, np.zeros(len(out), dtype=np.int64))
+    return out
+
+
+def _entries_before(log: SideLog, rows: Ints, times: Ints) -> Ints:
+    """How many of its entity's entries each question may see: those with a time strictly before its own."""
+    # (entity, time) pairs as one sortable number each: dense ranks of all times, then entity-major.
+    moments = np.unique(np.concatenate([log.time, times]))
+    span = len(moments) + 1
+    entries = log.entity * span + np.searchsorted(moments, log.time)
+    return np.searchsorted(entries, rows * span + np.searchsorted(moments, times)) - log.starts[rows]
+
+
+def _fold_entries(fold: Fold, log: SideLog, entry: Ints, at: Ints, state: Ints, dirty: Ints) -> None:
+    acts = entry >= 0
+    if acts.any():
+        fold.behaviours(state, at[acts], log.behaviours.take(entry[acts]), 0, dirty)
+    if not acts.all():
+        fold.updates(state, at[~acts], log.updates.take(-1 - entry[~acts]), dirty)

@@ -1,0 +1,126 @@
+"""The fold: accepted events into state rows. Stream, backfill, training and evaluation all call this one.
+
+Callers give rows int64 [capacity, layout.width], and for each event the row it belongs to. A fold is in place and touches only
+those rows; if it raises, the rows are unknown and the caller drops them and reads its store again.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from forebay.arrays import Int8s, Ints, Places
+from forebay.segments.state import kernels
+from forebay.segments.state.columns import Columns
+from forebay.segments.state.kernels import DEEP, DUPLICATE, NEW
+from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
+
+__all__ = ["DEEP", "DUPLICATE", "NEW", "Fold"]
+
+
+class Fold:
+    """One side's fold. Holds no state of its own: any number of threads may fold different rows at once."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._pick = {b: np.array([self._source(b).index(c) for c in b.columns], dtype=np.int64) for b in layout.blocks}
+        self._keys = {b: self._key(b) for b in layout.blocks if b.feature.kind in ("count", "mean")}
+        self._windows = [b for b in layout.blocks if b.feature.over_ms]
+
+    def warm(self) -> None:
+        """Compile every kernel, so that no batch waits for it: 2 s once on a machine, 0.2 s from numba's cache after that."""
+        rows, none = np.zeros((1, self.layout.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
+        acted, updated = (
+            Columns([], none, none, np.zeros((0, len(columns)), dtype=np.int64))
+            for columns in (self.layout.event_columns, self.layout.update_columns)
+        )
+        self.classify(rows, none, acted)
+        self.behaviours(rows, none, acted, 0, none)
+        self.updates(rows, none, updated, none)
+        self.advance(rows, 0, none, none)
+
+    def _source(self, block: Block) -> tuple[str, ...]:
+        return self.layout.update_columns if block.feature.kind == "latest" else self.layout.event_columns
+
+    @staticmethod
+    def order(at: Ints, events: Columns) -> Places:
+        """The order that a fold wants: by (row, time, id), a batch's own duplicates dropped (the first of equals stays)."""
+        order = np.lexsort((events.ids, events.times, at))
+        a, t, i = at[order], events.times[order], events.ids[order]
+        keep = np.ones(len(order), dtype=bool)
+        keep[1:] = (a[1:] != a[:-1]) | (t[1:] != t[:-1]) | (i[1:] != i[:-1])
+        return order[keep]
+
+    def classify(self, rows: Ints, at: Ints, events: Columns) -> Int8s:
+        """NEW, DUPLICATE or DEEP int8 [n] for ordered events, from the rows alone. DEEP ones need the spilled ids."""
+        block = self.layout.identity
+        out = np.zeros(len(at), dtype=np.int8)
+        if block is not None:
+            kernels.classify(rows, block.offset, block.feature.size, block.stride, at, events.times, events.ids, out)
+        return out
+
+    def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, dirty: Ints) -> Ints:
+        """Fold ordered, accepted events. `clock` is the partition's newest tick (ms).
+
+        Sets in `dirty` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the (time, id)
+        that left the duplicate list at each event, 0 where none did.
+        """
+        spilled = np.zeros((len(at), 2), dtype=np.int64)
+        ignored = np.zeros((len(at), 2), dtype=np.int64)
+        columns = self.layout.event_columns
+        named = dict(zip(columns, events.matrix.T, strict=True))
+        everything = np.ones(len(at), dtype=bool)
+        for block in self.layout.blocks:
+            feature = block.feature
+            match = everything if feature.where is None else feature.where(named)
+            if feature.kind == "last":
+                out = spilled if block is self.layout.identity else ignored
+                kernels.fold_last(
+                    rows, block.offset, feature.size, block.stride, self._pick[block], at, events.times, events.ids,
+                    events.matrix, match, block.bits, dirty, out,
+                )  # fmt: skip
+            elif feature.kind in ("count", "mean"):
+                key_kind, key, pair = self._keys[block]
+                kernels.fold_sums(
+                    rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", key_kind,
+                    key, pair, columns.index("value"), at, events.times, events.matrix, match, clock, block.bits, dirty,
+                )  # fmt: skip
+        kernels.fold_header(rows, NEWEST, ACCEPTED, at, events.times)
+        return spilled
+
+    def updates(self, rows: Ints, at: Ints, events: Columns, dirty: Ints) -> None:
+        """Fold attribute updates, in any order. An update seen twice changes nothing: no duplicate check is needed."""
+        for block in self.layout.blocks:
+            if block.feature.kind == "latest":
+                kernels.fold_latest(
+                    rows,
+                    block.offset,
+                    self._pick[block],
+                    at,
+                    events.times,
+                    events.ids,
+                    events.matrix,
+                    block.bits,
+                    dirty,
+                )
+        kernels.fold_header(rows, UPDATED, -1, at, events.times)
+
+    def advance(self, rows: Ints, clock: int, new_clocks: Ints, dirty: Ints) -> None:
+        """A tick: the windows of the first len(new_clocks) rows end no earlier than `new_clocks` int64 [m] (ms); until now no
+        earlier than `clock`."""
+        for block in self._windows:
+            feature = block.feature
+            kernels.advance_sums(
+                rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", clock,
+                new_clocks, block.bits, dirty,
+            )  # fmt: skip
+
+    def _key(self, block: Block) -> tuple[int, int, Ints]:
+        keys, none = block.feature.keys, np.zeros(5, dtype=np.int64)
+        if keys == ("events",):
+            return kernels.KEY_ONE, 0, none
+        places = [self.layout.event_columns.index(k) for k in keys]
+        # A set is the one column whose codes are masks; `action` and categories are plain codes.
+        masks = [k in self.layout.sets for k in keys]
+        if len(keys) == 2:
+            return kernels.KEY_PAIR, 0, np.array([*places, *masks, block.widths[1]], dtype=np.int64)
+        return (kernels.KEY_MASK if masks[0] else kernels.KEY_CODE), places[0], none

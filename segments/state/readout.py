@@ -1,0 +1,227 @@
+"""The read-out: integer state rows into the arrays that an encoder takes. Here floats begin, decay and ages included.
+
+A read-out is a function of (row, spec, vocabulary) alone: ages count from the row's own newest event, never from a clock.
+
+A decayed count weighs each time bucket 2^(-age / half-life). Its age is that from the bucket of the newest event that this very
+feature counts: the newest of any other feature would change a vector that nothing marked dirty. So between two such events
+nothing decays, and what decay tells is which keys are recent beside the older ones. The read-out is the one of plain counts and
+means, over the weighed numbers: log1p of the totals and their shares, or sums and counts over (count + 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from forebay.arrays import Bools, Doubles, Floats, Ints, Places
+from forebay.segments.spec import FeatureSpec, SegmentSpec, Spec
+from forebay.segments.spec.attribute import THOUSANDTHS, AttributeSpec
+from forebay.segments.state.layout import Block, Layout
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one segment's encoder reads for n entities.
+
+    `dense` float32 [n, dense width]; `sequence` float32 [n, list size, sequence width], `items` int64 [n, list size] vocabulary
+    places and `length` int64 [n] entries in use (0 wide where the segment has no list); `own` int64 [n], the entity's own
+    vocabulary place. Unused entries are zero.
+    """
+
+    dense: Floats
+    sequence: Floats
+    items: Ints
+    length: Ints
+    own: Ints
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def take(self, index: slice | Places) -> Inputs:
+        """The entities at `index`."""
+        return Inputs(self.dense[index], self.sequence[index], self.items[index], self.length[index], self.own[index])
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The items known at training, sorted hashes int64 [m]. An item's place is 1 … m; 0 is any other."""
+
+    hashes: Ints
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, hashes: Ints) -> Vocabulary:
+        return cls(np.unique(hashes))
+
+    def places(self, hashes: Ints) -> Ints:
+        """int64 of the same shape."""
+        if not len(self.hashes):
+            return np.zeros_like(hashes)
+        found = np.searchsorted(self.hashes, hashes)
+        found[found == len(self.hashes)] = 0
+        return np.where(self.hashes[found] == hashes, found + 1, 0)
+
+
+class SegmentReader:
+    """Reads one segment's features out of its side's rows."""
+
+    def __init__(self, spec: Spec, segment: SegmentSpec, layout: Layout, vocabulary: Vocabulary) -> None:
+        self._spec, self._side, self._vocabulary = spec, segment.side, vocabulary
+        self._dense = [(f, layout.block(f)) for f in segment.features if f.kind in ("count", "mean", "latest")]
+        lists = [(f, layout.block(f)) for f in segment.features if f.kind == "last"]
+        self._list = lists[0] if lists else None
+        self._own = any(f.kind == "id" for f in segment.features)
+        self.dense_width = sum(self._width(f, b) for f, b in self._dense)
+        ends = np.cumsum([0, *(self._width(f, b) for f, b in self._dense)]).tolist()
+        self.dense_columns = [(f, slice(a, b)) for (f, _), a, b in zip(self._dense, ends[:-1], ends[1:], strict=True)]
+        self.list_size = self._list[0].size if self._list else 0
+        self.sequence_width = sum(self._column_width(c) for c in self._list[0].of) if self._list else 0
+
+    @property
+    def binary_columns(self) -> Bools:
+        """bool [sequence width]: which columns of an entry are nought or one, whatever the state."""
+        found: list[bool] = []
+        for column in self._list[0].of if self._list else ():
+            width = self._column_width(column)
+            number = column in ("value", "age") or (width != 0 and column != "action" and self._is_number(column))
+            found += [not number] * width
+        return np.array(found, dtype=bool)
+
+    def _is_number(self, column: str) -> bool:
+        return self._spec.column(column).kind == "number"
+
+    def read(self, rows: Ints, hashes: Ints) -> Inputs:
+        """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""
+        count = len(rows)
+        dense = [self._read(f, b, rows) for f, b in self._dense]
+        sequence = np.zeros((count, self.list_size, self.sequence_width), dtype=np.float32)
+        items = np.zeros((count, self.list_size), dtype=np.int64)
+        length = np.zeros(count, dtype=np.int64)
+        if self._list:
+            length = self._read_list(*self._list, rows, sequence, items)
+        own = self._vocabulary.places(hashes) if self._own else np.zeros(count, dtype=np.int64)
+        joined = np.concatenate(dense, axis=1) if dense else np.zeros((count, 0), dtype=np.float32)
+        return Inputs(joined, sequence, items, length, own)
+
+    def blank(self, count: int) -> Inputs:
+        """Inputs of `count` entities of which nothing is known."""
+        shapes = ((self.dense_width,), (self.list_size, self.sequence_width))
+        dense, sequence = (np.zeros((count, *shape), dtype=np.float32) for shape in shapes)
+        items, none = np.zeros((count, self.list_size), dtype=np.int64), np.zeros(count, dtype=np.int64)
+        return Inputs(dense, sequence, items, none, none.copy())
+
+    def newest(self, rows: Ints) -> Ints:
+        """Event time (ms) int64 [n] of the newest event in the segment; 0 where it has none."""
+        newest = np.zeros(len(rows), dtype=np.int64)
+        for _, block in self._dense:  # a dense block's first column is its newest time
+            np.maximum(newest, rows[:, block.offset], out=newest)
+        if self._list:
+            _, block = self._list
+            used = rows[:, block.offset]
+            column = block.offset + 1 + np.maximum(used - 1, 0) * block.stride
+            np.maximum(newest, np.where(used > 0, rows[np.arange(len(rows)), column], 0), out=newest)
+        return newest
+
+    def _width(self, feature: FeatureSpec, block: Block) -> int:
+        match feature.kind:
+            case "latest":
+                return sum(_attribute_width(self._spec.attribute(self._side, c)) for c in feature.of)
+            case "mean":
+                return 2 * block.keys
+            case _:
+                return block.keys + (block.keys if block.keys > 1 else 0)
+
+    def _read(self, feature: FeatureSpec, block: Block, rows: Ints) -> Floats:
+        if feature.kind == "latest":
+            columns = rows[:, block.offset + 2 : block.offset + block.size]
+            parts = [
+                _spread(columns[:, place], self._spec.attribute(self._side, name))
+                for place, name in enumerate(feature.of)
+            ]
+            return np.concatenate(parts, axis=1)
+        span = feature.buckets * block.keys
+        first = block.offset + 1
+        counts = _total(feature, block, rows, first)
+        if feature.kind == "count":
+            total = np.log1p(counts.astype(np.float32))
+            if block.keys == 1:
+                return total
+            # Shares beside sizes: taste is what part of the events a key had, however many there were.
+            return np.concatenate(
+                [total, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)], axis=1, dtype=np.float32
+            )
+        sums = _total(feature, block, rows, first + span)
+        # Sum and count over (count + 5): a linear layer makes of the two a mean shrunk towards any prior it learns.
+        weight = 1.0 / (counts + 5.0)
+        return np.concatenate([sums / THOUSANDTHS * weight, counts * weight], axis=1, dtype=np.float32)
+
+    def _column_width(self, column: str) -> int:
+        match column:
+            case "item":
+                return 0  # an embedding of the encoder's own
+            case "action":
+                return len(self._spec.events.actions) + 1
+            case "value" | "age":
+                return 1
+        return _attribute_width(self._spec.column(column))
+
+    def _read_list(self, feature: FeatureSpec, block: Block, rows: Ints, sequence: Floats, items: Ints) -> Ints:
+        used = rows[:, block.offset]
+        entries = rows[:, block.offset + 1 : block.offset + block.size].reshape(len(rows), feature.size, block.stride)
+        valid = np.arange(feature.size) < used[:, None]
+        at = 0
+        for column in feature.of:
+            width = self._column_width(column)
+            if column == "age":
+                newest = entries[np.arange(len(rows)), np.maximum(used - 1, 0), 0]
+                seconds = (newest[:, None] - entries[:, :, 0]) / 1000.0
+                values = np.log1p(np.where(valid, seconds, 0))[:, :, None]
+            else:
+                stored = entries[:, :, 2 + block.columns.index(column)]
+                if column == "item":
+                    items[:] = np.where(valid, self._vocabulary.places(stored), 0)
+                    continue
+                if column == "value":
+                    values = stored[:, :, None] / THOUSANDTHS
+                elif column == "action":
+                    values = stored[:, :, None] == np.arange(width)
+                else:
+                    values = _spread(stored.reshape(-1), self._spec.column(column)).reshape(*stored.shape, width)
+            sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
+            at += width
+        return used.copy()
+
+
+def _total(feature: FeatureSpec, block: Block, rows: Ints, first: int) -> Ints | Doubles:
+    """[n, keys]: int64 sums over the buckets that start at column `first`, or float64 ones weighed by their ages."""
+    ring = rows[:, first : first + feature.buckets * block.keys].reshape(len(rows), feature.buckets, block.keys)
+    if not feature.half_life_ms:
+        return ring.sum(axis=1)
+    # No bucket above the newest event's holds anything, so that one bucket's column tells every other column's age.
+    newest = rows[:, block.offset] // feature.bucket_ms
+    total = np.zeros((len(rows), block.keys))
+    everyone = np.arange(len(rows))
+    # From the newest on, one at a time: the order of the sum, and so its last bit, is the same for every row and batch.
+    for age in range(feature.buckets):
+        weight = 2.0 ** (-age * feature.bucket_ms / feature.half_life_ms)
+        total += ring[everyone, (newest - age) % feature.buckets] * weight
+    return total
+
+
+def _attribute_width(attribute: AttributeSpec) -> int:
+    return 2 if attribute.kind == "number" else attribute.width
+
+
+def _spread(codes: Ints, attribute: AttributeSpec) -> Floats:
+    """float32 [n, width] of codes int64 [n]: one-hot, multi-hot, or (number, is it there)."""
+    match attribute.kind:
+        case "category":
+            return (codes[:, None] == np.arange(attribute.width)).astype(np.float32)
+        case "set":
+            return ((codes[:, None] >> np.arange(attribute.width)) & 1).astype(np.float32)
+        case "number":
+            # Odd codes are numbers (columns.py); 0, the column of a row without an update, is none.
+            return np.stack([(codes >> 1) / THOUSANDTHS, codes & 1], axis=1).astype(np.float32)

@@ -1,0 +1,168 @@
+"""A worker's state for one source partition: a cache of a fold of the log, in one RocksDB directory.
+
+Three kinds of key in one column family, told apart by the first byte:
+
+    e<id>                                    an entity: u4 bytes of state, state as the fold packs it, vectors last emitted
+    d<time 8><entity hash 8><event id 8>     an event id that no longer fits its entity's row (big-endian: time first, so
+                                             that forgetting the old ones is one range delete)
+    m                                        PartitionMeta, as JSON
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+import numpy as np
+from rocksdict import WriteBatch
+
+from forebay.arrays import Ints
+from forebay.errors import StoreCorrupt
+from forebay.store.rocks import Rocks
+
+_ENTITY, _SPILLED, _META = b"e", b"d", b"m"
+# Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
+RESTORE = (
+    "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another generation "
+    "from a history that reaches to now: forebay backfill --generation NEW"
+)
+
+
+class PartitionMeta(msgspec.Struct, frozen=True):
+    """What the state was built from. It lies in the same batch as the state that it accounts for.
+
+    `topic_id` and `partitions` tell a recreated or widened topic; `layout` is the digest of the rows' layout.
+    """
+
+    topic: str
+    partition: int
+    topic_id: str
+    partitions: int
+    layout: str
+    offset: int  # the next record to read
+    clock: int = 0  # ms: the latest tick folded
+    newest_append: int = 0  # ms: the newest append time folded
+
+
+class PartitionStore:
+    """The state of one source partition. One process at a time: the directory's lock keeps a second one out.
+
+    The owner opens it on assignment, writes every few batches after the transaction that covers them, and closes it
+    before it acknowledges a revoke. After kill -9 the store holds whole batches and so may lag the consumer group,
+    never lead it; the silent fold covers the gap.
+    """
+
+    def __init__(self, rocks: Rocks) -> None:
+        self._rocks = rocks
+        self.path = rocks.path
+
+    @classmethod
+    def open(cls, path: Path, *, create: bool) -> PartitionStore:
+        """Open the store at `path`. Raises StoreLocked, StoreCorrupt, or StoreError if absent and not `create`."""
+        return cls(Rocks(path, create=create, restore=RESTORE))
+
+    def meta(self) -> PartitionMeta | None:
+        """What the state was built from; None in a store that has never been written to."""
+        (data,) = self._rocks.get([_META])
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=PartitionMeta)
+        except msgspec.MsgspecError as error:
+            raise StoreCorrupt(f"unreadable meta: {error}", where=str(self.path), do=RESTORE) from None
+
+    def get(self, ids: Sequence[str]) -> list[tuple[bytes, bytes] | None]:
+        """State and last emitted vectors of `ids`, None where there is none."""
+        found = self._rocks.get([_ENTITY + entity.encode() for entity in ids])
+        return [None if value is None else _parts(value) for value in found]
+
+    def seen(self, keys: Sequence[bytes]) -> list[bool]:
+        """Whether each of `keys` (from `spilled_keys`) has been spilled and not yet expired."""
+        return [value is not None for value in self._rocks.get([_SPILLED + key for key in keys])]
+
+    def write(
+        self,
+        *,
+        puts: Sequence[tuple[str, bytes, bytes]],
+        deletes: Sequence[str],
+        spilled: Sequence[bytes],
+        expire_before_ms: int | None,
+        meta: PartitionMeta,
+    ) -> None:
+        """One batch: entities (id, state, vectors), forgotten entities, spilled keys and `meta`. Whole or absent after a crash.
+
+        `expire_before_ms` forgets spilled keys of earlier event times. Each one leaves a range tombstone that reads pay
+        for: pass it when the log's clock has moved on, not with every batch. If this raises, the store is unusable:
+        close it, reopen it, and resume from `meta().offset`.
+        """
+        batch = WriteBatch(raw_mode=True)
+        if expire_before_ms is not None:
+            batch.delete_range(_SPILLED, _SPILLED + max(0, expire_before_ms).to_bytes(8, "big"))
+        for entity, state, vectors in puts:
+            batch.put(_ENTITY + entity.encode(), len(state).to_bytes(4, "little") + state + vectors)
+        for entity in deletes:
+            batch.delete(_ENTITY + entity.encode())
+        for key in spilled:
+            batch.put(_SPILLED + key, b"")
+        batch.put(_META, msgspec.json.encode(meta))
+        self._rocks.write(batch)
+
+    def scan(self) -> Iterator[tuple[str, bytes, bytes]]:
+        """Every entity's id, state and vectors, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends early."""
+        return ((key.decode(), *_parts(value)) for key, value in self._rocks.scan(_ENTITY))
+
+    def scan_spilled(self) -> Iterator[bytes]:
+        """Every spilled key (24 bytes), oldest event time first."""
+        return (key for key, _ in self._rocks.scan(_SPILLED))
+
+    def digest(self, *, spilled_from_ms: int = 0) -> str:
+        """SHA-256 over all states and the spilled keys from `spilled_from_ms` on, in key order; not over `meta` or vectors.
+
+        Two stores with the same accepted events have the same digest, however their events were ordered and batched.
+        When expired keys are deleted is the one thing that differs: name the same bound on both sides.
+        """
+        total = hashlib.sha256()
+        for prefix in (_ENTITY, _SPILLED):
+            for key, value in self._rocks.scan(prefix):
+                if prefix == _SPILLED and int.from_bytes(key[:8], "big") < spilled_from_ms:
+                    continue
+                state = _parts(value)[0] if prefix == _ENTITY else b""
+                total.update(b"%b%d,%d:" % (prefix, len(key), len(state)) + key + state)
+        return total.hexdigest()
+
+    def flush(self) -> None:
+        """Write what is in memory to sorted files: before a checkpoint."""
+        self._rocks.flush()
+
+    def close(self) -> None:
+        """Release the directory for the partition's next owner. Closing twice is fine."""
+        self._rocks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _parts(value: bytes) -> tuple[bytes, bytes]:
+    end = 4 + int.from_bytes(value[:4], "little")
+    return value[4:end], value[end:]
+
+
+def spilled_keys(times: Ints, entities: Ints, ids: Ints) -> list[bytes]:
+    """Keys of 24 bytes for int64 [n] event times (ms, not negative), entity hashes and event id hashes."""
+    if len(times) and int(times.min()) < 0:
+        raise ValueError("a negative event time would sort behind all others")
+    fields = np.empty((len(times), 3), ">i8")
+    for column, values in enumerate((times, entities, ids)):
+        fields[:, column] = values
+    # To plain bytes at once: numpy turns big-endian fields native without a word, and S24 would drop trailing zeros.
+    keys: list[bytes] = fields.view("V24").ravel().tolist()
+    return keys

@@ -1,0 +1,88 @@
+"""Where a topic's partitions end, asked again and again beside the worker's loop.
+
+Two questions need it. *Is an idle partition current?* If the worker has applied everything up to an end that was asked for at a
+moment, then all that was appended before that moment is applied; the clock at any later moment proves nothing. *Does it make
+progress?* Records below the readable end that are not committed wait for the worker.
+
+The end for the first question counts records of open transactions: they were appended already, and cannot be read yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+from forebay.clock import now_ms
+
+log = logging.getLogger("forebay.ends")
+ANSWER_S = 2.0
+READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is in no hurry
+
+
+@dataclass(frozen=True)
+class End:
+    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms); `readable` the one
+    after the last that is in no open transaction, as of a moment some questions ago."""
+
+    offset: int
+    readable: int
+    asked_ms: int
+
+
+class EndWatch:
+    """Asks every `interval_s` on a thread of its own until `stop`. What it found may be read from any thread."""
+
+    def __init__(self, bootstrap: str, topic: str, partitions: int, interval_s: float) -> None:
+        self._places = [TopicPartition(topic, p) for p in range(partitions)]
+        self._interval_s = interval_s
+        # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a broker's
+        # restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
+        self._all, self._readable = (
+            Consumer(
+                {"bootstrap.servers": bootstrap, "group.id": "forebay.ends", "isolation.level": level, "log_level": 0}
+            )
+            for level in ("read_uncommitted", "read_committed")
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"ends-{topic}", daemon=True)
+        self._ends: dict[int, End] = {}
+        self.answered_at = time.monotonic()  # when the broker last answered
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask no more. A question under way is not waited for."""
+        self._stop.set()
+
+    def end(self, partition: int) -> End | None:
+        """The newest answer about a partition; None before the first."""
+        return self._ends.get(partition)
+
+    def _run(self) -> None:
+        turn = 0
+        while not self._stop.is_set():
+            for place in self._places:
+                try:
+                    self._ask(place, readable=turn % READABLE_EVERY == 0)
+                except KafkaException as error:  # of this partition: another may have a leader
+                    log.debug("the end of %s[%d] is not known: %s", place.topic, place.partition, error)
+            turn += 1
+            self._stop.wait(self._interval_s)
+        self._all.close()
+        self._readable.close()
+
+    def _ask(self, place: TopicPartition, *, readable: bool) -> None:
+        before, asked_ms = self._ends.get(place.partition), now_ms()
+        # The readable end first: asked the other way round, it could lie past the other.
+        if readable or before is None:
+            known = self._readable.get_watermark_offsets(place, ANSWER_S)[1]
+        else:
+            known = before.readable
+        self._ends[place.partition] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, asked_ms)
+        self.answered_at = time.monotonic()

@@ -1,0 +1,179 @@
+"""Step 4: one Kafka transaction for what a batch gave and the offsets that it came from.
+
+    begin · vectors, heartbeats, interactions, dead letters, ticks · flush · offsets with the group's metadata · commit
+
+Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer group's
+generation, so a worker that was paused and wakes up after its partitions went to another one is refused (Fenced). A crash
+anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of the same id aborts.
+
+A failed transaction ends in one of four ways, and each has its error: it was aborted and the log can be used again
+(BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has the slot
+(Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be made anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
+from forebay.events import Tick, encode
+from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
+from forebay.streams.topics import Topics
+from forebay.streams.worker.processor import Outcome
+
+TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
+OPERATION_TIMEOUT_S = (
+    30.0  # of each call; a frozen broker was seen to outlast it, so that callers wait with a bound of their own
+)
+# What a record is refused for by itself: another try of the same bytes ends the same way.
+_CONTENT = {
+    KafkaError.INVALID_MSG,
+    KafkaError.INVALID_MSG_SIZE,
+    KafkaError.INVALID_RECORD,
+    KafkaError.MSG_SIZE_TOO_LARGE,
+    KafkaError.RECORD_LIST_TOO_LARGE,
+}
+_FENCED = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.PRODUCER_FENCED}
+
+
+class TransactionLog:
+    """The writing end of one side's worker slot. Calls come from one thread at a time."""
+
+    def __init__(
+        self,
+        bootstrap: str,
+        topics: Topics,
+        generation: str,
+        side: str,
+        *,
+        transactional_id: str,
+        timeout_ms: int,
+        operation_timeout_s: float | None = None,
+    ) -> None:
+        """Take the transactional id: whoever had it before is fenced, and what it left open is aborted at once, instead of after
+        `timeout_ms` by the broker. The id is stable for the worker slot.
+
+        Raises BrokerUnavailable when the broker does not answer within `operation_timeout_s`.
+        """
+        self._topics, self._side, self._bootstrap = topics, side, bootstrap
+        self._vectors = topics.vectors(generation, side)
+        self._timeout_s = timeout_ms / 1000
+        self._call_s = OPERATION_TIMEOUT_S if operation_timeout_s is None else operation_timeout_s
+        self._refused: KafkaError | None = None
+        self._producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "transactional.id": transactional_id,
+                "transaction.timeout.ms": timeout_ms,
+                "partitioner": "murmur2_random",
+                "linger.ms": 5,
+                "queue.buffering.max.messages": 1_000_000,
+                "delivery.report.only.error": True,
+                "on_delivery": self._undelivered,
+                "log_level": 2,
+            }
+        )
+        try:
+            self._producer.init_transactions(self._call_s)
+        except KafkaException as error:
+            raise BrokerUnavailable(
+                f"no transaction can be begun: {error.args[0].str()}",
+                where=bootstrap,
+                do="Is the broker up? forebay doctor",
+            ) from None
+
+    def commit(
+        self,
+        outcome: Outcome,
+        offsets: Sequence[TopicPartition],
+        group: Any,
+        ticks: dict[int, int],
+        *,
+        interactions: bool,
+    ) -> None:
+        """Put `outcome` and `offsets` into the log, all or nothing; returns after the commit.
+
+        Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead of the
+        log, and the caller drops it.
+        """
+        begun = time.monotonic()
+        self._refused = None
+        try:
+            self._producer.begin_transaction()
+            for partition, key, value in outcome.vectors:
+                self._produce(self._vectors, value, key, partition)
+            for partition, as_of in outcome.watermarks.items():
+                self._produce(self._vectors, pack_heartbeat(as_of), HEARTBEAT_KEY, partition)
+            if interactions:
+                for key, value in outcome.interactions:
+                    self._produce(self._topics.item_updates, value, key)
+            for letter in outcome.dead_letters:
+                record_key, record_value, headers = letter.to_record()
+                self._produce(self._topics.dead_letters, record_value, record_key, headers=headers)
+            for partition, moment in ticks.items():
+                self._produce(self._topics.source(self._side), encode(Tick(moment)), TICK_KEY, partition)
+            if self._producer.flush(self._call_s):
+                raise self._lost("records were not taken in time")
+            if offsets:
+                self._producer.send_offsets_to_transaction(list(offsets), group, self._call_s)
+            self._producer.commit_transaction(self._call_s)
+        except KafkaException as failure:
+            raise self._failed(failure.args[0], time.monotonic() - begun) from None
+        except SystemError as failure:
+            # confluent-kafka raises a fatal error inside the poll, and calls delivery reports on top of it.
+            if not isinstance(failure.__cause__, KafkaException):
+                raise
+            raise self._failed(failure.__cause__.args[0], time.monotonic() - begun) from None
+
+    def close(self) -> None:
+        """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here was said."""
+        with contextlib.suppress(KafkaException, SystemError):
+            self._producer.flush(1.0)
+
+    def _produce(
+        self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, headers: Any = None
+    ) -> None:
+        deadline = time.monotonic() + self._call_s
+        while True:
+            try:
+                if partition < 0:
+                    self._producer.produce(topic, value=value, key=key, headers=headers)
+                else:
+                    self._producer.produce(topic, value=value, key=key, partition=partition, headers=headers)
+                return
+            except BufferError:  # a million records wait: let some go
+                if time.monotonic() > deadline:
+                    raise self._lost("the queue of records stays full") from None
+                self._producer.poll(0.05)
+
+    def _undelivered(self, error: KafkaError | None, _: Message) -> None:
+        if error is not None and error.code() in _CONTENT:
+            self._refused = error
+
+    def _failed(self, error: KafkaError, took_s: float) -> BrokerError:
+        if self._refused is None and error.code() in _CONTENT:
+            self._refused = error
+        if error.fatal() or error.code() in _FENCED:
+            # The broker fences a transaction that outlived its time-out, too: then nobody else has the slot.
+            if took_s >= self._timeout_s:
+                return self._lost(f"it outlived its {self._timeout_s:.0f} s: {error.str()}")
+            return Fenced(
+                f"another worker has this slot: {error.str()}",
+                where=f"{self._side} worker at {self._bootstrap}",
+                do="Give each worker process a --slot of its own",
+            )
+        try:
+            self._producer.abort_transaction(self._call_s)
+        except KafkaException as again:
+            return self._lost(f"{error.str()}; nor could it be aborted: {again.args[0].str()}")
+        if self._refused is not None:
+            return RecordRefused(f"a record was refused: {self._refused.str()}", where=self._bootstrap)
+        return BrokerError(f"a transaction was aborted: {error.str()}", where=self._bootstrap)
+
+    def _lost(self, said: str) -> TransactionLost:
+        return TransactionLost(f"how a transaction ended is not known: {said}", where=self._bootstrap)

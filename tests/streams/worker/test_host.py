@@ -1,0 +1,488 @@
+"""The Host against a real broker: from events to vectors, each once, and by name refused where state and log do not fit."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
+from forebay.events import Behaviour, Event, Interaction, Tick, decode
+from forebay.segments import lint
+from forebay.segments.bundle import Bundle
+from forebay.segments.history import History
+from forebay.segments.spec import SIDES, SegmentSpec, Side
+from forebay.store.codec import HEARTBEAT_KEY, codec_of, unpack_heartbeat
+from forebay.store.partitionstore import PartitionStore
+from forebay.streams.connection import connected
+from forebay.streams.deadletters import read as read_letters
+from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.topics import Topics, ensure
+from forebay.streams.worker.host import CLOCK_MARGIN_MS, Host, HostOptions
+from forebay.streams.worker.processor import Processor
+from forebay.telemetry import add_hook
+
+pytestmark = pytest.mark.broker
+PARTITIONS, HOUR_MS = 2, 3_600_000
+BRISK = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
+
+
+@pytest.fixture
+def there(kafka: DevKafka, topics: Topics) -> Topics:
+    """Topics of generation g1 that exist."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    return topics
+
+
+@pytest.fixture
+def now_history(make_history: Callable[..., History]) -> Callable[[int], History]:
+    """A history that ends now."""
+    return lambda count: make_history(count, until_ms=time.time_ns() // 1_000_000)
+
+
+@pytest.fixture
+def whole(read: Callable[..., list[Any]]) -> Callable[[str], list[Any]]:
+    """All committed records of a topic."""
+    return lambda topic: read(topic, dict.fromkeys(range(PARTITIONS), 0))
+
+
+@pytest.fixture
+def vectors(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], list[Any]]:
+    """The records of the user side's vectors topic that are no heartbeats."""
+    return lambda: [m for m in whole(there.vectors("g1", "user")) if m.key() != HEARTBEAT_KEY]
+
+
+@pytest.fixture
+def heartbeats(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], dict[int, int]]:
+    """The newest heartbeat of each partition of the user side."""
+    topic = there.vectors("g1", "user")
+    return lambda: {m.partition(): unpack_heartbeat(m.value()) for m in whole(topic) if m.key() == HEARTBEAT_KEY}
+
+
+def test_both_sides_from_events_to_vectors(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], newest: Callable[..., Any], wait_for: Callable[..., None], now_history: Callable[..., History],
+    arrivals: Callable[..., list[Event]], stored: Callable[..., Any], whole: Callable[..., Any]) -> None:  # fmt: skip
+    """Events become vectors of both sides and one interaction each; offsets are committed; what is emitted is what is stored."""
+    history = now_history(1500)
+    publish(there.behaviour, arrivals(history))
+    publish(there.behaviour, [(b"u1", b"not JSON"), (b"u1", None)])
+    publish(there.item_updates, history.items)
+    with work(there, "user", tmp_path) as user, work(there, "item", tmp_path) as item:
+        wait_for(lambda: lag(there.behaviour, user.host.group, PARTITIONS) == 0 or user.ended, "the user side")
+        wait_for(lambda: lag(there.item_updates, item.host.group, PARTITIONS) == 0 or item.ended, "the item side")
+
+    sent = [decode(m.value()) for m in whole(there.item_updates)]
+    counted = Counter((e.user, e.item, e.id) for e in sent if isinstance(e, Interaction))
+    assert counted == Counter((b.user, b.item, b.id) for b in history.behaviours)
+    assert Counter(d.reason for d in read_letters(kafka.bootstrap, there)) == {"undecodable": 1, "empty": 1}
+    entities = {
+        "user": {b.user for b in history.behaviours} | {p.user for p in history.profiles},
+        "item": {b.item for b in history.behaviours} | {u.item for u in history.items},
+    }
+    for side in SIDES:
+        left, emitted = stored(bundle, tmp_path, side), newest(there.vectors("g1", side), PARTITIONS)
+        assert set(left) == set(emitted) == entities[side]
+        rows, _ = codec_of(bundle, side).unpack(list(emitted.values()))
+        now = time.time_ns() // 1_000_000
+        for slot in codec_of(bundle, side).segments:
+            as_of = rows["segments"][slot.name]["as_of"]
+            assert now - 600_000 < as_of.min() and as_of.max() <= now + 1000
+
+
+def test_a_second_run_finds_nothing_to_do(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], vectors: Callable[..., Any], heartbeats: Callable[..., Any]) -> None:  # fmt: skip
+    """Offsets are in the group and in the store: no event is read twice, and no vectors are sent again."""
+    publish(there.behaviour, now_history(200).behaviours)
+    with work(there, "user", tmp_path) as first:
+        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+    before, beats = len(vectors()), heartbeats()
+    assert before
+    with work(there, "user", tmp_path) as second:
+        wait_for(lambda: all(m > beats[p] for p, m in heartbeats().items()), "heartbeats")
+        assert not second.ended
+    assert len(vectors()) == before
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_an_idle_partition_is_not_old(
+    side: Side, kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None],
+    whole: Callable[..., list[Any]],
+) -> None:  # fmt: skip
+    """Heartbeats go on without events, for every partition: never ahead of the clock, and young enough for the default bound."""
+
+    def beats() -> list[tuple[int, int, int]]:
+        """Partition, moment claimed and moment written (ms) of each heartbeat."""
+        found = [m for m in whole(there.vectors("g1", side)) if m.key() == HEARTBEAT_KEY]
+        return [(m.partition(), unpack_heartbeat(m.value()), m.timestamp()[1]) for m in found]
+
+    def young(partition: int) -> bool:
+        return any(p == partition and of > started and said - of < lint.SHOWN_AGE_MS for p, of, said in beats())
+
+    with work(there, side, tmp_path):
+        wait_for(lambda: {p for p, _, _ in beats()} == set(range(PARTITIONS)), "the first heartbeats")
+        started = time.time_ns() // 1_000_000 + 3000  # the tick of the hour is a record like any, and long over by then
+        wait_for(lambda: all(young(p) for p in range(PARTITIONS)), "a young heartbeat of each idle partition", 40)
+    assert all(of <= said for _, of, said in beats())
+
+
+def test_the_default_bounds_agree_with_what_a_heartbeat_can_show() -> None:
+    """Asked for, claimed and margin, with as much again for the way through the log."""
+    options = HostOptions()
+    shown = 2 * options.heartbeat_interval_s * 1000 + CLOCK_MARGIN_MS
+    assert shown < lint.SHOWN_AGE_MS < SegmentSpec.late_after_ms
+
+
+def test_a_tick_is_sent_once_for_each_partition_and_hour(
+    kafka: DevKafka,
+    there: Topics,
+    tmp_path: Path,
+    work: Callable[..., Any],
+    wait_for: Callable[..., None],
+    whole: Callable[..., Any],
+    heartbeats: Callable[..., Any],
+) -> None:
+    """By whoever owns the partition; a restart does not send it again."""
+
+    def ticks() -> Counter[tuple[int, int]]:
+        found = Counter[tuple[int, int]]()
+        for message in whole(there.behaviour):
+            event = decode(message.value())
+            assert isinstance(event, Tick)
+            found[message.partition(), event.time] += 1
+        return found
+
+    def later(than: dict[int, int]) -> bool:
+        return len(ticks()) >= PARTITIONS and all(m > than.get(p, 0) + 1000 for p, m in heartbeats().items())
+
+    for _ in range(2):
+        with work(there, "user", tmp_path, options=BRISK):
+            wait_for(partial(later, heartbeats()), "ticks and several heartbeats")
+    found = ticks()
+    assert set(found.values()) == {1} and {p for p, _ in found} == set(range(PARTITIONS))
+    assert all(hour % HOUR_MS == 0 for _, hour in found)
+    for partition in range(PARTITIONS):
+        with PartitionStore.open(tmp_path / f"user-{partition}", create=False) as store:
+            meta = store.meta()
+            assert meta is not None and meta.clock == max(h for p, h in found if p == partition)
+
+
+@pytest.fixture
+def worked(
+    there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int],
+    wait_for: Callable[..., None], now_history: Callable[..., History],
+) -> Callable[..., None]:  # fmt: skip
+    """The user side's worker has done so many more events and is gone, its state in `tmp_path`."""
+
+    def run(count: int) -> None:
+        publish(there.behaviour, now_history(count).behaviours)
+        with work(there, "user", tmp_path, options=BRISK) as worker:
+            wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+
+    return run
+
+
+def _refused(worker: Any, wait_for: Callable[..., None]) -> BaseException:
+    with pytest.raises(Exception) as raised, worker:
+        wait_for(lambda: worker.ended, "the refusal")
+    return raised.value
+
+
+def _delete_records(kafka: DevKafka, topic: str, before: int) -> None:
+    """What retention does, at once."""
+    from kafka import TopicPartition as Place
+
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        admin.delete_records({Place(topic, p): before for p in range(PARTITIONS)})
+
+
+def test_a_gap_in_the_log_is_refused_by_name(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    publish: Callable[..., None], wait_for: Callable[..., None], now_history: Callable[..., History],
+) -> None:  # fmt: skip
+    """Retention ate what the store has not folded: nothing goes on from a hole, and the remedy is named."""
+    worked(100)
+    publish(there.behaviour, now_history(1000).behaviours)
+    _delete_records(kafka, there.behaviour, 200)
+    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
+    assert isinstance(error, LogGap) and "forebay backfill --generation NEW" in str(error)
+
+
+def test_a_new_owner_without_state_is_refused_when_the_beginning_of_the_log_is_gone(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """The group has come a long way from a beginning that cannot be folded again: half a state is no state."""
+    worked(300)
+    _delete_records(kafka, there.behaviour, 50)
+    error = _refused(work(there, "user", tmp_path / "another machine", options=BRISK), wait_for)
+    assert isinstance(error, LogGap)
+
+
+def test_a_first_start_on_an_old_log_begins_at_what_is_there_and_survives_a_crash(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
+) -> None:  # fmt: skip
+    """No group has been there: nothing is missing. Where it began is remembered, though nothing else was written."""
+    publish(there.behaviour, now_history(300).behaviours)
+    _delete_records(kafka, there.behaviour, 50)
+    lazy = HostOptions(flush_batches=10_000, flush_interval_s=10_000, heartbeat_interval_s=0.2)
+    with work(there, "user", tmp_path, options=lazy) as first:
+        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+        for partition in range(PARTITIONS):  # what a crash at this moment would leave
+            shutil.copytree(tmp_path / f"user-{partition}", tmp_path / "crashed" / f"user-{partition}")
+    with work(there, "user", tmp_path / "crashed", options=BRISK) as second:
+        wait_for(lambda: second.ended or len(second.host.processor.partitions) == PARTITIONS, "the takeover")
+        assert not second.ended
+
+
+def test_a_topic_that_was_made_anew_is_refused_by_name(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Its offsets mean other records."""
+    worked(100)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        admin.delete_topics([there.behaviour])
+    ensure(kafka.bootstrap, there, generation="g1", partitions=PARTITIONS)
+    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
+    assert isinstance(error, TopicMismatch) and "deleted and created again" in str(error)
+
+
+def test_a_changed_partition_count_is_refused_by_name(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Keys have moved away from their state: neither the old count nor the new one may go on."""
+    worked(100)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        for topic in (there.behaviour, there.vectors("g1", "user")):
+            admin.create_partitions({topic: 4})
+    with pytest.raises(TopicMismatch, match="has 4 partitions"):
+        work(there, "user", tmp_path, partitions=2)
+    error = _refused(work(there, "user", tmp_path, partitions=4, options=BRISK), wait_for)
+    assert isinstance(error, TopicMismatch) and "has 4 partitions, and had 2" in str(error)
+
+
+def test_a_topic_widened_since_the_start_is_refused_by_name(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """The partition that comes with an assignment is not one of those that state is folded for."""
+    worker = work(there, "user", tmp_path, options=BRISK)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        admin.create_partitions({there.behaviour: 3})
+    error = _refused(worker, wait_for)
+    assert isinstance(error, TopicMismatch) and "has 3 partitions" in str(error)
+
+
+def test_a_store_ahead_of_its_group_is_refused_by_name(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """The group was set back: folding on would count twice."""
+    worked(100)
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{there.prefix}forebay.g1.user"})
+    consumer.commit(offsets=[TopicPartition(there.behaviour, p, 3) for p in range(PARTITIONS)], asynchronous=False)
+    consumer.close()
+    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
+    assert isinstance(error, StoreLeads) and "group at 3" in str(error)
+
+
+def test_a_group_that_was_set_back_goes_on_where_the_remedy_sets_it(
+    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
+    wait_for: Callable[..., None], whole: Callable[..., list[Any]],
+) -> None:  # fmt: skip
+    """The command in the message, as it stands there, once for each partition: then every event has counted once."""
+    worked(100)
+    group = f"{there.prefix}forebay.g1.user"
+    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
+    consumer.commit(offsets=[TopicPartition(there.behaviour, p, 3) for p in range(PARTITIONS)], asynchronous=False)
+    consumer.close()
+    for _ in range(PARTITIONS):
+        error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
+        assert isinstance(error, StoreLeads)
+        command = shlex.split(error.do.partition(" then ")[2])
+        assert command[0] == "python"
+        subprocess.run([sys.executable, "-W", "ignore", *command[1:]], check=True, capture_output=True, timeout=60)
+    worked(50)
+    counted = Counter(
+        (e.user, e.time, e.id) for m in whole(there.item_updates) if isinstance(e := decode(m.value()), Interaction)
+    )
+    assert set(counted.values()) == {1} and 100 < len(counted) <= 150
+
+
+def test_a_store_that_another_process_has_is_refused_by_name(
+    there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:
+    """Two writers of one directory cannot be."""
+    worked(20)
+    with PartitionStore.open(tmp_path / "user-1", create=False):
+        assert isinstance(_refused(work(there, "user", tmp_path, options=BRISK), wait_for), StoreLocked)
+
+
+def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_it(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None], work: Callable[..., Any],
+    publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
+    now_history: Callable[..., History], make_history: Callable[..., History], stored: Callable[..., Any], whole: Callable[..., Any]) -> None:  # fmt: skip
+    """Even when records arrive in the very poll that gave it the partitions."""
+    history = now_history(400)
+    publish(there.behaviour, history.behaviours[:300])
+    with work(there, "user", tmp_path / "first", options=BRISK) as first:
+        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+    publish(there.behaviour, history.behaviours[300:])
+    restored: list[dict[str, Any]] = []
+    remove = add_hook(lambda name, details: restored.append(dict(details)) if name == "restored" else None)
+    patient = HostOptions(poll_s=5.0, heartbeat_interval_s=0.2)
+    with work(there, "user", tmp_path / "second", options=patient) as second:
+        wait_for(lambda: lag(there.behaviour, second.host.group, PARTITIONS) == 0 or second.ended, "the rest")
+    remove()
+    assert sum(r["events"] for r in restored) >= 300
+    acted = [decode(m.value()) for m in whole(there.item_updates)]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
+    left = stored(bundle, tmp_path / "second", "user")
+    assert {u: int.from_bytes(v[0][8:16], "little") for u, v in left.items()} == Counter(
+        b.user for b in history.behaviours
+    )
+
+
+def test_a_transaction_that_the_broker_aborts_is_done_again(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], stored: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch, whole: Callable[..., Any]) -> None:  # fmt: skip
+    """State is read again, the batch folded again, and every event counts once."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    from forebay.errors import BrokerError
+    from forebay.streams.worker.transactions import TransactionLog
+
+    history = now_history(1000)
+    publish(there.behaviour, history.behaviours)
+    commit, tries = TransactionLog.commit, Counter[str]()
+
+    def flaky(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
+        tries["of events"] += bool(offsets)
+        if offsets and tries["of events"] in (2, 4, 5):
+            try:  # a group that the broker does not know: it refuses the offsets, and the transaction is aborted
+                self._producer.begin_transaction()
+                self._producer.produce(self._vectors, value=b"never read", key=b"u1")
+                raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
+            except KafkaException as error:
+                refused = self._failed(error.args[0], 0.0)
+                assert type(refused) is BrokerError
+                raise refused from None
+        commit(self, outcome, offsets, *rest, **more)
+
+    monkeypatch.setattr(TransactionLog, "commit", flaky)
+    small = HostOptions(batch_events=100, flush_batches=2, heartbeat_interval_s=0.2)
+    with work(there, "user", tmp_path, options=small) as worker:
+        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+    assert tries["of events"] > 5
+    acted = [decode(m.value()) for m in whole(there.item_updates)]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
+    left = stored(bundle, tmp_path, "user")
+    assert {u: int.from_bytes(v[0][8:16], "little") for u, v in left.items()} == Counter(
+        b.user for b in history.behaviours
+    )
+
+
+def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
+    whole: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """One partition goes to another worker while a transaction is aborted: the one that stays is read again as well."""
+    from forebay.errors import BrokerError
+    from forebay.streams.worker.transactions import TransactionLog
+
+    history = now_history(400)
+    commit, revoked = TransactionLog.commit, Host._revoked
+    under_way, going, done = threading.Event(), threading.Event(), Counter[str]()
+
+    def aborted_once(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
+        done["events"] += outcome.events
+        if done["events"] == 200 and not under_way.is_set():
+            under_way.set()
+            assert going.wait(60)
+            raise BrokerError("a transaction was aborted")
+        if not under_way.is_set():
+            time.sleep(1)  # so that what is fetched meanwhile, of both partitions, is the batch that is aborted
+        commit(self, outcome, offsets, *rest, **more)
+
+    def going_now(self: Host, *rest: Any) -> None:
+        going.set()
+        revoked(self, *rest)
+
+    monkeypatch.setattr(TransactionLog, "commit", aborted_once)
+    monkeypatch.setattr(Host, "_revoked", going_now)
+    # Nothing but the revoke may wait for the commit under way.
+    never = {"flush_batches": 1 << 30, "flush_interval_s": 1e9, "heartbeat_interval_s": 1e9}
+    publish(there.behaviour, history.behaviours[:200])
+    with work(there, "user", tmp_path / "a", options=HostOptions(slot="a", **never)) as first:
+        wait_for(under_way.is_set, "the last commit")
+        with work(there, "user", tmp_path / "b", options=HostOptions(slot="b", **never)) as second:
+            wait_for(lambda: len(second.host.processor.partitions) == 1, "the second worker's partition")
+            publish(there.behaviour, history.behaviours[200:])
+            wait_for(
+                lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0 or first.ended or second.ended, "all"
+            )
+            assert not first.ended and not second.ended
+    acted = [decode(m.value()) for m in whole(there.item_updates)]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
+
+
+def test_a_generation_beside_the_serving_one_tells_the_item_side_nothing(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], whole: Callable[..., Any]) -> None:  # fmt: skip
+    """It folds and encodes; the interactions are the other one's."""
+    publish(there.behaviour, now_history(100).behaviours)
+    quiet = HostOptions(interactions=False, heartbeat_interval_s=0.2)
+    with work(there, "user", tmp_path, options=quiet) as worker:
+        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0, "the events")
+    assert whole(there.item_updates) == []
+    assert any(m.key() != HEARTBEAT_KEY for m in whole(there.vectors("g1", "user")))
+
+
+def test_an_event_of_a_producer_with_another_hash_is_a_dead_letter(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], whole: Callable[..., Any]) -> None:  # fmt: skip
+    """The same event on both partitions: one is right."""
+    event = Behaviour("u1", "i1", "rate", 3.0, time.time_ns() // 1_000_000, "e")
+    for partition in range(PARTITIONS):
+        publish(there.behaviour, [event], partition)
+    with work(there, "user", tmp_path) as worker:
+        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0, "the events")
+    assert [d.reason for d in read_letters(kafka.bootstrap, there)] == ["misrouted"]
+    assert len(whole(there.item_updates)) == 1
+
+
+def test_a_stopped_host_leaves_its_group_at_once(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], wait_for: Callable[..., None]
+) -> None:  # fmt: skip
+    """The next one needs no session to run out: with a session of a quarter of an hour it would otherwise wait for that long."""
+    slow = HostOptions(session_timeout_ms=800_000, heartbeat_interval_s=0.2)
+    for _ in range(2):
+        with work(there, "user", tmp_path, options=slow) as worker:
+            wait_for(lambda: len(worker.host.processor.partitions) == PARTITIONS, "the takeover")
+
+
+def test_hosts_may_be_stopped_before_they_own_anything(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle
+) -> None:
+    """Stop before the first turn: nothing is left open, nothing is written."""
+    host = Host(Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path), kafka.bootstrap, there, "g1", BRISK)
+    stop = threading.Event()
+    stop.set()
+    host.run(stop)
+    assert list(tmp_path.glob("user-*")) == []

@@ -1,0 +1,96 @@
+"""Nothing that a record contains can stop a partition: what a broker refuses is found, and goes without its content."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forebay.errors import TopicMismatch
+from forebay.events import Interaction, decode
+from forebay.segments.history import History
+from forebay.streams.connection import connected
+from forebay.streams.deadletters import read as read_letters
+from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.topics import Topics, ensure
+from forebay.streams.worker.host import HostOptions
+
+pytestmark = pytest.mark.broker
+PARTITIONS = 2
+
+
+@pytest.fixture
+def narrow(kafka: DevKafka, topics: Topics) -> Topics:
+    """Topics whose dead letters may have 20,000 bytes and no more."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        from kafka.admin import ConfigResource
+
+        admin.alter_configs([ConfigResource("TOPIC", topics.dead_letters, {"max.message.bytes": "20000"})])
+    return topics
+
+
+def test_a_dead_letter_that_the_broker_refuses_goes_without_its_content(
+    kafka: DevKafka, narrow: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Two large ones amid good events and small bad ones: each of the others is done once, and work goes on, restarts included."""
+    events = make_history(400, until_ms=time.time_ns() // 1_000_000).behaviours
+    large, small = b"{" + b"x" * 60_000, b"no event"
+    publish(narrow.behaviour, events[:150])
+    publish(narrow.behaviour, [(b"u1", large), (b"u1", small)], 0)
+    publish(narrow.behaviour, events[150:300])
+    publish(narrow.behaviour, [(b"u1", large)], 1)
+    options = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    for part in ([], events[300:]):
+        publish(narrow.behaviour, part)
+        with work(narrow, "user", tmp_path, options=options) as worker:
+            wait_for(lambda: lag(narrow.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+    acted = [decode(m.value()) for m in read(narrow.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(e.id for e in events)
+    letters = read_letters(kafka.bootstrap, narrow)
+    assert sorted((d.partition, d.reason, d.value) for d in letters if d.value is not None) == [
+        (0, "undecodable", small)
+    ]
+    assert sorted((d.partition, d.reason) for d in letters if d.value is None) == [
+        (0, "undecodable"),
+        (1, "undecodable"),
+    ]
+
+
+def test_a_record_as_large_as_a_topic_takes_stops_nobody(
+    kafka: DevKafka, topics: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Its dead letter would be larger than itself: it carries the beginning, and what is needed to find the rest."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    events, large = make_history(100, until_ms=time.time_ns() // 1_000_000).behaviours, b"{" + b"x" * 995_000
+    publish(topics.behaviour, [(b"u1", large)], 0)
+    publish(topics.behaviour, events)
+    with work(topics, "user", tmp_path) as worker:
+        wait_for(lambda: lag(topics.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+    (letter,) = read_letters(kafka.bootstrap, topics)
+    assert (letter.reason, letter.length, letter.partition, letter.offset) == ("too_large", len(large), 0, 0)
+    assert letter.value == large[: 64 << 10]
+    acted = [decode(m.value()) for m in read(topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
+    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(e.id for e in events)
+
+
+def test_a_topic_that_takes_not_even_a_row_ends_a_worker_by_name(
+    kafka: DevKafka, topics: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """No record is to blame: cutting the batch ends, and the remedy is named, instead of the same batch for ever."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        from kafka.admin import ConfigResource
+
+        rows = topics.vectors("g1", "user")
+        admin.alter_configs([ConfigResource("TOPIC", rows, {"max.message.bytes": "150"})])
+    publish(topics.behaviour, make_history(20, until_ms=time.time_ns() // 1_000_000).behaviours)
+    with pytest.raises(TopicMismatch, match=r"max\.message\.bytes"), work(topics, "user", tmp_path) as worker:
+        wait_for(lambda: worker.ended, "its end")

@@ -1,0 +1,185 @@
+"""Step 4 against a real broker: all or nothing, and only by the one who owns the slot and the partitions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from forebay.errors import BrokerError, BrokerUnavailable, EventError, Fenced
+from forebay.events import Interaction, Tick, decode, encode
+from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
+from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletters import read as read_letters
+from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.offsets import committed
+from forebay.streams.topics import Topics, ensure
+from forebay.streams.worker.processor import Outcome
+from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
+
+pytestmark = pytest.mark.broker
+PARTITIONS = 2
+
+
+@pytest.fixture
+def there(kafka: DevKafka, topics: Topics) -> Topics:
+    """Topics of generation g1 that exist."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    return topics
+
+
+@pytest.fixture
+def open_log(kafka: DevKafka, there: Topics) -> Callable[..., TransactionLog]:
+    """The writing end of one slot."""
+
+    def make(slot: str = "0", timeout_ms: int = 10_000) -> TransactionLog:
+        name = f"{there.prefix}{slot}"
+        return TransactionLog(kafka.bootstrap, there, "g1", "user", transactional_id=name, timeout_ms=timeout_ms)
+
+    return make
+
+
+@pytest.fixture
+def whole(read: Callable[..., Any]) -> Callable[[str], list[Any]]:
+    """All committed records of a topic."""
+    return lambda topic: read(topic, dict.fromkeys(range(PARTITIONS), 0))
+
+
+def _outcome(name: str = "u1") -> Outcome:
+    letter = DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")
+    interaction = encode(Interaction("i1", name, "rate", 1.0, 1, "e", 2))
+    return Outcome(
+        vectors=[(0, name.encode(), b"row"), (1, b"gone", None)],
+        interactions=[(b"i1", interaction)],
+        dead_letters=[letter],
+        watermarks={0: 123, 1: 124},
+    )
+
+
+def _group(kafka: DevKafka, name: str) -> Consumer:
+    return Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": name, "session.timeout.ms": 6000})
+
+
+def test_a_commit_puts_everything_where_it_belongs(
+    kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
+) -> None:
+    """Vectors and heartbeats by partition, interactions by key, dead letters, ticks, and the offsets of the group."""
+    consumer = _group(kafka, f"{there.prefix}group")
+    offsets = [TopicPartition(there.behaviour, 1, 42)]
+    log = open_log()
+    log.commit(_outcome(), offsets, consumer.consumer_group_metadata(), {1: 3_600_000}, interactions=True)
+    log.close()
+    records = {(m.partition(), m.key()): m.value() for m in whole(there.vectors("g1", "user"))}
+    assert {p: unpack_heartbeat(records.pop((p, HEARTBEAT_KEY))) for p in (0, 1)} == {0: 123, 1: 124}
+    assert records == {(0, b"u1"): b"row", (1, b"gone"): None}
+    (interaction,) = whole(there.item_updates)
+    assert interaction.key() == b"i1" and isinstance(decode(interaction.value()), Interaction)
+    (tick,) = whole(there.behaviour)
+    assert (tick.partition(), tick.key(), decode(tick.value())) == (1, TICK_KEY, Tick(3_600_000))
+    assert [d.offset for d in read_letters(kafka.bootstrap, there)] == [7]
+    assert (committed(consumer, there.behaviour, 0), committed(consumer, there.behaviour, 1)) == (None, 42)
+    consumer.close()
+
+
+def test_the_letter_of_a_record_as_large_as_the_topic_takes_is_committed(
+    kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog]
+) -> None:
+    """Key and value of the record fill `message.max.bytes`: its letter, headers included, must still go."""
+    value, key = b"x" * 1_000_000, b"k" * 40_000
+    letter = DeadLetter.of(
+        EventError("too_large", "a record"),
+        key=key, value=value, topic=there.behaviour, partition=0, offset=7, append_time=1, processor="user",
+    )  # fmt: skip
+    open_log().commit(Outcome(dead_letters=[letter]), [], None, {}, interactions=True)
+    assert read_letters(kafka.bootstrap, there) == [letter]
+    assert (letter.length, letter.key_length) == (1_000_000, 40_000)
+
+
+def test_without_interactions_only_they_are_left_out(
+    there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
+) -> None:
+    """A second generation's worker does not tell the item side again."""
+    open_log().commit(_outcome(), [], None, {}, interactions=False)
+    assert whole(there.item_updates) == []
+    assert len(whole(there.vectors("g1", "user"))) == 4
+
+
+def test_a_second_worker_in_the_same_slot_fences_the_first(
+    there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
+) -> None:
+    """The first one's next batch is refused for good, and nothing of it can be read."""
+    first = open_log()
+    first.commit(_outcome("before"), [], None, {}, interactions=True)
+    second = open_log()
+    with pytest.raises(Fenced, match="Give each worker process a --slot of its own"):
+        first.commit(_outcome("after"), [], None, {}, interactions=True)
+    second.commit(_outcome("second"), [], None, {}, interactions=True)
+    assert {decode(m.value()).user for m in whole(there.item_updates)} == {"before", "second"}
+
+
+def test_a_worker_that_lost_its_partitions_commits_nothing(
+    kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any],
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Its group has gone on without it: the offsets are refused, and everything with them; the log can be used again."""
+    name = f"{there.prefix}group"
+
+    def join() -> Consumer:
+        consumer = _group(kafka, name)
+        consumer.subscribe([there.behaviour])
+        wait_for(lambda: consumer.poll(0.1) is None and consumer.assignment(), "the assignment")
+        return consumer
+
+    first = join()
+    stale = first.consumer_group_metadata()
+    first.close()
+    second = join()
+    log = open_log()
+    with pytest.raises(BrokerError) as refused:
+        log.commit(_outcome(), [TopicPartition(there.behaviour, 0, 5)], stale, {0: 3_600_000}, interactions=True)
+    assert type(refused.value) is BrokerError
+    topics = (there.item_updates, there.behaviour, there.vectors("g1", "user"))
+    assert [whole(topic) for topic in topics] == [[], [], []]
+    assert read_letters(kafka.bootstrap, there) == []
+    assert committed(second, there.behaviour, 0) is None
+    fresh = second.consumer_group_metadata()
+    log.commit(_outcome(), [TopicPartition(there.behaviour, 0, 5)], fresh, {}, interactions=True)
+    assert len(whole(there.item_updates)) == 1 and committed(second, there.behaviour, 0) == 5
+    second.close()
+
+
+ABANDON = """
+import os, signal, sys
+from forebay.streams.topics import Topics
+from forebay.streams.worker.transactions import TransactionLog
+log = TransactionLog(sys.argv[1], Topics(sys.argv[2]), "g1", "user", transactional_id=sys.argv[2] + "0", timeout_ms=600_000)
+log._producer.begin_transaction()
+log._produce(Topics(sys.argv[2]).item_updates, b"never read", b"i1")
+log._producer.flush()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_worker_left_open_is_aborted_by_the_next_one_in_its_slot(
+    kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
+) -> None:
+    """At once, though its transaction might have lasted ten minutes: readers are not held up."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    killed = subprocess.run(
+        [sys.executable, "-c", ABANDON, kafka.bootstrap, there.prefix], env=environment, timeout=60, check=False
+    )
+    assert killed.returncode == -9
+    open_log().commit(_outcome(), [], None, {}, interactions=True)
+    assert [decode(m.value()).user for m in whole(there.item_updates)] == ["u1"]
+
+
+def test_without_a_broker_the_address_is_named(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to do about it."""
+    monkeypatch.setattr("forebay.streams.worker.transactions.OPERATION_TIMEOUT_S", 0.5)
+    with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*forebay doctor"):
+        TransactionLog("127.0.0.1:1", topics, "g1", "user", transactional_id="x", timeout_ms=1000)
