@@ -1,7 +1,8 @@
 """The package's page is the README without what only a checkout can show; everything else stands in pyproject.toml.
 
-A page on an index has no folder beside it, and this project no public address that its links could be made absolute with: a picture
-becomes its caption, and a link within the repository its text with the path in brackets. MANIFEST.in puts those files into the sdist.
+A page on an index has no folder beside it, and this project no public address that its links could be made absolute
+with: a picture becomes its caption, and a link within the repository its text with the path in brackets. MANIFEST.in
+puts those files into the sdist.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""What mkdocs calls while it builds the site: the code fills the pages' slots, and no page may ask another host for anything."""
+"""What mkdocs calls while it builds the site: the code fills the pages' slots, and no page may ask another host for
+anything."""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""How a server lets go of its connections: what was asked is answered, with the word that it was the last answer, and nobody is reset.
+"""How a server lets go of its connections: what was asked is answered, with the word that it was the last answer, and
+nobody is reset.
 
-From the signal on, nothing new is accepted. Whoever keeps a connection has IDLE_S to ask once more; the answer carries `connection: close`.
-A connection that stays idle is then ended by half: the end is sent, and for LINGER_S what still arrives is read and dropped, since a
-socket that is closed with bytes unread resets its peer. Requests under way have ANSWER_S. The sum is the longest that a server takes to stop.
+From the signal on, nothing new is accepted. Whoever keeps a connection has IDLE_S to ask once more; the answer carries
+`connection: close`. A connection that stays idle is then ended by half: the end is sent, and for LINGER_S what still
+arrives is read and dropped, since a socket that is closed with bytes unread resets its peer. Requests under way have
+ANSWER_S. The sum is the longest that a server takes to stop.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class DrainState(ServerState):
     draining = False
 
     def drain(self) -> None:
-        """From now on each answer is the last of its connection. From any thread, and from a signal handler: it sets flags."""
+        """From now on each answer is the last of its connection. From any thread, and from a signal handler: it sets
+        flags."""
         self.draining = True
         for connection in list(self.connections):
             if isinstance(connection, DrainingConnection):
@@ -72,7 +75,8 @@ class DrainingConnection(HttpToolsProtocol):
 async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idle_s: float) -> None:
     """Accept no more, and wait until every connection has had its last answer, at most `idle_s`.
 
-    The state drains already. Called by the server before its own shutdown, which ends what is left by `DrainingConnection.shutdown`.
+    The state drains already. Called by the server before its own shutdown, which ends what is left by
+    `DrainingConnection.shutdown`.
     """
     await _accept_last(server, listeners)
     deadline = time.monotonic() + idle_s
@@ -81,7 +85,8 @@ async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idl
 
 
 async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket]) -> None:
-    """Close the listeners, and take in what the kernel had accepted for them: with the last of their descriptors it would be reset.
+    """Close the listeners, and take in what the kernel had accepted for them: with the last of their descriptors it
+    would be reset.
 
     What comes between the last look and the close, a few microseconds, still is.
     """

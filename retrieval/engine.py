@@ -70,7 +70,8 @@ class Engine:
         """`defaults` are the learned default vectors of each side, float32 [dims of all segments].
 
         Raises GenerationMismatch when a table's segments are not the specs', BundleError when the dimensions of
-        segments, fusions, defaults and index do not fit together, or the fusion for `retrieve` is none that an index can search.
+        segments, fusions, defaults and index do not fit together, or the fusion for `retrieve` is none that an index
+        can search.
         """
         self.generation, self.bundle_hash = generation, bundle_hash
         self.fusion = fusions["rank"]
@@ -121,8 +122,8 @@ class Engine:
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, items)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
-        """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen next, those
-        of `rank` what is liked, and they do not compare.
+        """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen
+        next, those of `rank` what is liked, and they do not compare.
 
         The index proposes by the last written vectors, exactly; which items are proposed does not know of expired item
         segments, their scores do. Raises GenerationUnavailable and BadRequest.
@@ -138,7 +139,8 @@ class Engine:
             deny_rows = self.item.find_locked(request.deny, hashes)
         rows, _ = self.index.search(query[0], request.k + _SPARE if request.k else 0, deny_rows)
         with self.item.lock:
-            # A row may have gone to another entity since the search: its name is read with its vector, and judged again.
+            # A row may have gone to another entity since the search: its name is read with its vector, and judged
+            # again.
             pairs = [(row, self.item.ids[row]) for row in rows.tolist() if row < self.item.capacity]
             pairs = [(row, name) for row, name in pairs if name and name not in denied]
             places = np.array([row for row, _ in pairs], np.int64)
@@ -251,7 +253,8 @@ class Engine:
         return scores
 
     def _oldest(self, side: Side, now: int) -> Ints:
-        """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at `now` 0."""
+        """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at
+        `now` 0."""
         expires = self._expires[side]
         return np.where(expires > 0, np.maximum(now - expires, 1), 1)
 

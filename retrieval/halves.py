@@ -12,7 +12,8 @@ from forebay.store.table import SegmentTable
 
 
 class ItemHalves:
-    """Beside the item table, row by row. The caller holds the table's lock; memory is touched only for rows that were asked for.
+    """Beside the item table, row by row. The caller holds the table's lock; memory is touched only for rows that were
+    asked for.
 
     A half is of the row as it was written; whoever finds a segment of it expired computes another one for that request.
     """
@@ -22,8 +23,8 @@ class ItemHalves:
         self._allocate(table.capacity)
 
     def gather_locked(self, rows: Ints, vectors: Callable[[Ints], Floats]) -> Floats:
-        """float32 [n, half_width] of `rows` int64 [n], each in the table. `vectors(rows)` gives item vectors [m, item_dim] of those
-        that were written since their half was computed."""
+        """float32 [n, half_width] of `rows` int64 [n], each in the table. `vectors(rows)` gives item vectors [m,
+        item_dim] of those that were written since their half was computed."""
         if len(self._versions) != self._table.capacity:
             kept, versions = self._halves, self._versions
             self._allocate(self._table.capacity)

@@ -3,7 +3,8 @@
     POST /v1/rank       RankRequest      -> RankResponse
     POST /v1/retrieve   RetrieveRequest  -> RankResponse
     GET  /v1/entities/{side}/{id}[?vectors=true]  -> EntityResponse
-    GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET /metrics
+    GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET
+    /metrics
 
 Bodies are JSON, or msgpack by `content-type` and `accept`. `forebay-deadline-ms` is what is left of the caller's time
 when it sends: work that nobody waits for any more is not begun.
@@ -126,7 +127,8 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, drained before it stops. A caught signal is not raised again: that would end the process before its owner's stores close."""
+    """uvicorn, drained before it stops. A caught signal is not raised again: that would end the process before its
+    owner's stores close."""
 
     def __init__(
         self, app: Starlette, listener: socket.socket, idle_s: float, on_ready: Callable[[str], None] | None = None
@@ -138,7 +140,8 @@ class _Server(uvicorn.Server):
         self.server_state: DrainState = DrainState()
 
     def stop(self) -> None:
-        """From here on every answer is the last of its connection, and the server ends. From any thread or signal handler."""
+        """From here on every answer is the last of its connection, and the server ends. From any thread or signal
+        handler."""
         self._app.state.stopping = self.should_exit = True
         self.server_state.drain()
 
@@ -179,8 +182,8 @@ def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish what is under way (see `drain`) and return.
 
-    `on_ready` gets the address, once: when connections are taken and `ready` says yes for the first time. Raises ConfigError
-    when the port is in use, before anything is warmed up.
+    `on_ready` gets the address, once: when connections are taken and `ready` says yes for the first time. Raises
+    ConfigError when the port is in use, before anything is warmed up.
     """
     with _listen(host, port) as listener:
         _Server(app, listener, IDLE_S, on_ready).run(sockets=[listener])

@@ -5,8 +5,9 @@ On disk a folder named by the hash's first twelve hex digits:
     manifest.json         spec, hash, SHA-256 of the weights file, training record
     weights.safetensors   every tensor, the vocabulary and the default vectors included
 
-Bytes are hashed in memory before they are written (a full disk can shorten a file without an error) and again after they are
-read, before they are parsed: of 300 single-bit flips safetensors loads 297 as other weights. Loading needs no torch.
+Bytes are hashed in memory before they are written (a full disk can shorten a file without an error) and again after
+they are read, before they are parsed: of 300 single-bit flips safetensors loads 297 as other weights. Loading needs no
+torch.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ MAX_WEIGHTS_BYTES = 8 << 30
 
 @dataclass(frozen=True)
 class Bundle:
-    """`tensors` are named `{side}.{segment}.{weight}`, `default.{side}` float32 [dims of all segments], `vocabulary.item` and
-    `fusion.{use}.{weight}`.
+    """`tensors` are named `{side}.{segment}.{weight}`, `default.{side}` float32 [dims of all segments],
+    `vocabulary.item` and `fusion.{use}.{weight}`.
 
     `record` says how it was trained; it is no part of the hash.
     """
@@ -80,7 +81,8 @@ class Bundle:
         return {use: build(self.spec, use, self.tensors) for use in USES}
 
     def defaults(self, side: Side) -> Floats:
-        """float32 [dims of all segments]: what stands in for a segment that is missing; learned, the vector of an empty state."""
+        """float32 [dims of all segments]: what stands in for a segment that is missing; learned, the vector of an empty
+        state."""
         return np.asarray(self.tensors[f"default.{side}"], dtype=np.float32)
 
     def reader(self, segment: SegmentSpec) -> SegmentReader:
@@ -92,7 +94,8 @@ class Bundle:
         return {n.removeprefix(prefix): t for n, t in self.tensors.items() if n.startswith(prefix)}
 
     def encoder_tag(self, segment: SegmentSpec) -> int:
-        """64 bits of a hash over all that this segment's vectors depend on besides state; every stored vector carries it."""
+        """64 bits of a hash over all that this segment's vectors depend on besides state; every stored vector carries
+        it."""
         digest = hashlib.sha256(repr((segment.title, segment.features, segment.encoder, segment.dim)).encode())
         own = {f"w.{n}": np.ascontiguousarray(t) for n, t in sorted(self.segment_tensors(segment).items())}
         digest.update(format_tensors({**own, "vocabulary": self.vocabulary.hashes}))

@@ -1,7 +1,7 @@
 """What is odd about a spec that can be a model: things declared and not used, kept and not read, or never to happen.
 
-`lint` looks at the spec alone, without weights and without torch. An error is something that cannot do what it says; a warning is
-something that may be meant so.
+`lint` looks at the spec alone, without weights and without torch. An error is something that cannot do what it says; a
+warning is something that may be meant so.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ Level: TypeAlias = Literal["error", "warning"]
 ROW_BYTES = 16_384  # rows of this size make a million entities 16 GB, and each batch writes its rows whole
 ALWAYS = 32  # dimensions that are never too many: all segments of a weighted sum have those of the widest
 WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its inputs, a deep one hardly this many
-# The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the clocks, and the
-# way through the log (tests/streams/worker/test_host.py holds it against the worker's own defaults).
+# The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the
+# clocks, and the way through the log (tests/streams/worker/test_host.py holds it against the worker's own defaults).
 SHOWN_AGE_MS = 5_000
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
@@ -96,7 +96,8 @@ def _unread(spec: Spec) -> Iterator[Remark]:
 
 
 def _twice(spec: Spec) -> Iterator[Remark]:
-    """Within one fusion: two uses may well ask the same of the same events. A raw affinity repeats a learned segment on purpose."""
+    """Within one fusion: two uses may well ask the same of the same events. A raw affinity repeats a learned segment on
+    purpose."""
     told: set[tuple[str, ...]] = set()
     for fusion, side in product(spec.fusions.values(), SIDES):
         owners: dict[FeatureSpec, list[str]] = {}
@@ -119,7 +120,8 @@ def _twice(spec: Spec) -> Iterator[Remark]:
                 "warning",
                 f"[{side}.{several[0]}] features",
                 f"{' and '.join(several)} {how} read: {'; '.join(map(in_words, shared))}",
-                "Keep it in one of them: its state is shared, but each event that changes it makes all of them be encoded",
+                "Keep it in one of them: its state is shared, but each event that changes it makes all of them be "
+                "encoded",
             )
 
 
@@ -191,7 +193,8 @@ def _label(spec: Spec) -> Iterator[Remark]:
             yield Remark(
                 "error",
                 "[label]",
-                f"no event can be an impression, {shown!r}, and positive, {positive!r}, at once: every label is negative",
+                f"no event can be an impression, {shown!r}, and positive, {positive!r}, at once: every label is "
+                f"negative",
                 'Write within = "30m", if an outcome is an event of its own that follows its impression',
             )
         return
@@ -248,7 +251,8 @@ def _windows(spec: Spec) -> Iterator[Remark]:
                 yield Remark(
                     "warning",
                     where,
-                    f"{in_words(f)}: one bucket of {duration(f.bucket_ms)} is longer than the half-life, and its events "
+                    f"{in_words(f)}: one bucket of {duration(f.bucket_ms)} is longer than the half-life, and its "
+                    f"events "
                     "decay as one",
                     "Use buckets of a quarter of the half-life",
                 )
@@ -260,7 +264,8 @@ def _bounds(spec: Spec) -> Iterator[Remark]:
             yield Remark(
                 "warning",
                 f"[{s.title}] late_after",
-                f"{duration(s.late_after_ms)} is less than the {duration(SHOWN_AGE_MS)} that a heartbeat of an idle worker can show",
+                f"{duration(s.late_after_ms)} is less than the {duration(SHOWN_AGE_MS)} that a heartbeat of an idle "
+                f"worker can show",
                 f"Use {duration(SHOWN_AGE_MS)} or more: lookups call it late though nothing is",
             )
         if not 0 < s.expires_after_ms <= s.late_after_ms:

@@ -13,7 +13,8 @@ T = TypeVar("T")
 def own_class(name: str, base: type[T], where: str) -> type[T]:
     """The class `module:Class`, which must be a subclass of `base`. Raises BundleError.
 
-    Whoever encodes (train, work, backfill) must be able to import it; a server reads stored vectors and needs no encoder of anyone.
+    Whoever encodes (train, work, backfill) must be able to import it; a server reads stored vectors and needs no
+    encoder of anyone.
     """
     module, _, attribute = name.partition(":")
     try:

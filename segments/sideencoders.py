@@ -32,9 +32,9 @@ class Encoded:
 class SideEncoders:
     """The encoders of one side of a bundle, on this process's numeric platform. One thread at a time calls it.
 
-    Where an encoder runs is the installation's affair and no part of a bundle: `devices` maps a segment's title to `cpu` or
-    `cuda:N` (`cpu` for those that it does not name), and a generation's numeric platform names it. `threads` encode segments side
-    by side, with the same bits as one.
+    Where an encoder runs is the installation's affair and no part of a bundle: `devices` maps a segment's title to
+    `cpu` or `cuda:N` (`cpu` for those that it does not name), and a generation's numeric platform names it. `threads`
+    encode segments side by side, with the same bits as one.
     """
 
     def __init__(self, bundle: Bundle, side: Side, devices: Mapping[str, str] | None = None, threads: int = 1) -> None:
@@ -90,8 +90,8 @@ class SideEncoders:
         return list(self._pool.map(lambda job: self.encode(*job), jobs))
 
     def encode_exact(self, rows: Ints, hashes: Ints, only: Collection[SegmentSpec] | None = None) -> Floats:
-        """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs. With `only` the
-        columns of all others are zero."""
+        """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs. With
+        `only` the columns of all others are zero."""
         parts = [
             encode(encoder, reader.read(rows, hashes))
             if only is None or segment in only
@@ -101,8 +101,8 @@ class SideEncoders:
         return np.concatenate(parts, axis=1)
 
     def encode_all(self, rows: Ints, hashes: Ints, only: Collection[SegmentSpec] | None = None) -> Floats:
-        """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale. With `only`
-        the columns of all others are zero."""
+        """All segments, as they are served, side by side: float32 [n, dims of all segments] out of int8 and its scale.
+        With `only` the columns of all others are zero."""
         wanted = [p for p, segment in enumerate(self.segments) if only is None or segment in only]
         parts = [np.zeros((len(rows), segment.dim), dtype=np.float32) for segment in self.segments]
         encoded: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in wanted])

@@ -121,7 +121,8 @@ class RowCodec:
             raise StoreCorrupt(
                 f"record version {value[:1].hex() or 'absent'}, not {VERSION}",
                 where=where,
-                do="Was it written by another version of Forebay? Build another generation: forebay backfill --generation NEW",
+                do="Was it written by another version of Forebay? Build another generation: forebay backfill "
+                "--generation NEW",
             )
         if len(value) > 1 and value[1] != len(self.segments):
             raise GenerationMismatch(

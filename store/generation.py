@@ -2,8 +2,8 @@
 
     {"sha256": "…", "generation": {"name": "g1", …}}
 
-The checksum is over the bytes of the inner object: a flipped digit of an offset would be a valid manifest of another cut. One of an
-older version is the inner object alone, and is read without a check.
+The checksum is over the bytes of the inner object: a flipped digit of an offset would be a valid manifest of another
+cut. One of an older version is the inner object alone, and is read without a check.
 """
 
 from __future__ import annotations

@@ -37,10 +37,11 @@ class ItemIndex:
         return self._count
 
     def upsert(self, rows: Ints, vectors: Floats) -> None:
-        """Set `vectors` float32 [n, dim] of `rows` int64 [n], in place or beyond the end. The last of a repeated row wins.
+        """Set `vectors` float32 [n, dim] of `rows` int64 [n], in place or beyond the end. The last of a repeated row
+        wins.
 
-        Raises ValueError, before anything is changed, for a wrong shape, a negative row, or a number that is not finite:
-        FAISS would accept it and never return the row.
+        Raises ValueError, before anything is changed, for a wrong shape, a negative row, or a number that is not
+        finite: FAISS would accept it and never return the row.
         """
         vectors = np.ascontiguousarray(vectors, np.float32)
         if vectors.shape != (len(rows), self.dim):

@@ -183,7 +183,8 @@ def carried_as_of(
     watermarks: Ints,
     rows: Ints,
 ) -> Ints:
-    """int64 [n, segments]: each row's as_of, carried on by its partition's watermark unless HELD (bit 0); 0 for row -1."""
+    """int64 [n, segments]: each row's as_of, carried on by its partition's watermark unless HELD (bit 0); 0 for row
+    -1."""
     segments = as_of.shape[1]
     times = np.zeros((len(rows), segments), np.int64)
     for i in range(len(rows)):

@@ -1,7 +1,9 @@
-"""One owned source partition in memory: rows of state, the vectors last emitted, and what its store has not been told yet.
+"""One owned source partition in memory: rows of state, the vectors last emitted, and what its store has not been told
+yet.
 
-The table is a cache of the partition's store, and the store is a cache of the log. Rows come in from the store when an event first
-touches them and stay; they go out in the write-behind of `flush`. Whatever goes wrong, the table is dropped and read again.
+The table is a cache of the partition's store, and the store is a cache of the log. Rows come in from the store when an
+event first touches them and stay; they go out in the write-behind of `flush`. Whatever goes wrong, the table is dropped
+and read again.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class OwnedPartition:
     ) -> OwnedPartition:
         """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from.
 
-        Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch (the topic
-        is another one than the state was folded from) or StoreError (the rows are of another layout).
+        Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch
+        (the topic is another one than the state was folded from) or StoreError (the rows are of another layout).
         """
         store = PartitionStore.open(path, create=create)
         try:
@@ -150,8 +152,9 @@ class OwnedPartition:
         """Write behind: everything that changed since the last flush and the offset, in one batch.
 
         Called only between a commit and the next fold, so that the store never leads the group. Event ids older than
-        `keep_ids_ms` before the newest append time are forgotten: their duplicates are late by then. A partition with dirty
-        pairs (folded silently, not yet emitted) is left alone: the store does not keep that mark, a second silent fold does.
+        `keep_ids_ms` before the newest append time are forgotten: their duplicates are late by then. A partition with
+        dirty pairs (folded silently, not yet emitted) is left alone: the store does not keep that mark, a second silent
+        fold does.
         """
         if self.dirty[: len(self.ids)].any():
             return
@@ -223,7 +226,8 @@ def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:
         raise TopicMismatch(f"topic {meta.topic} was deleted and created again since", where=str(path), do=mend)
     if meta.partitions != fresh.partitions:
         raise TopicMismatch(
-            f"topic {meta.topic} has {fresh.partitions} partitions, and had {meta.partitions} when the state was folded",
+            f"topic {meta.topic} has {fresh.partitions} partitions, and had {meta.partitions} when the state was "
+            f"folded",
             where=str(path),
             do=mend,
         )
@@ -231,5 +235,6 @@ def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:
         raise StoreError(
             "its rows are of another spec",
             where=str(path),
-            do="Give each generation a --state folder of its own, or build another one: forebay backfill --generation NEW",
+            do="Give each generation a --state folder of its own, or build another one: forebay backfill --generation "
+            "NEW",
         )

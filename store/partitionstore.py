@@ -2,10 +2,10 @@
 
 Three kinds of key in one column family, told apart by the first byte:
 
-    e<id>                                    an entity: u4 bytes of state, state as the fold packs it, vectors last emitted
-    d<time 8><entity hash 8><event id 8>     an event id that no longer fits its entity's row (big-endian: time first, so
-                                             that forgetting the old ones is one range delete)
-    m                                        PartitionMeta, as JSON
+    e<id>                                 an entity: u4 bytes of state, state as the fold packs it, vectors emitted last
+    d<time 8><entity hash 8><event id 8>  an event id that no longer fits its entity's row (big-endian: time first, so
+                                          that forgetting the old ones is one range delete)
+    m                                     PartitionMeta, as JSON
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from forebay.store.rocks import Rocks
 _ENTITY, _SPILLED, _META = b"e", b"d", b"m"
 # Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
-    "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another generation "
+    "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another "
+    "generation "
     "from a history that reaches to now: forebay backfill --generation NEW"
 )
 
@@ -93,7 +94,8 @@ class PartitionStore:
         expire_before_ms: int | None,
         meta: PartitionMeta,
     ) -> None:
-        """One batch: entities (id, state, vectors), forgotten entities, spilled keys and `meta`. Whole or absent after a crash.
+        """One batch: entities (id, state, vectors), forgotten entities, spilled keys and `meta`. Whole or absent after
+        a crash.
 
         `expire_before_ms` forgets spilled keys of earlier event times. Each one leaves a range tombstone that reads pay
         for: pass it when the log's clock has moved on, not with every batch. If this raises, the store is unusable:
@@ -112,7 +114,8 @@ class PartitionStore:
         self._rocks.write(batch)
 
     def scan(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Every entity's id, state and vectors, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends early."""
+        """Every entity's id, state and vectors, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends
+        early."""
         return ((key.decode(), *_parts(value)) for key, value in self._rocks.scan(_ENTITY))
 
     def scan_spilled(self) -> Iterator[bytes]:
@@ -120,7 +123,8 @@ class PartitionStore:
         return (key for key, _ in self._rocks.scan(_SPILLED))
 
     def digest(self, *, spilled_from_ms: int = 0) -> str:
-        """SHA-256 over all states and the spilled keys from `spilled_from_ms` on, in key order; not over `meta` or vectors.
+        """SHA-256 over all states and the spilled keys from `spilled_from_ms` on, in key order; not over `meta` or
+        vectors.
 
         Two stores with the same accepted events have the same digest, however their events were ordered and batched.
         When expired keys are deleted is the one thing that differs: name the same bound on both sides.

@@ -40,7 +40,8 @@ class Rocks:
         """Open `path`; with `create`, make it when there is nothing. `restore` is what its owner can do about damage.
 
         Raises StoreLocked when another process (or another object of this one) has it open, StoreCorrupt when its files
-        do not fit together, StoreMissing when there is no store and `create` is false, StoreError when the disk is full.
+        do not fit together, StoreMissing when there is no store and `create` is false, StoreError when the disk is
+        full.
         """
         self.path, self._restore = path, restore
         if not create and not (path / "CURRENT").exists() and not any(path.glob("MANIFEST-*")):
@@ -81,7 +82,10 @@ class Rocks:
                 db.write(batch)
             except Exception as error:  # noqa: BLE001
                 self._raised = True
-                do = "Close and reopen the store (start the process again) and go on from the offset in it; never retry the write"
+                do = (
+                    "Close and reopen the store (start the process again) and go on from the offset in it; "
+                    "never retry the write"
+                )
                 raise StoreError(
                     f"a write raised: {error}", where=str(self.path), do=MAKE_ROOM if _is_full(str(error)) else do
                 ) from None
@@ -107,7 +111,8 @@ class Rocks:
                 try:
                     db.close()
                 except Exception as error:  # noqa: BLE001
-                    # After a failed write, closing flushes again and raises the same error; the lock is free all the same.
+                    # After a failed write, closing flushes again and raises the same error; the lock is free all the
+                    # same.
                     if not self._raised:
                         raise self._named(error) from None
 

@@ -23,8 +23,8 @@ class SegmentTable:
     """One row per entity: codes, scales, times and flags of all segments of a side.
 
     One writer (the replica), many readers. `lock` is held by every method that writes, and by a reader from its `find`
-    to the end of its gather: a row is some hundred bytes in several arrays, and without the lock a reader could see half
-    of an update, a row that was given to another entity meanwhile, or arrays that were replaced by larger ones. A
+    to the end of its gather: a row is some hundred bytes in several arrays, and without the lock a reader could see
+    half of an update, a row that was given to another entity meanwhile, or arrays that were replaced by larger ones. A
     gather of 1,000 rows holds it for well under 0.1 ms. Methods whose names end in `_locked` want it held.
     """
 

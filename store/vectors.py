@@ -46,8 +46,8 @@ class VectorStore:
     def open(cls, path: Path, *, create: bool, generation: str, bundle_hash: str) -> VectorStore:
         """Open the store at `path`, or make it for this generation.
 
-        Raises GenerationMismatch when it holds another generation's or another bundle's rows, StoreLocked, StoreCorrupt,
-        and StoreError if absent and not `create`.
+        Raises GenerationMismatch when it holds another generation's or another bundle's rows, StoreLocked,
+        StoreCorrupt, and StoreError if absent and not `create`.
         """
         rocks = Rocks(path, create=create, restore=RESTORE)
         try:
@@ -67,7 +67,8 @@ class VectorStore:
         """One batch: rows as (id, source partition, record), deletions, watermarks and the offsets that cover them all.
 
         The replica writes here first and to the tables after it: a crash between the two leaves nothing to mend, the
-        tables are filled from here. If this raises, the store is unusable: close it, reopen it, resume from `offsets()`.
+        tables are filled from here. If this raises, the store is unusable: close it, reopen it, resume from
+        `offsets()`.
         """
         batch, prefix = WriteBatch(raw_mode=True), _PREFIX[side]
         for entity, partition, value in puts:

@@ -1,7 +1,9 @@
-"""A generation out of history: the Processor's own fold and encode over files, into partition stores and vectors topics.
+"""A generation out of history: the Processor's own fold and encode over files, into partition stores and vectors
+topics.
 
-The order of steps decides what a crash leaves: stores first (each whole, with its offset at the Cut), then the vectors, then the
-manifest. Without a manifest there is no generation, and the next run begins by clearing what the last one left.
+The order of steps decides what a crash leaves: stores first (each whole, with its offset at the Cut), then the vectors,
+then the manifest. Without a manifest there is no generation, and the next run begins by clearing what the last one
+left.
 """
 
 from __future__ import annotations
@@ -41,10 +43,12 @@ def backfill(
     now_ms: int,
     progress: Progress | None = None,
 ) -> Generation:
-    """Fold `history` into generation `name`: stores under `state_folder`, vectors in the generation's topics, manifest in `folder`.
+    """Fold `history` into generation `name`: stores under `state_folder`, vectors in the generation's topics, manifest
+    in `folder`.
 
-    The Cut is the end of both source topics as they are now: workers of the generation go on from there. `now_ms` is the clock of
-    the last tick that the history would have had. `progress(done, total)` counts events. Raises GenerationError if it exists.
+    The Cut is the end of both source topics as they are now: workers of the generation go on from there. `now_ms` is
+    the clock of the last tick that the history would have had. `progress(done, total)` counts events. Raises
+    GenerationError if it exists.
     """
     if (folder / MANIFEST).exists():
         raise GenerationError(

@@ -9,7 +9,8 @@ CLOSE_S = 2.0  # to leave a group: whoever does not manage it is missed after a 
 
 
 def within(seconds: float, call: Callable[[], object]) -> bool:
-    """Run `call` on a thread of its own and wait `seconds` for it; returns whether it has ended. Else it is left behind."""
+    """Run `call` on a thread of its own and wait `seconds` for it; returns whether it has ended. Else it is left
+    behind."""
     thread = threading.Thread(target=call, daemon=True)
     thread.start()
     thread.join(seconds)

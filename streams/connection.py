@@ -49,7 +49,8 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
     """A connected `KafkaProducer`, `KafkaConsumer` or `KafkaAdminClient` (`kind`); the caller closes it.
 
     `options` are kafka-python's own (security_protocol, sasl_mechanism, ...). Raises BrokerUnavailable within
-    about `timeout_s`, and ConfigError for options that cannot be. It names options and repeats no value: one may be a password.
+    about `timeout_s`, and ConfigError for options that cannot be. It names options and repeats no value: one may be a
+    password.
     """
     kafka = kafka_python()
     known = getattr(kafka, kind).DEFAULT_CONFIG
@@ -82,7 +83,8 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
 
 
 def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
-    """Raise ConfigError for what kafka-python would refuse with the value in its words, or write into its log at each try."""
+    """Raise ConfigError for what kafka-python would refuse with the value in its words, or write into its log at each
+    try."""
     unknown = [name for name in options if name not in known]
     if unknown:
         meant = difflib.get_close_matches(unknown[0], known, 1)
@@ -120,7 +122,8 @@ def _refused(error: BaseException, options: Mapping[str, Any], known: Collection
 
 @cache
 def _closing_sockets() -> None:
-    """Register a way to connect that closes what did not connect: kafka-python finds it by the scheme of `proxy_url`."""
+    """Register a way to connect that closes what did not connect: kafka-python finds it by the scheme of
+    `proxy_url`."""
     from kafka.net.inet import KafkaNetSocket
 
     class Direct(KafkaNetSocket):  # type: ignore[misc]

@@ -1,9 +1,9 @@
 """Dead letters: records that no Processor could take, kept with their bytes, their place and the reason.
 
-A dead letter's key and value are the first 4 KiB and 64 KiB of the original record's, which stays in its source topic; what is known
-about it, the lengths and hashes of the whole included, is in text headers (the Processor writes them in its transaction, once; everyone
-reads committed ones only). A record may be as large as its topic allows: with all of it and the headers the letter would be larger, and
-the transaction would be refused for good.
+A dead letter's key and value are the first 4 KiB and 64 KiB of the original record's, which stays in its source topic;
+what is known about it, the lengths and hashes of the whole included, is in text headers (the Processor writes them in
+its transaction, once; everyone reads committed ones only). A record may be as large as its topic allows: with all of it
+and the headers the letter would be larger, and the transaction would be refused for good.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ Headers = list[tuple[str, bytes]]
 class DeadLetter:
     """One record that was refused. `append_time` is that record's, in milliseconds since 1970; `processor` is a side.
 
-    `length` (bytes) and `sha256` (64 hex digits; "" for None) are those of the whole value, of which `value` may be the beginning
-    only; `key_length` and `key_sha256` those of the whole key. Where they are not given, `value` and `key` are whole.
+    `length` (bytes) and `sha256` (64 hex digits; "" for None) are those of the whole value, of which `value` may be the
+    beginning only; `key_length` and `key_sha256` those of the whole key. Where they are not given, `value` and `key`
+    are whole.
     """
 
     key: bytes | None
@@ -68,7 +69,8 @@ class DeadLetter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether key and value are the record's, to be driven again from here; the whole of a cut one is in its source topic."""
+        """Whether key and value are the record's, to be driven again from here; the whole of a cut one is in its source
+        topic."""
         return self.length == len(self.value or b"") and self.key_length == len(self.key or b"")
 
     @classmethod
@@ -84,8 +86,8 @@ class DeadLetter:
         append_time: int,
         processor: str,
     ) -> Self:
-        """The dead letter of a record that `error` refuses, its bytes cut to what a letter carries. What the error quotes from the
-        record is left out."""
+        """The dead letter of a record that `error` refuses, its bytes cut to what a letter carries. What the error
+        quotes from the record is left out."""
         return cls(
             key=None if key is None else key[:MAX_KEY_BYTES],
             value=None if value is None else value[:MAX_VALUE_BYTES],
@@ -111,8 +113,8 @@ class DeadLetter:
 
     @classmethod
     def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] | None) -> Self:
-        """The dead letter in a record. Never raises: what a foreign record lacks is "" or -1; a record without lengths is whole, as
-        those of older versions are."""
+        """The dead letter in a record. Never raises: what a foreign record lacks is "" or -1; a record without lengths
+        is whole, as those of older versions are."""
         texts = {name: (data or b"").decode("utf-8", "replace") for name, data in headers or ()}
 
         def text(name: str) -> str:
@@ -191,8 +193,8 @@ def count(bootstrap: str, topics: Topics, **client: Any) -> dict[str, int]:
 def reasons(bootstrap: str, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
     """Committed letters among the newest `last` offsets of each partition by reason, most frequent first.
 
-    One letter of each reason is in memory at a time. A worker knows a dozen reasons; past 100 that strangers wrote, the rest counts
-    as "(other)". Raises TopicMissing and BrokerUnavailable.
+    One letter of each reason is in memory at a time. A worker knows a dozen reasons; past 100 that strangers wrote, the
+    rest counts as "(other)". Raises TopicMissing and BrokerUnavailable.
     """
     found: dict[str, Reason] = {}
     with _consumer(bootstrap, topics, client) as (consumer, places):
@@ -209,7 +211,8 @@ def reasons(bootstrap: str, topics: Topics, last: int = LAST, **client: Any) -> 
 def find(
     bootstrap: str, topics: Topics, topic: str, partition: int, offset: int, last: int = LAST, **client: Any
 ) -> Placed | None:
-    """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without one.
+    """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without
+    one.
 
     Each generation that refuses a record writes a letter of its own. Raises TopicMissing and BrokerUnavailable.
     """
@@ -260,7 +263,8 @@ def _consumer(
 
 
 def _letters(consumer: Any, place: Any, start: int, end: int) -> Iterator[Placed]:
-    """What is committed from `start` to before `end`, in order. Raises BrokerUnavailable after 30 s without progress."""
+    """What is committed from `start` to before `end`, in order. Raises BrokerUnavailable after 30 s without
+    progress."""
     consumer.assign([place])
     consumer.seek(place, start)
     position, since = start, time.monotonic()

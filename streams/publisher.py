@@ -1,8 +1,8 @@
 """What an event producer installs: validate, key by entity, send once, and say which events did not arrive.
 
 kafka-python is the client (`forebay[publisher]`): pure Python, so it goes into any service. Half of its time goes into
-checksums when the `crc32c` package is missing; that package and the cached partitioner here are why it sends 31 k events a second
-instead of 13 k.
+checksums when the `crc32c` package is missing; that package and the cached partitioner here are why it sends 31 k
+events a second instead of 13 k.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ class EventPublisher:
         with EventPublisher("localhost:9092") as events:
             events.send(Behaviour(user="u42", item="i7", action="play"))
 
-    Every accepted event ends in exactly one of two ways: acknowledged by all in-sync replicas, or in the `events` of one
-    PublishError, in sending order, with the id and time that it was sent with. Such an event may have arrived all the
-    same (the answer was lost): sent again as it is, its id lets the workers count it once.
+    Every accepted event ends in exactly one of two ways: acknowledged by all in-sync replicas, or in the `events` of
+    one PublishError, in sending order, with the id and time that it was sent with. Such an event may have arrived all
+    the same (the answer was lost): sent again as it is, its id lets the workers count it once.
 
     `enrich` fills the absent `item_attributes` of a Behaviour by item id. `linger_ms` is how long a record waits for
-    company; `timeout_s` how long an event may stay unacknowledged; `max_memory_bytes` bounds what waits for an acknowledgement:
-    past it `send` blocks. `client` is passed to kafka-python (security_protocol, sasl_mechanism, compression_type, ...).
-    Threads may share one publisher. Raises BrokerUnavailable at once when nobody listens at `bootstrap`.
+    company; `timeout_s` how long an event may stay unacknowledged; `max_memory_bytes` bounds what waits for an
+    acknowledgement: past it `send` blocks. `client` is passed to kafka-python (security_protocol, sasl_mechanism,
+    compression_type, ...). Threads may share one publisher. Raises BrokerUnavailable at once when nobody listens at
+    `bootstrap`.
     """
 
     def __init__(
@@ -178,7 +179,8 @@ class EventPublisher:
             self._sent += 1
 
     def _settle(self) -> None:
-        """Release from the front what is decided. A later one waits behind an undecided one: order without callbacks."""
+        """Release from the front what is decided. A later one waits behind an undecided one: order without
+        callbacks."""
         with self._lock:
             while self._pending and self._pending[0][0].is_done:
                 self._release()
@@ -270,7 +272,8 @@ def _partitioner() -> Any:
     from kafka.partitioner import Partitioner
     from kafka.partitioner.default import murmur2
 
-    # 5 µs of Python for a key, and a few users send most events. A key is an id of at most 256 bytes: 16 MiB when it is full.
+    # 5 µs of Python for a key, and a few users send most events. A key is an id of at most 256 bytes: 16 MiB when it is
+    # full.
     remembered = lru_cache(maxsize=1 << 15)(murmur2)
 
     class Murmur2(Partitioner):  # type: ignore[misc]

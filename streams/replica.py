@@ -1,7 +1,8 @@
-"""A serving node's follower of one generation: the vectors topics into its VectorStore, then into the tables that requests read.
+"""A serving node's follower of one generation: the vectors topics into its VectorStore, then into the tables that
+requests read.
 
-Rows, watermarks and topic offsets go into the store in one batch, and into the tables after it: a restart loads the store and reads
-only the tail. Vectors are a function of state, so that a record read twice writes the same row again.
+Rows, watermarks and topic offsets go into the store in one batch, and into the tables after it: a restart loads the
+store and reads only the tail. Vectors are a function of state, so that a record read twice writes the same row again.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ class Replica:
         self._show(side, ids, rows, [p for _, p, _ in part])
 
     def run(self, stop: threading.Event) -> None:
-        """Follow until `stop` is set. Raises what the store or the log refuses: the process ends, and restarts from the store."""
+        """Follow until `stop` is set. Raises what the store or the log refuses: the process ends, and restarts from the
+        store."""
         offsets = self._store.offsets()
         # A live topic may have no end that stands still: reaching where it was is enough to be caught up.
         self._ends = {(t, p): bounds(self._consumer, t, p)[1] for t, p in self._places}

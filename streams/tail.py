@@ -11,8 +11,8 @@ from forebay.streams.offsets import bounds
 
 
 def newest(bootstrap: str, topic: str, partitions: int, limit: int, seconds: float) -> Iterator[Message]:
-    """About the newest `limit` committed records of `topic`, an equal share of each partition (transactions' markers take places),
-    as far as they can be read in `seconds`."""
+    """About the newest `limit` committed records of `topic`, an equal share of each partition (transactions' markers
+    take places), as far as they can be read in `seconds`."""
     consumer = _consumer(bootstrap)
     try:
         ends = {p: bounds(consumer, topic, p)[1] for p in range(partitions)}
@@ -22,7 +22,8 @@ def newest(bootstrap: str, topic: str, partitions: int, limit: int, seconds: flo
 
 
 def read(bootstrap: str, topic: str, starts: dict[int, int], seconds: float | None = None) -> Iterator[Message]:
-    """Committed records of `topic` from `starts` (partition -> offset) on, ending at each partition's end, or after `seconds`."""
+    """Committed records of `topic` from `starts` (partition -> offset) on, ending at each partition's end, or after
+    `seconds`."""
     deadline = None if seconds is None else time.monotonic() + seconds
     consumer = _consumer(bootstrap)
     try:

@@ -100,7 +100,8 @@ def ensure(
 
     Idempotent, and safe beside another process that does the same; a crash in between leaves some topics, and the next
     call makes the rest. An existing topic is never altered: other partitions, timestamp type or cleanup policy raise
-    TopicMismatch before anything is created (retention is the operator's to change). `client` is passed to kafka-python.
+    TopicMismatch before anything is created (retention is the operator's to change). `client` is passed to
+    kafka-python.
     """
     if partitions < 1:
         raise UsageError(f"{partitions} partitions cannot be", do="Use at least 1")
@@ -203,7 +204,8 @@ def _compare(info: TopicInfo, partitions: int, settings: Mapping[str, str], boot
             raise TopicMismatch(
                 f"{name} is {have} and must be {settings[name]}",
                 where=where,
-                do=f"Run: python -m kafka.admin -b {bootstrap} configs alter -r topic -n {info.name} -c {name}={settings[name]}",
+                do=f"Run: python -m kafka.admin -b {bootstrap} configs alter -r topic -n {info.name} -c "
+                f"{name}={settings[name]}",
             )
 
 

@@ -1,6 +1,7 @@
 """What several rooms' tests need: one real Kafka broker for the run, and topic names that no other test uses.
 
-The broker starts when the first test asks for it, on free ports and in a folder of this run, and ends by its own process id.
+The broker starts when the first test asks for it, on free ports and in a folder of this run, and ends by its own
+process id.
 """
 
 from __future__ import annotations
@@ -150,7 +151,8 @@ def spec_tables() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
-    """All that partition stores hold, closed ones (by folder and side): entity -> (state, vectors without their as_of)."""
+    """All that partition stores hold, closed ones (by folder and side): entity -> (state, vectors without their
+    as_of)."""
     from forebay.segments.spec import Side
     from forebay.store.codec import codec_of
     from forebay.store.partitionstore import PartitionStore

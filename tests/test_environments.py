@@ -1,8 +1,9 @@
 """Each extra in an environment of its own, from the wheel: what it is for runs there, and what it lacks is named.
 
-Together they are one installation: the broker of `kafka`, a bundle of `train`, a worker of `worker`, a server of `server`, asked from
-`cli`. Nothing of the checkout is on their path. torch and what it needs are links to those of the environment that runs the tests: the
-same files, and gigabytes less. `make test-extras` runs this; it needs a package index.
+Together they are one installation: the broker of `kafka`, a bundle of `train`, a worker of `worker`, a server of
+`server`, asked from `cli`. Nothing of the checkout is on their path. torch and what it needs are links to those of the
+environment that runs the tests: the same files, and gigabytes less. `make test-extras` runs this; it needs a package
+index.
 """
 
 from __future__ import annotations
@@ -238,7 +239,8 @@ def test_what_an_extra_lacks_is_one_line(
 
 
 def test_every_other_extra_can_be_resolved(wheel: Path, environment: Callable[[str], Environment]) -> None:
-    """`gpu` and `all` are not installed here (a GPU's libraries; the tests' own environment): what they ask for is there to be had."""
+    """`gpu` and `all` are not installed here (a GPU's libraries; the tests' own environment): what they ask for is
+    there to be had."""
     python = environment("cli").folder / "bin" / "python"
     for extra in ("gpu", "kafka,publisher,server"):
         _run(*PIP, "--python", python, "install", "--quiet", "--dry-run", f"{wheel}[{extra}]")

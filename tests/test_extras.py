@@ -1,4 +1,5 @@
-"""The extras: what each brings is what is asked for, and what is missing is named. Without an installation; see test_packaging."""
+"""The extras: what each brings is what is asked for, and what is missing is named. Without an installation; see
+test_packaging."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ def _forebay(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spec, and a log of 1,000 ratings in which users like one genre until the training part ends, and then every other one."""
+    """A spec, and a log of 1,000 ratings in which users like one genre until the training part ends, and then every
+    other one."""
     folder = tmp_path_factory.mktemp("model")
     (folder / "segments.toml").write_text(SPEC)
     random = np.random.default_rng(0)
@@ -60,7 +61,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_says_what_it_learned_from_and_that_it_learned_nothing(folder: Path) -> None:
-    """Positives and negatives of both parts; an AUC of chance, and a recall@50 of 30 items, are warned of on standard error."""
+    """Positives and negatives of both parts; an AUC of chance, and a recall@50 of 30 items, are warned of on standard
+    error."""
     words = ("train", "--from", "turned.jsonl", "--spec", "segments.toml", "--epochs", "1", "--data", "data")
     done = _forebay(*words, folder=folder)
     assert done.returncode == 0, done.stderr
@@ -76,7 +78,8 @@ def test_a_training_says_what_it_learned_from_and_that_it_learned_nothing(folder
 
 
 def test_threads_that_wait_for_one_another_sleep(folder: Path) -> None:
-    """Two threads of a layer that spin while they wait take ten times as long beside any other work; what is set already stays."""
+    """Two threads of a layer that spin while they wait take ten times as long beside any other work; what is set
+    already stays."""
     code = (
         "import os, sys; sys.argv = ['forebay', '--help']; from forebay.cli import main\n"
         "try: main()\nexcept SystemExit: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"

@@ -56,7 +56,8 @@ def bare(built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_wheel_and_sdist_hold_every_room_once(built: tuple[Path, Path]) -> None:
-    """A newcomer's wheel has all four rooms under `forebay`, the built-in spec and the type marker, and no bare names."""
+    """A newcomer's wheel has all four rooms under `forebay`, the built-in spec and the type marker, and no bare
+    names."""
     names = zipfile.ZipFile(built[1]).namelist()
     for room in ROOMS:
         modules = {f"forebay/{p.relative_to(ROOT)}" for p in (ROOT / room).rglob("*.py")}
@@ -99,7 +100,8 @@ OLDEST = re.search(r'"typer>=([\d.]+)"', (ROOT / "pyproject.toml").read_text())
 def terminal(
     request: pytest.FixtureRequest, built: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The command in an environment with the extra `cli` alone, on the oldest typer that pyproject.toml allows, or the newest."""
+    """The command in an environment with the extra `cli` alone, on the oldest typer that pyproject.toml allows, or the
+    newest."""
     assert OLDEST is not None
     folder = tmp_path_factory.mktemp(f"cli-{request.param}")
     venv.create(folder)
@@ -178,7 +180,8 @@ def test_a_verb_without_its_extra_says_what_to_install(terminal: Path, tmp_path:
 
 
 def test_the_page_of_the_package_shows_no_broken_link(built: tuple[Path, Path]) -> None:
-    """Of the description in the wheel each link and picture is absolute, or within the page; nothing else of the README is missing."""
+    """Of the description in the wheel each link and picture is absolute, or within the page; nothing else of the README
+    is missing."""
     with zipfile.ZipFile(built[1]) as wheel:
         (name,) = (n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
         metadata = email.message_from_bytes(wheel.read(name))

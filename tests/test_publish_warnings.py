@@ -73,7 +73,8 @@ def _now() -> int:
 
 
 def test_a_file_of_old_events_is_warned_of_before_anything_is_sent(publish: Publish) -> None:
-    """How many, the oldest, the bound and where it is from, and what to do instead: nobody listens, and it is said all the same."""
+    """How many, the oldest, the bound and where it is from, and what to do instead: nobody listens, and it is said all
+    the same."""
     said = publish(_acts(1000, YEAR_2019))
     assert said.code == 1 and "no Kafka broker answers" in said.err
     warning, remedy = said.err.splitlines()[:2]
@@ -97,9 +98,11 @@ def test_the_bound_is_that_of_the_generations_bundle(publish: Publish, tmp_path:
 
 
 def test_only_what_a_worker_would_refuse_is_counted(publish: Publish) -> None:
-    """Attributes of any age are folded, an event without a time is of now, and a line that is no event has a refusal of its own."""
+    """Attributes of any age are folded, an event without a time is of now, and a line that is no event has a refusal of
+    its own."""
     fine: list[Event] = [
-        UserProfile("u1", {}, YEAR_2019, "p"), ItemUpdate("i1", {}, YEAR_2019, "i"), *_acts(2, None), *_acts(2, _now() - 3_600_000),
+        UserProfile("u1", {}, YEAR_2019, "p"), ItemUpdate("i1", {}, YEAR_2019, "i"), *_acts(2, None),
+        *_acts(2, _now() - 3_600_000),
     ]  # fmt: skip
     assert "warning" not in publish(fine).err
     said = publish([*fine, b"{", b"x" * 300_000, *_acts(1, YEAR_2019)])

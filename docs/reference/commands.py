@@ -20,7 +20,8 @@ WORDS = {int: "number", float: "number", str: "text", Path: "path", bool: "flag"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument or option: its name in the function, as it is typed, what it takes, its default ("" for none) and its help."""
+    """One argument or option: its name in the function, as it is typed, what it takes, its default ("" for none) and
+    its help."""
 
     name: str
     typed: str

@@ -1,4 +1,5 @@
-"""The error tree: what each class means, its exit code, and the messages that the code gives it, each with its remedy."""
+"""The error tree: what each class means, its exit code, and the messages that the code gives it, each with its
+remedy."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def code(value: object) -> str:
-    """`value` in the type of code; empty for an empty text. The browser may break it where a name has dots or dashes."""
+    """`value` in the type of code; empty for an empty text. The browser may break it where a name has dots or
+    dashes."""
     return f"`{value}`" if str(value) else ""
 
 
@@ -21,7 +22,8 @@ def _cell(value: str) -> str:
 
 
 def plain(value: str) -> str:
-    """Words of the code as Markdown prints them: what it would read as a tag or as emphasis is told to stand for itself."""
+    """Words of the code as Markdown prints them: what it would read as a tag or as emphasis is told to stand for
+    itself."""
     parts = value.split("`")
     parts[::2] = [_escaped(p) for p in parts[::2]]
     return "`".join(parts)

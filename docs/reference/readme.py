@@ -10,8 +10,8 @@ _ELSEWHERE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?:|page:|#)[^)]+\)")
 
 
 def section(title: str) -> str:
-    """The text under the README's heading `title`, its links as the site has them: those into docs/ lead to their pages, and of what
-    is no page the words stay. Raises KeyError where there is no such heading."""
+    """The text under the README's heading `title`, its links as the site has them: those into docs/ lead to their
+    pages, and of what is no page the words stay. Raises KeyError where there is no such heading."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = re.search(rf"^## {re.escape(title)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     if found is None:

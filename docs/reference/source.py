@@ -1,4 +1,5 @@
-"""What the code says to its readers and Python does not keep: comments beside fields, and the texts that calls carry."""
+"""What the code says to its readers and Python does not keep: comments beside fields, and the texts that calls
+carry."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ GAP = "…"  # stands where the code puts in what it knows only when it runs
 
 
 def comments(path: str, name: str = "") -> dict[str, str]:
-    """The comment beside each field of the class `name` in the file at `path`, or beside each constant of the file itself. What has
-    none is left out."""
+    """The comment beside each field of the class `name` in the file at `path`, or beside each constant of the file
+    itself. What has none is left out."""
     text = (ROOT / path).read_text(encoding="utf-8")
     said = {
         token.start[0]: token.string.lstrip("# ")

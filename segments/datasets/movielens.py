@@ -1,7 +1,8 @@
 """MovieLens-100K as events, read in place from the package that carries it.
 
-The rows stay under GroupLens' terms (research use, no redistribution): they are located in an installed `recbole`, never copied
-into this project, a fixture or an image. Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4), 2015.
+The rows stay under GroupLens' terms (research use, no redistribution): they are located in an installed `recbole`,
+never copied into this project, a fixture or an image. Cite Harper & Konstan, The MovieLens Datasets, ACM TiiS 5(4),
+2015.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def folder() -> Path:
 
 
 def load(now_ms: int | None = None, share: float = 1.0) -> History:
-    """The first `share` of the ratings by time, with every user and item. With `now_ms` all times are shifted by the whole
-    days that bring the last of those ratings as near to now as can be without passing it."""
+    """The first `share` of the ratings by time, with every user and item. With `now_ms` all times are shifted by the
+    whole days that bring the last of those ratings as near to now as can be without passing it."""
     path = folder()
     items = {row["item_id"]: _item(row) for row in _rows(path / "ml-100k.item")}
     ratings = sorted(

@@ -1,7 +1,8 @@
-"""The synthetic world as events: a clean History with the truth for training, or a stream as a live service would send it.
+"""The synthetic world as events: a clean History with the truth for training, or a stream as a live service would send
+it.
 
-The stream is the same log in order of arrival: some events come twice, some are out of order, a few are late. Identities (user, time,
-id) are those of the History, so that what a worker keeps of the stream is the History.
+The stream is the same log in order of arrival: some events come twice, some are out of order, a few are late.
+Identities (user, time, id) are those of the History, so that what a worker keeps of the stream is the History.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class Planted:
 
 
 class Words:
-    """Turns the numbers of a world into events. Items have their attributes ready; users are spelled out when they are met."""
+    """Turns the numbers of a world into events. Items have their attributes ready; users are spelled out when they are
+    met."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -100,7 +102,8 @@ def load(options: WorldOptions) -> Planted:
 
 
 def stream(options: WorldOptions) -> Iterator[Arrival]:
-    """The log in order of arrival. What has not arrived yet waits here: the late of an hour, the disorder of a minute."""
+    """The log in order of arrival. What has not arrived yet waits here: the late of an hour, the disorder of a
+    minute."""
     world = World(options)
     words = Words(world)
     births = words.births()
@@ -131,7 +134,8 @@ def stream(options: WorldOptions) -> Iterator[Arrival]:
 
 
 def _delays(world: World, chunk: int, count: int) -> tuple[Ints, Ints]:
-    """Milliseconds from each event's time to its arrival and to that of its copy, -1 where there is none; int64 [count]."""
+    """Milliseconds from each event's time to its arrival and to that of its copy, -1 where there is none; int64
+    [count]."""
     o, random = world.options, world.random(2, chunk)
     how = random.random(count)
     far = random.random(count)

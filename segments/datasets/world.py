@@ -1,10 +1,12 @@
-"""A synthetic world: users with planted interests meet items in sessions, and the click probability of each impression is known.
+"""A synthetic world: users with planted interests meet items in sessions, and the click probability of each impression
+is known.
 
-Why its clicks can be predicted better by fresh vectors than by nightly ones: a session has an intent, a topic that the user did not
-have before, and the clicks of the first minutes tell it. Long-term favourites drift, and users and items are born inside the window.
+Why its clicks can be predicted better by fresh vectors than by nightly ones: a session has an intent, a topic that the
+user did not have before, and the clicks of the first minutes tell it. Long-term favourites drift, and users and items
+are born inside the window.
 
-Every impression is drawn from (seed, its place in the log) alone, in chunks of 16,384, so that a log of any length needs the memory
-of its users, its items and one chunk. The same options give the same events with one version of numpy.
+Every impression is drawn from (seed, its place in the log) alone, in chunks of 16,384, so that a log of any length
+needs the memory of its users, its items and one chunk. The same options give the same events with one version of numpy.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ NEVER_IN_WINDOW = 1 << 44  # ms: 557 years
 
 @dataclass(frozen=True)
 class Impressions:
-    """n impressions in order of time, numbered from 0 through the log: `numbers`, `times` (ms since 1970), `users`, `items` int64 [n],
-    `clicked` bool [n] and its true `probability` float32 [n]. Later ones of the log have times of `until_ms` or more."""
+    """n impressions in order of time, numbered from 0 through the log: `numbers`, `times` (ms since 1970), `users`,
+    `items` int64 [n], `clicked` bool [n] and its true `probability` float32 [n]. Later ones of the log have times of
+    `until_ms` or more."""
 
     numbers: Ints
     times: Ints
@@ -57,9 +60,9 @@ class Impressions:
 class World:
     """The tables of a world, O(users + items + minutes), and its impressions, one chunk at a time.
 
-    Times within are ms since `start_ms`. Users are in order of birth; items in order of topic, then birth. `user_birth_ms` int64
-    [users] and `item_birth_ms` int64 [items] are 0 for what was there before. `favourites` int64 [users, 2 phases, 2] are topics, and a
-    user changes from the first phase to the second at `drift_ms` int64 [users].
+    Times within are ms since `start_ms`. Users are in order of birth; items in order of topic, then birth.
+    `user_birth_ms` int64 [users] and `item_birth_ms` int64 [items] are 0 for what was there before. `favourites` int64
+    [users, 2 phases, 2] are topics, and a user changes from the first phase to the second at `drift_ms` int64 [users].
     """
 
     def __init__(self, options: WorldOptions) -> None:
@@ -111,7 +114,8 @@ class World:
                 yield chunk.part(start, start + size)
 
     def chunks(self) -> Iterator[Impressions]:
-        """The log in blocks as it is drawn. Sessions that go on after their chunk wait here: as many as are open at one time."""
+        """The log in blocks as it is drawn. Sessions that go on after their chunk wait here: as many as are open at one
+        time."""
         total, numbered = self.options.events, 0
         waiting: tuple[npt.NDArray[np.generic], ...] = ()
         for chunk, low in enumerate(range(0, total, CHUNK_EVENTS)):
@@ -135,7 +139,8 @@ class World:
             numbered += ready
 
     def _chunk(self, chunk: int, low: int, high: int) -> tuple[npt.NDArray[np.generic], ...]:
-        """The impressions of the sessions that begin at places low <= place < high of the log: columns of high - low."""
+        """The impressions of the sessions that begin at places low <= place < high of the log: columns of high -
+        low."""
         o, count = self.options, high - low
         random = self.random(1, chunk)
         lengths = np.minimum(random.geometric(1 / o.session_mean_impressions, count), o.session_max_impressions)

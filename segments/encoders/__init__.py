@@ -24,8 +24,8 @@ ENCODERS: dict[str, type[SegmentEncoder]] = {
 
 
 def build(reader: SegmentReader, items: int, segment: SegmentSpec) -> SegmentEncoder:
-    """A fresh encoder for `segment`; `items` is the vocabulary's size. Raises BundleError for an own class that cannot be had, or
-    whose vectors have another shape than the spec says."""
+    """A fresh encoder for `segment`; `items` is the vocabulary's size. Raises BundleError for an own class that cannot
+    be had, or whose vectors have another shape than the spec says."""
     kind = segment.encoder.kind
     if ":" not in kind:
         return ENCODERS[kind](reader, items, segment)

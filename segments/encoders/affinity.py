@@ -1,4 +1,5 @@
-"""The raw affinity segment: what is known of a user's taste by an attribute, and what an item has of it, without any weights."""
+"""The raw affinity segment: what is known of a user's taste by an attribute, and what an item has of it, without any
+weights."""
 
 from __future__ import annotations
 
@@ -15,13 +16,14 @@ from forebay.segments.state.readout import Inputs, SegmentReader
 class Affinity(SegmentEncoder):
     """No weights: the crosses that help an early-interaction ranker most are inner products of such vectors.
 
-    User, features by one attribute K and the plain `mean value`: one part of |K| numbers for each feature by K. A mean gives by
-    how much the user likes each key better than all else, shrunk: (sum_k - mean · n_k) / (n_k + 5); a count gives the share of the
-    counted events that have the key. All of it times ten.
-    Item, `latest = [K]`: its keys, each 1 / (number of keys), so that an inner product is a mean over them.
+    User, features by one attribute K and the plain `mean value`: one part of |K| numbers for each feature by K. A mean
+    gives by how much the user likes each key better than all else, shrunk: (sum_k - mean · n_k) / (n_k + 5); a count
+    gives the share of the counted events that have the key. All of it times ten. Item, `latest = [K]`: its keys, each
+    1 / (number of keys), so that an inner product is a mean over them.
     |K| counts the unknown value: it is the attribute's declared values and one.
 
-    Bounded are these numbers, not what they are made of: of a sum and a count that are bounded apart, the quotient is no mean.
+    Bounded are these numbers, not what they are made of: of a sum and a count that are bounded apart, the quotient is
+    no mean.
     """
 
     STEP = 10.0  # affinities are tenths: on the scale of learned vectors, or weight decay keeps their weights too small

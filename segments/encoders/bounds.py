@@ -1,10 +1,11 @@
 """Where a read-out leaves what training saw, it is bounded: an encoder has no weights for what no example has shown.
 
-Within [least, greatest] of the training part a column is passed on as it is, to the bit. Beyond, the distance d to the nearer end
-counts as d / (1 + d / margin), the margin being half of the range: it starts with the slope 1 and never reaches the margin. So a
-count that outgrows the training part by a little, as those of popular items do at once, still says that it is more (a plain
-clamp cost .04 recall@50 on MovieLens), and one of a billion says no more than half a range. A column that never varied in
-training has weights that nothing has trained: it keeps its value, whatever is read later.
+Within [least, greatest] of the training part a column is passed on as it is, to the bit. Beyond, the distance d to the
+nearer end counts as d / (1 + d / margin), the margin being half of the range: it starts with the slope 1 and never
+reaches the margin. So a count that outgrows the training part by a little, as those of popular items do at once, still
+says that it is more (a plain clamp cost .04 recall@50 on MovieLens), and one of a billion says no more than half a
+range. A column that never varied in training has weights that nothing has trained: it keeps its value, whatever is read
+later.
 
 Sums, products and quotients of single numbers only, no logarithm: those are the same at every place of a batch.
 """
@@ -35,8 +36,8 @@ class Bounds(nn.Module):
         self.register_buffer("high", torch.full((columns,), most))
 
     def fit(self, parts: Iterable[Tensor], through: float | None = None) -> None:
-        """Take the ends of `parts`, float32 [n, columns] each; no row at all leaves it as it is. `through` is a value that is always
-        within."""
+        """Take the ends of `parts`, float32 [n, columns] each; no row at all leaves it as it is. `through` is a value
+        that is always within."""
         ends = [(part.amin(0), part.amax(0)) for part in parts if len(part)]
         if not ends:
             return

@@ -1,13 +1,14 @@
 """The one way to run an encoder: canonical batches.
 
-A linear layer's result for a row depends, in its last bits, on the shape of the batch around it (batch 1 against 257: no row
-equal). In one fixed shape, padded, it does not: rows are then bit-identical whatever their neighbours, their place, and
-whether one thread or two compute them. So `encode` always runs batches of CANONICAL rows, in the stream, in backfill and in
-evaluation alike. torch's native MultiheadAttention is the known exception and is not used.
+A linear layer's result for a row depends, in its last bits, on the shape of the batch around it (batch 1 against 257:
+no row equal). In one fixed shape, padded, it does not: rows are then bit-identical whatever their neighbours, their
+place, and whether one thread or two compute them. So `encode` always runs batches of CANONICAL rows, in the stream, in
+backfill and in evaluation alike. torch's native MultiheadAttention is the known exception and is not used.
 
-Place needs one thing more: rows of equal alignment. Where a layer has 2 to 11 outputs and inputs that are no multiple of four, the
-matrix kernels treat rows by where they lie in memory, and two equal rows of one batch differ (measured with the MKL of torch
-2.13). So layers are `Aligned`, and the widths that `bmm` sees are multiples of eight (encoderfile.py).
+Place needs one thing more: rows of equal alignment. Where a layer has 2 to 11 outputs and inputs that are no multiple
+of four, the matrix kernels treat rows by where they lie in memory, and two equal rows of one batch differ (measured
+with the MKL of torch 2.13). So layers are `Aligned`, and the widths that `bmm` sees are multiples of eight
+(encoderfile.py).
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from forebay.segments.state.readout import Inputs, SegmentReader
 
 
 class Aligned(nn.Linear):
-    """A linear layer over joined inputs, padded with zero columns to a multiple of 16 (64 bytes), so that every row starts alike."""
+    """A linear layer over joined inputs, padded with zero columns to a multiple of 16 (64 bytes), so that every row
+    starts alike."""
 
     def forward(self, *parts: Tensor) -> Tensor:
         weight = self.weight
@@ -26,16 +27,16 @@ class Aligned(nn.Linear):
 
 
 class SegmentEncoder(nn.Module):
-    """The contract: `forward` maps Inputs (as tensors) of n entities to float32 [n, dim], each row from its own row alone
-    (no batch statistics), for any values that a read-out can give.
+    """The contract: `forward` maps Inputs (as tensors) of n entities to float32 [n, dim], each row from its own row
+    alone (no batch statistics), for any values that a read-out can give.
 
-    One of your own is a subclass that a spec names as `encoder = { kind = "package.module:Class", version = "1", … }`; what else
-    stands in the table are its options, `segment.encoder.option(name, default)`. Use `Aligned` for linear layers, or the bits of a
-    row depend on its place. Weights go into the bundle; code does not: give it another `version` when its vectors change.
-    docs/own-encoder.md has one that runs.
+    One of your own is a subclass that a spec names as `encoder = { kind = "package.module:Class", version = "1", … }`;
+    what else stands in the table are its options, `segment.encoder.option(name, default)`. Use `Aligned` for linear
+    layers, or the bits of a row depend on its place. Weights go into the bundle; code does not: give it another
+    `version` when its vectors change. docs/own-encoder.md has one that runs.
 
-    `forward` never sees the read-out of an entity far outside of what training saw: `dense` and `sequence` are bounded before it
-    is called (bounds.py), for one of your own, too.
+    `forward` never sees the read-out of an entity far outside of what training saw: `dense` and `sequence` are bounded
+    before it is called (bounds.py), for one of your own, too.
     """
 
     number_columns: Tensor
@@ -86,7 +87,8 @@ class SegmentEncoder(nn.Module):
             self.scale.copy_(1 / dense.std(0).clamp_min(1e-3))
 
     def dense(self, dense: Tensor, own: Tensor) -> Tensor:
-        """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has one."""
+        """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has
+        one."""
         parts = [(dense - self.mean) * self.scale]
         if self.own_width:
             assert self.embedding is not None

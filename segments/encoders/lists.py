@@ -36,11 +36,11 @@ class AttentionPool(SegmentEncoder):
 
 
 class Bag(SegmentEncoder):
-    """A list's items as one bag: their embeddings, each weighed by what its event says (value, action, age …), over the root of
-    their number, through one linear layer.
+    """A list's items as one bag: their embeddings, each weighed by what its event says (value, action, age …), over the
+    root of their number, through one linear layer.
 
-    The user of an asymmetric factor model (Koren, KDD 2008; FISM, Kabbur et al., KDD 2013): `id` with an mlp of no hidden layer is
-    its item.
+    The user of an asymmetric factor model (Koren, KDD 2008; FISM, Kabbur et al., KDD 2013): `id` with an mlp of no
+    hidden layer is its item.
     """
 
     def __init__(self, reader: SegmentReader, items: int, segment: SegmentSpec) -> None:
@@ -61,10 +61,11 @@ class Bag(SegmentEncoder):
 
 
 class Gru(SegmentEncoder):
-    """A list in its order through a gated recurrent unit, `hidden` wide (default 32); its last state through one linear layer.
+    """A list in its order through a gated recurrent unit, `hidden` wide (default 32); its last state through one linear
+    layer.
 
-    Cho et al., 2014. Written out over `Aligned` layers: rows are then bit-identical at every place, and an entry beyond a list's
-    length leaves the state as it is.
+    Cho et al., 2014. Written out over `Aligned` layers: rows are then bit-identical at every place, and an entry beyond
+    a list's length leaves the state as it is.
     """
 
     def __init__(self, reader: SegmentReader, items: int, segment: SegmentSpec) -> None:

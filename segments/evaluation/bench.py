@@ -18,8 +18,8 @@ CANDIDATES = 1000
 
 
 def fusion_ms(fusion: Fusion, user: Floats, items: Floats, repeats: int = 200) -> float:
-    """Median ms of one user's vector [dims] against 1,000 item vectors [1000, dims] whose halves are kept: the user half and the
-    join. On one thread, in process; gathering rows and the network are not in it."""
+    """Median ms of one user's vector [dims] against 1,000 item vectors [1000, dims] whose halves are kept: the user
+    half and the join. On one thread, in process; gathering rows and the network are not in it."""
     halves = np.ascontiguousarray(fusion.item_half(items))
     return _median_ms(lambda: fusion.join(fusion.user_half(user), halves), repeats)
 
@@ -40,8 +40,8 @@ def early_ms(model: Early, inputs: Mapping[str, Kept], repeats: int = 15) -> flo
 
 
 def vector_bytes(bundle: Bundle, fusion: Fusion) -> tuple[int, int]:
-    """Bytes of a user and of an item that `fusion` reads: int8 vectors with a scale for each segment, and the item half as it is
-    kept in memory where it is more than the vector."""
+    """Bytes of a user and of an item that `fusion` reads: int8 vectors with a scale for each segment, and the item half
+    as it is kept in memory where it is more than the vector."""
     spec = fusion.spec
     user, item = (sum(s.dim + 4 for s in segments) for segments in (spec.user, spec.item))
     return user, item + (0 if isinstance(fusion, InnerProduct) else 4 * fusion.half_width)

@@ -14,8 +14,8 @@ PRIOR = 10.0  # impressions of the overall share that a running mean starts with
 
 
 def running_means(examples: Examples, part: Examples) -> tuple[Floats, Floats]:
-    """Shrunk shares of positives among all impressions of each item, and of each user, whose label was known before: two scores
-    float32 [n] of `part`, as log odds. Their sum ranks better than either."""
+    """Shrunk shares of positives among all impressions of each item, and of each user, whose label was known before:
+    two scores float32 [n] of `part`, as log odds. Their sum ranks better than either."""
     overall = float(examples.labels[examples.settled < part.times.min()].mean())
     found = []
     for of, asked in ((examples.items, part.items), (examples.users, part.users)):
@@ -50,9 +50,11 @@ def popularity(examples: Examples, choices: Choices, window_days: float) -> Floa
 
 
 class Ease:
-    """EASE (Steck, WWW 2019) with fold-in: item-to-item weights in closed form, over what a user has had up to the request.
+    """EASE (Steck, WWW 2019) with fold-in: item-to-item weights in closed form, over what a user has had up to the
+    request.
 
-    `liked` counts likes only, else every rating. The history of a new user needs no training: it is multiplied with the weights.
+    `liked` counts likes only, else every rating. The history of a new user needs no training: it is multiplied with the
+    weights.
     """
 
     def __init__(self, examples: Examples, until: int, regularisation: float, liked: bool) -> None:
@@ -85,7 +87,8 @@ class Ease:
 
 
 def tune_ease(examples: Examples, cut: int, validation: Choices) -> tuple[float, bool, float]:
-    """The (regularisation, liked) with the best recall@50 on the validation part when fitted before `cut`; and that recall."""
+    """The (regularisation, liked) with the best recall@50 on the validation part when fitted before `cut`; and that
+    recall."""
     best = (0.0, 0.0, 100.0, True)
     for liked in (True, False):
         for regularisation in (30.0, 100.0, 300.0, 1000.0, 3000.0):

@@ -1,4 +1,5 @@
-"""Experiments replayed from the log: two arms by a hash of the user, a check that equal arms look equal, and interleaving."""
+"""Experiments replayed from the log: two arms by a hash of the user, a check that equal arms look equal, and
+interleaving."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ _UNIT = 1 << 32
 
 
 def in_arm_b(ids: Sequence[str], salt: str, share: float = 0.5) -> Bools:
-    """bool [n]: which ids are in arm B, by a hash of (salt, id): the same in every process and order, independent between salts."""
+    """bool [n]: which ids are in arm B, by a hash of (salt, id): the same in every process and order, independent
+    between salts."""
     hashes = hash_ids([f"{salt}\x1f{i}" for i in ids])
     return (hashes.view(np.uint64) >> np.uint64(32)).astype(np.float64) < share * _UNIT
 
@@ -35,7 +37,8 @@ class Comparison:
 def compare(outcomes: Reals, arm_b: Bools) -> Comparison:
     """Welch's test over users, float [n] one number for each: impressions of one user are not independent, users are.
 
-    The normal distribution stands in for Student's: with fewer than 30 users in an arm nothing should be concluded anyway.
+    The normal distribution stands in for Student's: with fewer than 30 users in an arm nothing should be concluded
+    anyway.
     """
     a, b = outcomes[~arm_b].astype(float), outcomes[arm_b].astype(float)
     if len(a) < 2 or len(b) < 2:
@@ -47,7 +50,8 @@ def compare(outcomes: Reals, arm_b: Bools) -> Comparison:
 
 
 def aa_share(outcomes: Reals, ids: Sequence[str], salts: int = 500, level: float = 0.05) -> float:
-    """Share of `salts` random splits of equal arms that a test at `level` calls different: near `level`, or the test is broken."""
+    """Share of `salts` random splits of equal arms that a test at `level` calls different: near `level`, or the test is
+    broken."""
     called = [compare(outcomes, in_arm_b(ids, f"aa{salt}")).p < level for salt in range(salts)]
     return float(np.mean(called))
 
@@ -59,8 +63,8 @@ def by_user(values: Reals, users: Ints) -> tuple[Reals, Ints]:
 
 
 def interleave(a: Sequence[int], b: Sequence[int], k: int, random: np.random.Generator) -> tuple[list[int], list[bool]]:
-    """Team draft (Radlinski et al., CIKM 2008): `k` items of rankings `a` and `b`, and for each whether B put it there. In each round a
-    coin says who picks first, and each picks its best item that is not there yet."""
+    """Team draft (Radlinski et al., CIKM 2008): `k` items of rankings `a` and `b`, and for each whether B put it there.
+    In each round a coin says who picks first, and each picks its best item that is not there yet."""
     shown: list[int] = []
     of_b: list[bool] = []
     there: set[int] = set()

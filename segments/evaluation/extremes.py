@@ -1,6 +1,7 @@
 """State rows whose features are moved to where no log has been: what the largest score is then, is asked of a bundle.
 
-Counts of a billion, values at both ends of what an event may carry, numbers of 1e15 to either side, lists that span fifty years.
+Counts of a billion, values at both ends of what an event may carry, numbers of 1e15 to either side, lists that span
+fifty years.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SAMPLE = 32  # users and items that are moved, and each scored with each
 
 
 def section(one: Served) -> Section:
-    """The largest |logit| of the part, and at the extremes of each kind, with bounds and without; and what bounds cost."""
+    """The largest |logit| of the part and at extremes of each kind, with bounds and without; and what bounds cost."""
     rows = []
     for name, other in (("bounded, as served", one), ("without bounds", Served(unbounded(one.bundle), one.replayed))):
         scores = other.scores()
@@ -40,8 +41,10 @@ def section(one: Served) -> Section:
         rows.append(RowResult(name, figures, {f"|logit| {k}": f"{v:,.1f}" for k, v in told.items()}))
     return Section(
         "extremes", "Beyond what training saw",
-        "The largest |logit| of the test part, and of some of its users and items with each feature in turn, then all of a side, "
-        "moved to where no log has been: counts of a billion, values of a million, numbers of 1e15, lists over fifty years. One seed.",
+        "The largest |logit| of the test part, and of some of its users and items with each feature in turn, then all "
+        "of a side, "
+        "moved to where no log has been: counts of a billion, values of a million, numbers of 1e15, lists over fifty "
+        "years. One seed.",
         rows, rows[1].figures,
         "Inside of what training saw bounds change nothing; beyond, a read-out ends half a range further.",
     )  # fmt: skip
@@ -70,8 +73,8 @@ def unbounded(bundle: Bundle) -> Bundle:
 
 
 def extremes(spec: Spec, layout: Layout, rows: Ints) -> Iterator[tuple[str, str, Ints]]:
-    """(one of KINDS, what was moved, the rows) for each feature and each of its ends; `rows` int64 [n, width] stay as they are. The
-    last ones have every feature of the side moved at once, upwards and downwards."""
+    """(one of KINDS, what was moved, the rows) for each feature and each of its ends; `rows` int64 [n, width] stay as
+    they are. The last ones have every feature of the side moved at once, upwards and downwards."""
     everything = {end: rows.copy() for end in ("up", "down")}
     for block in layout.blocks:
         for kind, name, end, columns, values in _moves(spec, layout, block, rows):

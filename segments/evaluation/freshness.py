@@ -1,7 +1,8 @@
-"""What freshness is worth: the same impressions scored with vectors of the moment and with vectors of the last midnight.
+"""What freshness is worth: the same impressions scored with vectors of the moment and with vectors of the last
+midnight.
 
-A point-in-time replay through the fold, the encoders and the fusion that serve. The final state is never used to score: it has
-seen the labels.
+A point-in-time replay through the fold, the encoders and the fusion that serve. The final state is never used to score:
+it has seen the labels.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def worth(bundle: Bundle, history: History, since: int) -> Worth:
 
 
 def final_vectors(bundle: Bundle, history: History, side: Side, clock: int) -> tuple[list[str], list[Encoded]]:
-    """Ids, and for each segment the vectors after the whole `history` with ticks up to `clock` (ms): what a stream that has
-    consumed the same events must be serving, to the bit."""
+    """Ids, and for each segment the vectors after the whole `history` with ticks up to `clock` (ms): what a stream that
+    has consumed the same events must be serving, to the bit."""
     if side == "user":
         log = SideLog.of(bundle.spec, side, history.behaviours, history.profiles)
     else:

@@ -21,8 +21,8 @@ class Goal:
 
 
 def goals(study: Study, *, freshness: bool) -> list[Goal]:
-    """Those whose figures are there. What freshness is worth is a property of the data, too: its two goals were set for MovieLens,
-    and are among them with `freshness` alone."""
+    """Those whose figures are there. What freshness is worth is a property of the data, too: its two goals were set for
+    MovieLens, and are among them with `freshness` alone."""
     found = [*_quality(study), *_cost(study), *(_freshness(study) if freshness else ()), *_bounds(study)]
     return [g for g in found if math.isfinite(g.measured)]
 

@@ -1,7 +1,7 @@
 """A Study as one HTML page: no script, no request to anywhere, readable on a phone and on paper.
 
-The freshness curve stands first, since it is the reason to run this; then quality against request cost; then who gains, the whole
-table, and what each change costs.
+The freshness curve stands first, since it is the reason to run this; then quality against request cost; then who gains,
+the whole table, and what each change costs.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def _early_sentence(study: Study, models: Mapping[str, ModelResult]) -> str:
             difference = served.figures[key].minus(early.figures[key])
             told.append(f"{difference.mean:+.4f}{_margin(difference)} {METRICS[key][0]}")
     return (
-        f"Late fusion against the tuned early-interaction ranker: {', '.join(told)}, at <b>1/{share:.0f}</b> of its request "
+        f"Late fusion against the tuned early-interaction ranker: {', '.join(told)}, at <b>1/{share:.0f}</b> of its "
+        f"request "
         f"time ({served.ms_per_1000.mean:.2f} against {early.ms_per_1000.mean:.1f} ms for 1,000 candidates)."
     )
 
@@ -97,9 +98,11 @@ def _freshness(study: Study) -> str:
     )
     heads = "".join(f"<th scope='col'>{METRICS[k][0]}</th>" for k in _STALE)
     return (
-        "<section><h2>What freshness is worth</h2><p>The same model and the same requests; only how late the user's events become "
+        "<section><h2>What freshness is worth</h2><p>The same model and the same requests; only how late the user's "
+        "events become "
         "visible changes. Nightly is the last midnight UTC.</p>"
-        f"<div class='pair'>{''.join(figures)}</div><div class='scroll'><table><caption>By age of the user's vectors</caption>"
+        f"<div class='pair'>{''.join(figures)}</div><div class='scroll'><table><caption>By age of the user's "
+        f"vectors</caption>"
         f"<thead><tr><th scope='col'>age</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
@@ -127,7 +130,8 @@ def _pareto(study: Study) -> str:
     if not figures:
         return ""
     return (
-        "<section><h2>Quality against request cost</h2><p>One thread, everything precomputed that can be: item halves for late "
+        "<section><h2>Quality against request cost</h2><p>One thread, everything precomputed that can be: item halves "
+        "for late "
         f"fusion, features for the early ranker.</p><div class='pair'>{''.join(figures)}</div></section>"
     )
 
@@ -159,7 +163,8 @@ def _table(study: Study) -> str:
             f"<tr{served}><th scope='row'>{escape(m.name)}{note}</th>{cells}<td>{cost}</td><td>{size}</td></tr>"
         )
     return (
-        "<section><h2>All models</h2><div class='scroll'><table><caption>Test part; ● is the best of its column; ± is half of the "
+        "<section><h2>All models</h2><div class='scroll'><table><caption>Test part; ● is the best of its column; ± is "
+        "half of the "
         f"95 % interval over seeds</caption><thead><tr><th scope='col'>model</th>{heads}<th scope='col'>ms / 1,000</th>"
         f"<th scope='col'>bytes, user / item</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
     )
@@ -191,7 +196,8 @@ def _section(section: Section) -> str:
     verdict = f"<p class='verdict'>{escape(section.verdict)}</p>" if section.verdict else ""
     return (
         f"<section><h2>{escape(section.title)}</h2><p>{escape(section.text)}</p><div class='scroll'><table>"
-        f"<caption>{escape(section.title)}</caption><thead><tr><th scope='col'></th>{heads}</tr></thead><tbody>{rows}</tbody>"
+        f"<caption>{escape(section.title)}</caption><thead><tr><th "
+        f"scope='col'></th>{heads}</tr></thead><tbody>{rows}</tbody>"
         f"</table></div>{verdict}</section>"
     )
 
@@ -202,7 +208,8 @@ def _about(study: Study) -> str:
 
     return (
         f"<section><h2>Data and machine</h2><dl>{items(study.data)}{items(study.machine)}<dt>command</dt>"
-        f"<dd><code>{escape(study.command)}</code></dd><dt>seeds</dt><dd>{', '.join(map(str, study.seeds))}</dd></dl></section>"
+        f"<dd><code>{escape(study.command)}</code></dd>"
+        f"<dt>seeds</dt><dd>{', '.join(map(str, study.seeds))}</dd></dl></section>"
     )
 
 

@@ -1,4 +1,5 @@
-"""The report's plots: pure functions from numbers to inline SVG. Colours are CSS variables of the page, so that dark mode works."""
+"""The report's plots: pure functions from numbers to inline SVG. Colours are CSS variables of the page, so that dark
+mode works."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ def lines(
     series: Sequence[tuple[str, Sequence[tuple[float, float, float]]]],
     apart: int = -1,
 ) -> str:
-    """Points (mean, low, high) over evenly spaced `labels`, one line for each of `series`; the point number `apart` stands alone,
-    without a line to it. An interval is a band."""
+    """Points (mean, low, high) over evenly spaced `labels`, one line for each of `series`; the point number `apart`
+    stands alone, without a line to it. An interval is a band."""
     finite = [v for _, points in series for p in points for v in p if math.isfinite(v)]
     if not finite:
         return ""
@@ -45,7 +46,8 @@ def lines(
                 continue
             if place == apart:
                 parts.append(
-                    f'<line class="whisker s{number}" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{y(least):.1f}" y2="{y(most):.1f}"/>'
+                    f'<line class="whisker s{number}" x1="{x(place):.1f}" x2="{x(place):.1f}" y1="{y(least):.1f}" '
+                    f'y2="{y(most):.1f}"/>'
                 )
             shape = _diamond if place == apart else _dot
             parts.append(shape(x(place), y(mean), number, f"{name}, {labels[place]}: {mean:.4f}"))

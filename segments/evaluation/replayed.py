@@ -1,7 +1,7 @@
 """A part of the log replayed to each of its moments, and a bundle scored over it as it would have served it then.
 
-State comes from the fold that serves, vectors through int8, scores from the torch-free fusion: what is measured is the product,
-not its training twin. A final state is never used: it has seen the labels.
+State comes from the fold that serves, vectors through int8, scores from the torch-free fusion: what is measured is the
+product, not its training twin. A final state is never used: it has seen the labels.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ NIGHTLY = -1.0  # a lag that means "as of the last midnight (UTC)"
 
 @dataclass
 class Replayed:
-    """The impressions of [since, until) with their states, and `choices` among them. States are read once for each lag and kept:
-    they depend on the layout alone, so every bundle of the spec shares them."""
+    """The impressions of [since, until) with their states, and `choices` among them. States are read once for each lag
+    and kept: they depend on the layout alone, so every bundle of the spec shares them."""
 
     spec: Spec
     everything: Examples
@@ -124,8 +124,8 @@ class Replayed:
 
 
 class Served:
-    """One bundle over a Replayed part. `exact` leaves int8 out: the vectors as the encoders give them. Vectors are kept until
-    `forget`, columns of segments that a use does not read being zero in them."""
+    """One bundle over a Replayed part. `exact` leaves int8 out: the vectors as the encoders give them. Vectors are kept
+    until `forget`, columns of segments that a use does not read being zero in them."""
 
     def __init__(self, bundle: Bundle, replayed: Replayed, exact: bool = False) -> None:
         self.bundle, self.replayed, self._exact = bundle, replayed, exact
@@ -166,8 +166,8 @@ class Served:
         raise KeyError(title)
 
     def scores(self, users: Floats | None = None, items: Floats | None = None, fusion: Fusion | None = None) -> Floats:
-        """float32 [n]: the `rank` fusion over each impression's pair, fresh vectors unless others are given. Impressions that follow
-        one another with the same user vector are one request."""
+        """float32 [n]: the `rank` fusion over each impression's pair, fresh vectors unless others are given.
+        Impressions that follow one another with the same user vector are one request."""
         fusion = fusion or self.bundle.fusions["rank"]
         users = self.vectors("user") if users is None else users
         halves = fusion.item_half(self.vectors("item") if items is None else items)

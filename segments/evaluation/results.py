@@ -71,8 +71,8 @@ Figures = Mapping[str, Figure]  # by a name of METRICS
 class ModelResult:
     """One line of the table. `family` is "forebay", "baseline" or "early" (an early-interaction ranker).
 
-    `ms_per_1000` is the request time of 1,000 candidates on one thread with all that can be precomputed precomputed (None:
-    not a ranker); bytes are what is kept per user and per item for it.
+    `ms_per_1000` is the request time of 1,000 candidates on one thread with all that can be precomputed precomputed
+    (None: not a ranker); bytes are what is kept per user and per item for it.
     """
 
     name: str
@@ -86,7 +86,8 @@ class ModelResult:
 
 @dataclass(frozen=True)
 class StalenessResult:
-    """One point of the freshness curve: user vectors as of `lag_s` seconds before the request; None is the last midnight."""
+    """One point of the freshness curve: user vectors as of `lag_s` seconds before the request; None is the last
+    midnight."""
 
     name: str
     lag_s: float | None
@@ -128,7 +129,8 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Study:
-    """A whole evaluation. `served` is the name of the model that the bundle serves. `data` and `machine` are label -> text."""
+    """A whole evaluation. `served` is the name of the model that the bundle serves. `data` and `machine` are label ->
+    text."""
 
     title: str
     command: str

@@ -45,7 +45,8 @@ def _plain(value: float) -> str:
 
 
 def of_served(served: Sequence[Served], against: Figures, quick: bool) -> list[Section]:
-    """What needs no training: one segment stale, one missing, stored otherwise, encoded by less, features at their extremes."""
+    """What needs no training: one segment stale, one missing, stored otherwise, encoded by less, features at their
+    extremes."""
     segments = served[0].bundle.spec.fusions["rank"].segments
     # One seed after another, so that one seed's vectors are in memory.
     tries: dict[str, Callable[[Served], Floats]] = {f"stale {s.title}": _stale(s) for s in segments}
@@ -62,12 +63,14 @@ def of_served(served: Sequence[Served], against: Figures, quick: bool) -> list[S
     sections = [
         Section(
             "stale", "One segment stale at a time",
-            "Each segment's vectors as of the last midnight, all others fresh: what must be kept up per event, and what need not.",
+            "Each segment's vectors as of the last midnight, all others fresh: what must be kept up per event, and "
+            "what need not.",
             stale, against, f"{worst.name} must be fresh; a segment near zero may be refreshed nightly.",
         ),
         Section(
             "worth", "The worth of each segment",
-            "Each segment in turn replaced by its default vector, as a lookup does with one that is missing or expired; no retraining.",
+            "Each segment in turn replaced by its default vector, as a lookup does with one that is missing or "
+            "expired; no retraining.",
             missing, against,
         ),
         _stored(served), experiments(served[0]), extremes.section(served[0]),
@@ -120,7 +123,8 @@ def experiments(one: Served) -> Section:
     ]
     return Section(
         "experiments", "As an experiment would show it",
-        "Users of the test part split by a hash, one arm scored with fresh vectors, one with last night's; and both retrievals "
+        "Users of the test part split by a hash, one arm scored with fresh vectors, one with last night's; and both "
+        "retrievals "
         "interleaved by team draft before each choice. One seed.",
         rows,
     )  # fmt: skip
@@ -212,13 +216,15 @@ def _encoders(one: Served) -> Section:
         extra["ms for 128 users"] = f"{_encode_ms(other):.2f} of {base_ms:.2f}"
         rows.append(RowResult(name, _of(other, other.scores()), extra))
     text = (
-        "Encoders with their matrices on an int8 grid (stored small, run in float32), and with hidden units taken out for good, no "
+        "Encoders with their matrices on an int8 grid (stored small, run in float32), and with hidden units taken out "
+        "for good, no "
         "retraining; of one seed."
     )
     against = _of(one, one.scores())
     return Section(
         "encoders", "Smaller encoders", text, rows, against,
-        "An encode is call overhead at these widths: neither pays in time below 64-wide layers, int8 weights pay in bytes.",
+        "An encode is call overhead at these widths: neither pays in time below 64-wide layers, int8 weights pay in "
+        "bytes.",
     )  # fmt: skip
 
 
@@ -235,8 +241,8 @@ def _encode_ms(one: Served) -> float:
 def of_training(
     spec: Spec, material: Material, parts: Parts, served: Served, options: TrainingOptions, note: Note
 ) -> list[Section]:
-    """What is trained otherwise, one seed each: imbalance, regimes, noise, less data. `material` has the teacher of `options`, if any,
-    was read from `parts`, and is what `served` was trained on."""
+    """What is trained otherwise, one seed each: imbalance, regimes, noise, less data. `material` has the teacher of
+    `options`, if any, was read from `parts`, and is what `served` was trained on."""
     replayed = served.replayed
 
     def fit(name: str, given: Material, told: TrainingOptions) -> Served:
@@ -295,19 +301,22 @@ def of_training(
     return [
         Section(
             "recipes", "Ways to train",
-            "One seed; differences to the recipe as configured. Staleness in training is for vectors that are late when they serve: "
+            "One seed; differences to the recipe as configured. Staleness in training is for vectors that are late "
+            "when they serve: "
             "its worth is in the column of last night's.",
             recipes, recipes[0].figures,
         ),
         Section(
             "imbalance", "Imbalance",
             "One seed, no teacher; differences to plain training on the label. Labels here are "
-            f"{material.train.labels.mean():.0%} positive. Sampling evens them out, and the logit is corrected by its rate.",
+            f"{material.train.labels.mean():.0%} positive. Sampling evens them out, and the logit is corrected by its "
+            f"rate.",
             imbalance, alone,
             "Re-weighting moves the scores away from probabilities: read logloss and calibration.",
         ),
         Section(
-            "robustness", "Noise and little data", "One seed, no teacher; differences to clean labels, all of them.", robust,
+            "robustness", "Noise and little data", "One seed, no teacher; differences to clean labels, all of them.",
+                robust,
             alone,
         ),
     ]  # fmt: skip

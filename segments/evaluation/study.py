@@ -1,7 +1,8 @@
 """A whole evaluation: models and baselines over seeds, on the part of the log that no choice was made on.
 
-The split is by time (70 / 10 / 20 unless the training options say otherwise), features are of strictly earlier events, every user
-of the test part counts, new ones too. What is chosen (epochs, regularisations) is chosen on the validation part.
+The split is by time (70 / 10 / 20 unless the training options say otherwise), features are of strictly earlier events,
+every user of the test part counts, new ones too. What is chosen (epochs, regularisations) is chosen on the validation
+part.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ class _Lines:
 def study(
     spec: Spec, history: History, title: str, command: str, options: StudyOptions, note: Note = lambda _: None
 ) -> Study:
-    """Train, score and compare. `note` is told what is being done. Raises UsageError for a history that is too short."""
+    """Train, score and compare. `note` is told what is being done. Raises UsageError for a history that is too
+    short."""
     started = time.monotonic()
     split = options.training
     until, end = history.moment(split.train_share), history.moment(split.train_share + split.validation_share)

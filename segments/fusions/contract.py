@@ -1,7 +1,8 @@
-"""The contract of a fusion: a score out of cached vectors, in three parts so that each is computed as seldom as possible.
+"""The contract of a fusion: a score out of cached vectors, in three parts so that each is computed as seldom as
+possible.
 
-`item_half` is computed once per item and kept, `user_half` once per request, `join` per pair. Vectors come flat, as they are
-stored: a side's segments one after the other in the order of the spec.
+`item_half` is computed once per item and kept, `user_half` once per request, `join` per pair. Vectors come flat, as
+they are stored: a side's segments one after the other in the order of the spec.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ Query: TypeAlias = tuple[Floats, ...]  # a user half: arrays that only the fusio
 
 @dataclass(frozen=True)
 class Part:
-    """One vector that a fusion takes apart: columns `start` to `stop` of its side's flat vector, of segment number `segment`."""
+    """One vector that a fusion takes apart: columns `start` to `stop` of its side's flat vector, of segment number
+    `segment`."""
 
     segment: int
     start: int
@@ -65,8 +67,8 @@ class Shape:
         return np.concatenate([np.arange(p.start, p.stop) for p in self.item])
 
     def meet(self, user: Floats, weights: Floats) -> Floats:
-        """float32 [item_dim, pairs]: a matrix whose product with item vectors [n, item_dim] is weights[p, q] · <u_p, v_q> for
-        each of `pairs`, of one user's vector float32 [user_dim]."""
+        """float32 [item_dim, pairs]: a matrix whose product with item vectors [n, item_dim] is weights[p, q] · <u_p,
+        v_q> for each of `pairs`, of one user's vector float32 [user_dim]."""
         matrix = np.zeros((self.item_dim, len(self.pairs)), dtype=np.float32)
         for column, (p, q) in enumerate(self.pairs):
             u, v = self.user[p], self.item[q]
@@ -89,8 +91,8 @@ class Fusion(ABC):
     """Made once from a bundle's tensors; holds no state of a request, so any number of threads may score at once.
 
     Its torch twin (twins.py) has the same tensors under the same names and scores alike to 1e-5 of the scores' spread
-    (tests/segments/fusions). Where a segment is missing or expired, the caller puts the default vector in its place: a fusion
-    never sees what it must not use.
+    (tests/segments/fusions). Where a segment is missing or expired, the caller puts the default vector in its place: a
+    fusion never sees what it must not use.
     """
 
     kind: ClassVar[str]
@@ -98,7 +100,8 @@ class Fusion(ABC):
     twin: ClassVar[str] = ""  # of one's own class: "module:Class" of its torch twin, which only training imports
 
     def __init__(self, spec: FusionSpec, shape: Shape, tensors: Mapping[str, Floats]) -> None:
-        """`tensors` are the fusion's own, by the names that its twin gives them. Raises BundleError for one that is not there."""
+        """`tensors` are the fusion's own, by the names that its twin gives them. Raises BundleError for one that is not
+        there."""
         self.spec, self.shape, self._tensors = spec, shape, tensors
 
     def tensor(self, name: str) -> Floats:
@@ -134,8 +137,8 @@ class Fusion(ABC):
         return self.join(self.user_half(user), self.item_half(items))
 
     def shares(self, user: Floats, items: Floats, default: Floats) -> Floats:
-        """What each user segment adds to each score, float32 [n, user segments]: how much lower it were with the segment's
-        default vector (`default` float32 [user_dim]) in its place. 0 for a segment that is not read."""
+        """What each user segment adds to each score, float32 [n, user segments]: how much lower it were with the
+        segment's default vector (`default` float32 [user_dim]) in its place. 0 for a segment that is not read."""
         halves = self.item_half(items)
         whole = self.join(self.user_half(user), halves)
         found = np.zeros((len(items), self.shape.user_segments), dtype=np.float32)
@@ -149,7 +152,8 @@ class Fusion(ABC):
 
 
 class InnerProduct(Fusion):
-    """A fusion that folds to one inner product, exactly as trained, so that an index can search it: score = v · query + bias."""
+    """A fusion that folds to one inner product, exactly as trained, so that an index can search it: score = v · query +
+    bias."""
 
     indexable: ClassVar[bool] = True
 

@@ -14,8 +14,8 @@ from forebay.segments.spec import FusionSpec
 class ConcatFc(Fusion):
     """A perceptron over [u; v] (`hidden`, default [64]). The first layer's item half is kept, the request only adds.
 
-    Tensors: `user.weight` [h, user columns] and `user.bias` [h], `item.weight` [h, item columns], `layers.N.weight`, `.bias` of
-    further hidden layers, `out.weight` [1, h], `out.bias`.
+    Tensors: `user.weight` [h, user columns] and `user.bias` [h], `item.weight` [h, item columns], `layers.N.weight`,
+    `.bias` of further hidden layers, `out.weight` [1, h], `out.bias`.
     """
 
     kind = "concat_fc"
@@ -49,11 +49,11 @@ class ConcatFc(Fusion):
 class Affinity(Fusion):
     """Weighted sum + perceptron over [Wu u + Wv v + Wd · products], `hidden` wide (default 32).
 
-    The products <u_p, v_q> enter twice: as they are, weighted, and into the hidden layer, where they meet each other. With a raw
-    affinity segment on both sides these are the crosses that make an early-interaction ranker better than two towers.
-    Kept for an item: its half of the hidden layer, and its vector for the products.
-    Tensors: `weights` [user parts, item parts], `bias` [1], `user.weight`, `user.bias`, `item.weight`, `pairs.weight`
-    [h, pairs], `out.weight` [1, h].
+    The products <u_p, v_q> enter twice: as they are, weighted, and into the hidden layer, where they meet each other.
+    With a raw affinity segment on both sides these are the crosses that make an early-interaction ranker better than
+    two towers. Kept for an item: its half of the hidden layer, and its vector for the products. Tensors: `weights`
+    [user parts, item parts], `bias` [1], `user.weight`, `user.bias`, `item.weight`, `pairs.weight` [h, pairs],
+    `out.weight` [1, h].
     """
 
     kind = "affinity"

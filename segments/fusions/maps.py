@@ -1,4 +1,5 @@
-"""Fusions over the parts as a map of tokens: a convolution, and one block of attention. Heavier, and no better here: options."""
+"""Fusions over the parts as a map of tokens: a convolution, and one block of attention. Heavier, and no better here:
+options."""
 
 from __future__ import annotations
 
@@ -12,11 +13,13 @@ from forebay.segments.spec import FusionSpec
 
 
 class ConcatConv(Fusion):
-    """Both sides' parts stacked to a map [tokens, d], one convolution (`channels` 8, `window` 3 x 3), ReLU, one linear output.
+    """Both sides' parts stacked to a map [tokens, d], one convolution (`channels` 8, `window` 3 x 3), ReLU, one linear
+    output.
 
-    A convolution is linear, so it splits as a first layer does: the item half is the response to the item's rows alone. Rows
-    of the map that no item part reaches are the user's alone: their output is one number for a whole request.
-    Tensors: `conv.weight` [channels, 1, window, window], `conv.bias`, `out.weight` [1, channels · tokens · d], `out.bias`.
+    A convolution is linear, so it splits as a first layer does: the item half is the response to the item's rows alone.
+    Rows of the map that no item part reaches are the user's alone: their output is one number for a whole request.
+    Tensors: `conv.weight` [channels, 1, window, window], `conv.bias`, `out.weight` [1, channels · tokens · d],
+    `out.bias`.
     """
 
     kind = "concat_conv"
@@ -62,12 +65,13 @@ class ConcatConv(Fusion):
 
 
 class Attention(Fusion):
-    """One block of self-attention over all parts as tokens (`heads`, default 2), then their mean through one linear output.
+    """One block of self-attention over all parts as tokens (`heads`, default 2), then their mean through one linear
+    output.
 
-    X = parts + a learned place; Y = X + softmax(Q K' / √d) V · O; Z = Y + ReLU(Y W1) W2; score = mean(Z) · out. Kept for an
-    item: its tokens with their queries, keys and values. Vaswani et al. 2017, without layer norms: at this depth they hurt.
-    Tensors: `place` [tokens, d], `query.weight`, `key.weight`, `value.weight`, `mix.weight` [d, d], `up.weight` [2d, d],
-    `up.bias`, `down.weight` [d, 2d], `down.bias`, `out.weight` [1, d], `out.bias`.
+    X = parts + a learned place; Y = X + softmax(Q K' / √d) V · O; Z = Y + ReLU(Y W1) W2; score = mean(Z) · out. Kept
+    for an item: its tokens with their queries, keys and values. Vaswani et al. 2017, without layer norms: at this depth
+    they hurt. Tensors: `place` [tokens, d], `query.weight`, `key.weight`, `value.weight`, `mix.weight` [d, d],
+    `up.weight` [2d, d], `up.bias`, `down.weight` [d, 2d], `down.bias`, `out.weight` [1, d], `out.bias`.
     """
 
     kind = "attention"

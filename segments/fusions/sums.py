@@ -30,9 +30,9 @@ class WeightedSum(InnerProduct):
 class GatedSum(InnerProduct):
     """A weighted sum whose weights depend on the user: w[p, q] · (1 + tanh(g[p, q] · u + c[p, q])).
 
-    A gate near zero leaves the global weight, so that it starts as the plain sum; at -1 a pair is shut off for this user. It folds
-    all the same, since the gate is one number for a whole request. Tensors besides the plain sum's: `gate.weight` float32
-    [user parts · item parts, width of the user parts read], `gate.bias`.
+    A gate near zero leaves the global weight, so that it starts as the plain sum; at -1 a pair is shut off for this
+    user. It folds all the same, since the gate is one number for a whole request. Tensors besides the plain sum's:
+    `gate.weight` float32 [user parts · item parts, width of the user parts read], `gate.bias`.
     """
 
     kind = "gated_sum"

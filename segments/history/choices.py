@@ -1,4 +1,5 @@
-"""Retrieval, as it is asked for: at a moment a user chose an item, out of all that there were and that they had not had yet."""
+"""Retrieval, as it is asked for: at a moment a user chose an item, out of all that there were and that they had not had
+yet."""
 
 from __future__ import annotations
 
@@ -16,9 +17,9 @@ from forebay.segments.state.layout import Layout
 
 @dataclass(frozen=True)
 class Choices:
-    """m liked impressions. `places` int64 [m] are their numbers among all examples, `users` and `targets` int64 [m] row numbers in
-    the logs, `times` int64 [m] (ms); `seen` bool [m, items]: what the user had rated before, no candidate any more. Items are as
-    they were at the last midnight (UTC): number `day` of `midnights` (ms)."""
+    """m liked impressions. `places` int64 [m] are their numbers among all examples, `users` and `targets` int64 [m] row
+    numbers in the logs, `times` int64 [m] (ms); `seen` bool [m, items]: what the user had rated before, no candidate
+    any more. Items are as they were at the last midnight (UTC): number `day` of `midnights` (ms)."""
 
     logs_item: SideLog
     places: Ints
@@ -39,11 +40,11 @@ class Choices:
 
     @classmethod
     def of(cls, examples: Examples, since: int, until: int, count: int, seed: int) -> Choices:
-        """At most `count` of the liked impressions with since <= time and a label known before `until` (ms), drawn by `seed`, in order
-        of time.
+        """At most `count` of the liked impressions with since <= time and a label known before `until` (ms), drawn by
+        `seed`, in order of time.
 
-        `examples` is the whole log: what a user had rated is read off it. An item that comes twice is a target again, and a
-        candidate whenever it is the target.
+        `examples` is the whole log: what a user had rated is read off it. An item that comes twice is a target again,
+        and a candidate whenever it is the target.
         """
         within = np.flatnonzero((examples.times >= since) & (examples.settled < until) & examples.labels)
         places = np.sort(np.random.default_rng(seed).choice(within, min(count, len(within)), replace=False))
@@ -65,8 +66,8 @@ class Choices:
             yield snapshots(layout, self.logs_item, everything, np.full(self.items, midnight))
 
     def ranks(self, scores: Floats) -> Ints:
-        """int64 [m]: the target's place, from 1, among the candidates by `scores` float32 [m, items]. Ties count against the
-        model: one that gives every item the same score finds nothing."""
+        """int64 [m]: the target's place, from 1, among the candidates by `scores` float32 [m, items]. Ties count
+        against the model: one that gives every item the same score finds nothing."""
         own = scores[np.arange(len(scores)), self.targets]
         better = (scores >= own[:, None]) & ~self.seen
         return better.sum(axis=1)

@@ -15,9 +15,9 @@ from forebay.segments.state.layout import Layout
 
 @dataclass(frozen=True)
 class Examples:
-    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending; `labels` bool [n], each known
-    `within_ms` after its time. `met` int64 [m] are the times (ms) of all events that meet the label's `positive` and are no
-    impression: a label that finds nothing is explained by them."""
+    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending; `labels` bool [n],
+    each known `within_ms` after its time. `met` int64 [m] are the times (ms) of all events that meet the label's
+    `positive` and are no impression: a label that finds nothing is explained by them."""
 
     logs: dict[Side, SideLog]
     users: Ints
@@ -59,7 +59,8 @@ class Examples:
         )
 
     def states(self, layout: Layout, as_of: Ints) -> Ints:
-        """State rows int64 [n, width] of one side, each from its entity's events strictly before `as_of` int64 [n] (ms)."""
+        """State rows int64 [n, width] of one side, each from its entity's events strictly before `as_of` int64 [n]
+        (ms)."""
         rows = self.users if layout.side == "user" else self.items
         return snapshots(layout, self.logs[layout.side], rows, as_of)
 

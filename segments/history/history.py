@@ -1,4 +1,5 @@
-"""A whole log as training, backfill and evaluation read it: behaviours, profiles and items, from JSON lines or memory."""
+"""A whole log as training, backfill and evaluation read it: behaviours, profiles and items, from JSON lines or
+memory."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile
 
 @dataclass(frozen=True)
 class History:
-    """Events with ids and times, `behaviours` in order of time. `of` and `read` take a behaviour once, however often it is there:
-    one of the same user, time and id is the same. `end` (ms) is where it was cut off, if it was."""
+    """Events with ids and times, `behaviours` in order of time. `of` and `read` take a behaviour once, however often it
+    is there: one of the same user, time and id is the same. `end` (ms) is where it was cut off, if it was."""
 
     behaviours: list[Behaviour]
     profiles: list[UserProfile]
@@ -44,7 +45,8 @@ class History:
 
     @classmethod
     def read(cls, path: Path) -> History:
-        """Events from a JSON-lines file. Raises UsageError that names the first line which is no event with id and time."""
+        """Events from a JSON-lines file. Raises UsageError that names the first line which is no event with id and
+        time."""
         events: list[Behaviour | UserProfile | ItemUpdate] = []
         try:
             with path.open("rb") as lines:

@@ -1,4 +1,5 @@
-"""What a label finds in a log: how many impressions there are, how many of them are positive, and in words what is missing."""
+"""What a label finds in a log: how many impressions there are, how many of them are positive, and in words what is
+missing."""
 
 from __future__ import annotations
 
@@ -46,5 +47,5 @@ class LabelCounts:
         if self.met and not self.positives and self.label.within_ms is None:
             return 'Is the outcome an event of its own? [label] within = "30m" joins it to the impression before it'
         if self.met and not self.positives:
-            return "A longer `within`? Else compare users, items and what `join` names: no outcome follows its impression in time"
+            return "A longer `within`? Or compare users, items and what `join` names: nothing follows its impression"
         return "Mend the condition, or give a longer history"

@@ -1,4 +1,5 @@
-"""Which impressions were positive: the one place where a label's conditions are asked, for training and evaluation alike."""
+"""Which impressions were positive: the one place where a label's conditions are asked, for training and evaluation
+alike."""
 
 from __future__ import annotations
 
@@ -15,10 +16,11 @@ from forebay.segments.state.layout import Layout
 
 
 def judged(spec: Spec, behaviours: Sequence[Behaviour], events: Columns, until: int) -> tuple[Ints, Bools]:
-    """The impressions among `behaviours` whose outcome is known, as places int64 [m] in ascending order, and their labels bool [m].
+    """The impressions among `behaviours` whose outcome is known, as places int64 [m] in ascending order, and their
+    labels bool [m].
 
-    `behaviours` are all those of a log, and `events` their columns, of side user; the log is complete before `until` (ms). What a
-    label means is said at `Label`.
+    `behaviours` are all those of a log, and `events` their columns, of side user; the log is complete before `until`
+    (ms). What a label means is said at `Label`.
     """
     label = spec.label
     shown, positive = conditions(spec, events)
@@ -34,7 +36,8 @@ def judged(spec: Spec, behaviours: Sequence[Behaviour], events: Columns, until: 
 
 
 def conditions(spec: Spec, events: Columns) -> tuple[Bools, Bools]:
-    """Which of `events`, of side user, are impressions and which meet `positive`, bool [n] each, whatever belongs together."""
+    """Which of `events`, of side user, are impressions and which meet `positive`, bool [n] each, whatever belongs
+    together."""
     named = dict(zip(Layout.of(spec, "user").event_columns, events.matrix.T, strict=True))
     label = spec.label
     shown = label.impression(named) if label.impression else np.ones(len(events), dtype=bool)
@@ -42,7 +45,8 @@ def conditions(spec: Spec, events: Columns) -> tuple[Bools, Bools]:
 
 
 def _keys(behaviours: Sequence[Behaviour], join: str) -> tuple[Ints, Bools]:
-    """What each event is joined by, hashed, int64 [n], and whether it has it, bool [n]; one and the same for all without a `join`."""
+    """What each event is joined by, hashed, int64 [n], and whether it has it, bool [n]; one and the same for all
+    without a `join`."""
     if not join:
         return np.zeros(len(behaviours), dtype=np.int64), np.ones(len(behaviours), dtype=bool)
     values = [b.attributes.get(join) for b in behaviours]
@@ -52,8 +56,8 @@ def _keys(behaviours: Sequence[Behaviour], join: str) -> tuple[Ints, Bools]:
 
 
 def _credited(events: Columns, keys: Ints, shown: Bools, outcome: Bools, within_ms: int) -> Ints:
-    """int64 places of the impressions that an outcome is credited to: for each the latest by (time, id) of the same user, item and
-    key, at most `within_ms` older."""
+    """int64 places of the impressions that an outcome is credited to: for each the latest by (time, id) of the same
+    user, item and key, at most `within_ms` older."""
     asked = np.flatnonzero(shown | outcome)
     users, items = hash_ids(events.entities)[asked], events.matrix[asked, 0]
     keys, times = keys[asked], events.times[asked]

@@ -1,8 +1,9 @@
 """Point-in-time replay: an entity's state as it was before a moment, through the same fold that serves.
 
-Training and evaluation both ask "what was known of this user strictly before this event?" for many events at once. The log is
-folded in rounds: round r folds the r-th entry of every entity at once, and a question that may see exactly r entries of its
-entity is answered by a copy of the row before that round. The number of rounds is the longest history, not the log.
+Training and evaluation both ask "what was known of this user strictly before this event?" for many events at once. The
+log is folded in rounds: round r folds the r-th entry of every entity at once, and a question that may see exactly r
+entries of its entity is answered by a copy of the row before that round. The number of rounds is the longest history,
+not the log.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ class SideLog:
 
 
 def snapshots(layout: Layout, log: SideLog, rows: Ints, times: Ints, clocks: Ints | None = None) -> Ints:
-    """State int64 [m, layout.width] of entities `rows` int64 [m] (-1: none) from their entries strictly before `times` int64
-    [m] (ms). `clocks` int64 [m] is the newest tick of each question; by default the last full hour before it."""
+    """State int64 [m, layout.width] of entities `rows` int64 [m] (-1: none) from their entries strictly before `times`
+    int64 [m] (ms). `clocks` int64 [m] is the newest tick of each question; by default the last full hour before it."""
     fold = Fold(layout)
     state = np.zeros((len(log.entities), layout.width), dtype=np.int64)
     dirty = np.zeros(len(log.entities), dtype=np.int64)

@@ -1,4 +1,5 @@
-"""The language of a segments.toml: what a spec is, how its text is read, and its expressions. No state, no numpy but in `truth`."""
+"""The language of a segments.toml: what a spec is, how its text is read, and its expressions. No state, no numpy but in
+`truth`."""
 
 from forebay.segments.spec.spec import (
     CROSS,

@@ -17,7 +17,7 @@ class AttributeSpec:
 
     position = { number = true }                  a number, kept in thousandths
     device = { category = ["phone", "desk"] }     one of the listed values; any other is unknown
-    page = { category = { buckets = 64 } }        any text, hashed into so many buckets: no list, and some values share one
+    page = { category = { buckets = 64 } }        any text, hashed into so many buckets; some values share one
     genres = { set = ["war", "love"] }            some of the listed values
 
     `values` are the listed ones, `buckets` how many there are of a category without a list.
@@ -29,7 +29,8 @@ class AttributeSpec:
     buckets: int = 0
 
     def __repr__(self) -> str:
-        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older models.
+        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older
+        # models.
         buckets = f", buckets={self.buckets}" if self.buckets else ""
         return f"AttributeSpec(name={self.name!r}, kind={self.kind!r}, values={self.values!r}{buckets})"
 

@@ -51,7 +51,8 @@ def check_encoder(
     attributes: tuple[AttributeSpec, ...],
     where: str,
 ) -> None:
-    """Refuse features that the encoder cannot read, and a dimension that it cannot give. `attributes` are those of items."""
+    """Refuse features that the encoder cannot read, and a dimension that it cannot give. `attributes` are those of
+    items."""
     kind = encoder.kind
     lists = sum(f.kind == "last" for f in features)
     if (":" not in kind and (kind in _OF_LISTS) != (lists == 1)) or lists > 1:

@@ -6,8 +6,8 @@
     device == 'phone'     device not in ('desk', 'tv')         one that is a category with listed values
     'sale' in tags        'new' not in tags                    one that is a set
 
-joined by `and`, `or`, `not` and brackets. An event attribute that is absent, or has an unknown value, meets no comparison but `!=` and
-`not in`.
+joined by `and`, `or`, `not` and brackets. An event attribute that is absent, or has an unknown value, meets no
+comparison but `!=` and `not in`.
 
 A condition is compiled once into a function over integer columns. `value` is compared in thousandths, exactly as state
 keeps it, so that a condition can never differ between two machines by a rounding.
@@ -41,8 +41,8 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Ints, int], Bools]] = {
 
 @dataclass(frozen=True)
 class Condition:
-    """`text`, compiled for a list of known actions and the declared event attributes; of those only the ones that it names are kept.
-    Equal when these three are."""
+    """`text`, compiled for a list of known actions and the declared event attributes; of those only the ones that it
+    names are kept. Equal when these three are."""
 
     text: str
     actions: tuple[str, ...]
@@ -65,20 +65,22 @@ class Condition:
         object.__setattr__(self, "_evaluate", evaluate)
 
     def __repr__(self) -> str:
-        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older models.
+        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older
+        # models.
         attributes = f", attributes={self.attributes!r}" if self.attributes else ""
         return f"Condition(text={self.text!r}, actions={self.actions!r}{attributes})"
 
     def __call__(self, columns: Mapping[str, Ints]) -> Bools:
-        """True for each event that meets the condition. `columns` holds int64 `action` (codes), `value` (thousandths) and
-        the event attributes that it names (as columns.py codes them), all of shape [n]."""
+        """True for each event that meets the condition. `columns` holds int64 `action` (codes), `value` (thousandths)
+        and the event attributes that it names (as columns.py codes them), all of shape [n]."""
         return self._evaluate(columns)
 
     def _error(self, what: str) -> SpecError:
         return SpecError(
             f"condition {self.text!r} {what}",
             where=self.where,
-            do="Use and/or/not over comparisons of `action` with strings, `value` with numbers, and declared event attributes",
+            do="Use and/or/not over comparisons of `action` with strings, `value` with numbers, and declared event "
+            "attributes",
         )
 
     def _compile(self, node: ast.expr) -> Evaluate:

@@ -11,8 +11,8 @@ from forebay.segments.spec.expression import Condition
 from forebay.segments.spec.spec import CROSS, FeatureSpec, Holder, Side
 from forebay.segments.spec.toml import duration_ms, known, strings, table, whole
 
-# A bucket's events share one age. A quarter of the half-life keeps that within a factor of 2^(1/4), 19 %; five half-lives
-# leave out what would weigh 1/32 or less.
+# A bucket's events share one age. A quarter of the half-life keeps that within a factor of 2^(1/4), 19 %; five
+# half-lives leave out what would weigh 1/32 or less.
 BUCKETS_OF_A_HALF_LIFE = 4
 HALF_LIVES_KEPT = 5
 MAX_CROSS = 1024  # pairs of keys: 8 KiB of a row for each time bucket, twice that for a mean

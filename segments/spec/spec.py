@@ -1,7 +1,8 @@
 """segments.toml, read into frozen dataclasses: the model's table of contents.
 
-A spec names the attributes that events may carry, the label, and for each side its segments: their features, the encoder
-over them and the dimension of its vector. It holds no weights; a Bundle is a Spec with its weights under one hash.
+A spec names the attributes that events may carry, the label, and for each side its segments: their features, the
+encoder over them and the dimension of its vector. It holds no weights; a Bundle is a Spec with its weights under one
+hash.
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ class FeatureSpec:
     """One fold. Which fields are used follows from `kind`:
 
     last    the `size` newest events, keeping the columns `of`
-    count   events by `key` (`events`, `action`, an attribute of item or event, or a cross of two), over `over_ms` in buckets of `bucket_ms`
+    count   events by `key` (`events`, `action`, an attribute of item or event, or a cross of two), over `over_ms` in
+    buckets of `bucket_ms`
     mean    sum and count of `value`, by `key`, over the same kind of window
     latest  the newest attributes `of` the entity
     id      the entity's own id, as an embedding of `size` dimensions
 
-    With `half_life_ms` a count or a mean decays, at the read-out alone. Features of equal `state` share one block of it.
+    With `half_life_ms` a count or a mean decays, at the read-out alone. Features of equal `state` share a block.
     """
 
     kind: FeatureKind
@@ -48,7 +50,8 @@ class FeatureSpec:
     half_life_ms: int = 0
 
     def __repr__(self) -> str:
-        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older models.
+        # Vectors are tagged by a hash over this text: a field that is not used must not change the tags of older
+        # models.
         used = (f for f in fields(self) if f.name != "half_life_ms" or self.half_life_ms)
         return f"FeatureSpec({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in used)})"
 
@@ -101,7 +104,8 @@ class SegmentSpec:
 
     @property
     def parts(self) -> int:
-        """Vectors of `dim / parts` dimensions that a fusion takes apart: several interests, or one affinity for each feature."""
+        """Vectors of `dim / parts` dimensions that a fusion takes apart: several interests, or one affinity for each
+        feature."""
         if self.encoder.kind == "affinity" and self.side == "user":
             return sum(f.key != "events" for f in self.features)
         parts: int = self.encoder.option("vectors", 1)
@@ -110,8 +114,8 @@ class SegmentSpec:
 
 @dataclass(frozen=True)
 class FusionSpec:
-    """The late interaction for one `use`: which segments it reads (all of them unless the spec names some), in the order of
-    the spec, its `kind` and its `options` (sorted pairs)."""
+    """The late interaction for one `use`: which segments it reads (all of them unless the spec names some), in the
+    order of the spec, its `kind` and its `options` (sorted pairs)."""
 
     use: Use
     kind: str
@@ -139,22 +143,24 @@ class EventRules:
 
 @dataclass(frozen=True)
 class Label:
-    """What training predicts: which impressions are positive. Impressions are the events that meet `impression`; without one, all.
+    """What training predicts: which impressions are positive. Impressions are the events that meet `impression`;
+    without one, all.
 
     Without `within_ms` an impression is positive when it meets `positive` itself: a rating of four and more.
 
-    With it, outcomes are events of their own. An event that meets `positive` makes an impression of the same user and item positive:
-    the latest one, at or before it and at most `within_ms` before it. Earlier ones stay negative, though they be within the time: they
-    were seen and passed by, and one click is one positive. An outcome of the same millisecond counts (many logs are in whole seconds); of
-    several impressions in that millisecond the one of the greatest hashed id is taken; an event that meets both conditions is its
-    own outcome.
+    With it, outcomes are events of their own. An event that meets `positive` makes an impression of the same user and
+    item positive: the latest one, at or before it and at most `within_ms` before it. Earlier ones stay negative, though
+    they be within the time: they were seen and passed by, and one click is one positive. An outcome of the same
+    millisecond counts (many logs are in whole seconds); of several impressions in that millisecond the one of the
+    greatest hashed id is taken; an event that meets both conditions is its own outcome.
 
-    With `join` too an outcome names its impression: only those count that have the same value of this event attribute, a text or a
-    number, such as `request_id`. It need not be declared, for no state holds it. An event without it is joined to nothing.
+    With `join` too an outcome names its impression: only those count that have the same value of this event attribute,
+    a text or a number, such as `request_id`. It need not be declared, for no state holds it. An event without it is
+    joined to nothing.
 
-    Labels wait: an impression is an example only when all of its `within_ms` lies in the log, or in the part of it that a split
-    by time gives: no part knows an outcome from after its end. Features are of events strictly before the impression, and
-    so never of its outcome.
+    Labels wait: an impression is an example only when all of its `within_ms` lies in the log, or in the part of it that
+    a split by time gives: no part knows an outcome from after its end. Features are of events strictly before the
+    impression, and so never of its outcome.
     """
 
     positive: Condition
@@ -165,8 +171,9 @@ class Label:
 
 @dataclass(frozen=True)
 class Spec:
-    """A whole segments.toml. `training` is how it is best trained, as its author found (training/options.py reads it). `canonical` is it as JSON, tables in the order of the file: that order is the segments' place in
-    the fusion's weights and in every stored row, and so a part of the model."""
+    """A whole segments.toml. `training` is how it is best trained, as its author found (training/options.py reads it).
+    `canonical` is it as JSON, tables in the order of the file: that order is the segments' place in the fusion's
+    weights and in every stored row, and so a part of the model."""
 
     events: EventRules
     label: Label

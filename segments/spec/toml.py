@@ -1,4 +1,5 @@
-"""What a segments.toml is made of, checked: tables, names, lists, whole numbers, durations. Each error names its place."""
+"""What a segments.toml is made of, checked: tables, names, lists, whole numbers, durations. Each error names its
+place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Whether any event can meet a condition, and whether every one does: what the linter asks of each condition of a spec."""
+"""Whether any event can meet a condition, and whether every one does: what the linter asks of each condition of a
+spec."""
 
 from __future__ import annotations
 
@@ -25,8 +26,9 @@ def possible(condition: Condition) -> tuple[bool, bool]:
 def by_action(condition: Condition) -> tuple[bool, bool, bool]:
     """Whether some event of a listed action, some of another one, and every event at all meets the condition.
 
-    Exact: between two neighbouring constants of the text no comparison with a number changes, so that each constant, the
-    thousandths beside it and both ends stand for all values. A condition with more than MAX_CASES of them is taken to go either way.
+    Exact: between two neighbouring constants of the text no comparison with a number changes, so that each constant,
+    the thousandths beside it and both ends stand for all values. A condition with more than MAX_CASES of them is taken
+    to go either way.
     """
     constants = [n.value for n in ast.walk(ast.parse(condition.text, mode="eval")) if isinstance(n, ast.Constant)]
     ways = [range(len(condition.actions) + 1), _near(constants, MAX_VALUE)]

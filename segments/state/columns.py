@@ -20,11 +20,12 @@ Updating: TypeAlias = UserProfile | ItemUpdate
 
 @dataclass(frozen=True)
 class Columns:
-    """A batch of events: `entities` (ids, length n), event `times` (ms) and hashed `ids` int64 [n], `matrix` int64 [n, columns].
+    """A batch of events: `entities` (ids, length n), event `times` (ms) and hashed `ids` int64 [n], `matrix` int64 [n,
+    columns].
 
     The matrix has a Layout's `event_columns` or `update_columns`. Ids in it are hashes, `value` and numbers are
-    thousandths, an action or a category is its code (0 = unknown), or its bucket (0 = absent), a set is a bit mask (bit 0 =
-    unknown), a number attribute is 2 · thousandths + 1 (0 = absent, which no number is).
+    thousandths, an action or a category is its code (0 = unknown), or its bucket (0 = absent), a set is a bit mask (bit
+    0 = unknown), a number attribute is 2 · thousandths + 1 (0 = absent, which no number is).
     """
 
     entities: list[str]
@@ -111,7 +112,8 @@ class _AttributeCoder:
     def _mask(self, value: Attribute | None) -> int:
         if not isinstance(value, list) or not value:
             return 1
-        # A list seen before is not looked up as a whole: that saved 50 ns of an event's 25 µs, and kept every list a producer made up.
+        # A list seen before is not looked up as a whole: that saved 50 ns of an event's 25 µs, and kept every list a
+        # producer made up.
         mask, bit = 0, self._bits.get
         for member in value:
             mask |= bit(member, 1)

@@ -1,7 +1,7 @@
 """The fold: accepted events into state rows. Stream, backfill, training and evaluation all call this one.
 
-Callers give rows int64 [capacity, layout.width], and for each event the row it belongs to. A fold is in place and touches only
-those rows; if it raises, the rows are unknown and the caller drops them and reads its store again.
+Callers give rows int64 [capacity, layout.width], and for each event the row it belongs to. A fold is in place and
+touches only those rows; if it raises, the rows are unknown and the caller drops them and reads its store again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Fold:
         self._windows = [b for b in layout.blocks if b.feature.over_ms]
 
     def warm(self) -> None:
-        """Compile every kernel, so that no batch waits for it: 2 s once on a machine, 0.2 s from numba's cache after that."""
+        """Compile every kernel, so that no batch waits for it: 2 s once on a machine, 0.2 s from numba's cache after
+        that."""
         rows, none = np.zeros((1, self.layout.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
         acted, updated = (
             Columns([], none, none, np.zeros((0, len(columns)), dtype=np.int64))
@@ -43,7 +44,8 @@ class Fold:
 
     @staticmethod
     def order(at: Ints, events: Columns) -> Places:
-        """The order that a fold wants: by (row, time, id), a batch's own duplicates dropped (the first of equals stays)."""
+        """The order that a fold wants: by (row, time, id), a batch's own duplicates dropped (the first of equals
+        stays)."""
         order = np.lexsort((events.ids, events.times, at))
         a, t, i = at[order], events.times[order], events.ids[order]
         keep = np.ones(len(order), dtype=bool)
@@ -61,8 +63,8 @@ class Fold:
     def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, dirty: Ints) -> Ints:
         """Fold ordered, accepted events. `clock` is the partition's newest tick (ms).
 
-        Sets in `dirty` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the (time, id)
-        that left the duplicate list at each event, 0 where none did.
+        Sets in `dirty` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the (time,
+        id) that left the duplicate list at each event, 0 where none did.
         """
         spilled = np.zeros((len(at), 2), dtype=np.int64)
         ignored = np.zeros((len(at), 2), dtype=np.int64)
@@ -81,7 +83,8 @@ class Fold:
             elif feature.kind in ("count", "mean"):
                 key_kind, key, pair = self._keys[block]
                 kernels.fold_sums(
-                    rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", key_kind,
+                    rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean",
+                    key_kind,
                     key, pair, columns.index("value"), at, events.times, events.matrix, match, clock, block.bits, dirty,
                 )  # fmt: skip
         kernels.fold_header(rows, NEWEST, ACCEPTED, at, events.times)
@@ -105,8 +108,8 @@ class Fold:
         kernels.fold_header(rows, UPDATED, -1, at, events.times)
 
     def advance(self, rows: Ints, clock: int, new_clocks: Ints, dirty: Ints) -> None:
-        """A tick: the windows of the first len(new_clocks) rows end no earlier than `new_clocks` int64 [m] (ms); until now no
-        earlier than `clock`."""
+        """A tick: the windows of the first len(new_clocks) rows end no earlier than `new_clocks` int64 [m] (ms); until
+        now no earlier than `clock`."""
         for block in self._windows:
             feature = block.feature
             kernels.advance_sums(

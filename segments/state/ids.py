@@ -1,4 +1,5 @@
-"""Ids are UTF-8 strings outside and 64-bit hashes inside: xxh3, as a signed int64, the same on every machine and version."""
+"""Ids are UTF-8 strings outside and 64-bit hashes inside: xxh3, as a signed int64, the same on every machine and
+version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Read-outs of many entities, to be taken a batch at a time: what is nought or one in a list is kept as a byte.
 
-Most columns of a list are members of a set or a category. As float32 they are most of what training holds in memory; as bytes they
-come back the same to the bit. Rows are read in chunks, so that nothing of the size of the whole is made on the way.
+Most columns of a list are members of a set or a category. As float32 they are most of what training holds in memory; as
+bytes they come back the same to the bit. Rows are read in chunks, so that nothing of the size of the whole is made on
+the way.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ CHUNK = 4096  # rows read at a time: some tens of megabytes on the way, and whol
 
 @dataclass(frozen=True)
 class Kept:
-    """One segment's Inputs of n entities. `dense` float32 [n, dense width]; `bits` uint8 and `numbers` float32 [n, list size, …] hold
-    the columns of the sequence where `binary` bool [sequence width] is True, and the others; `items` int32 [n, list size],
-    `length` int32 [n] and `own` int32 [n] as in Inputs."""
+    """One segment's Inputs of n entities. `dense` float32 [n, dense width]; `bits` uint8 and `numbers` float32 [n, list
+    size, …] hold the columns of the sequence where `binary` bool [sequence width] is True, and the others; `items`
+    int32 [n, list size], `length` int32 [n] and `own` int32 [n] as in Inputs."""
 
     dense: Floats
     bits: npt.NDArray[np.uint8]

@@ -18,7 +18,8 @@ KEY_ONE, KEY_CODE, KEY_MASK, KEY_PAIR = 0, 1, 2, 3
 
 @njit(cache=True)
 def classify(rows: Ints, offset: int, size: int, stride: int, at: Ints, times: Ints, ids: Ints, out: Int8s) -> None:
-    """NEW, DUPLICATE or DEEP (older than a full list: only the spilled ids know) for each event, against the list block."""
+    """NEW, DUPLICATE or DEEP (older than a full list: only the spilled ids know) for each event, against the list
+    block."""
     for e in range(len(at)):
         row = rows[at[e]]
         used = row[offset]
@@ -42,8 +43,8 @@ def fold_last(
     rows: Ints, offset: int, size: int, stride: int, pick: Ints, at: Ints, times: Ints, ids: Ints, matrix: Ints,
     match: Bools, bits: int, dirty: Ints, spilled: Ints,
 ) -> None:  # fmt: skip
-    """The `size` greatest by (time, id). `spilled` int64 [n, 2] gets the (time, id) that left, or never entered, at each
-    event; 0 where none did."""
+    """The `size` greatest by (time, id). `spilled` int64 [n, 2] gets the (time, id) that left, or never entered, at
+    each event; 0 where none did."""
     for e in range(len(at)):
         if not match[e]:
             continue
@@ -83,9 +84,10 @@ def fold_sums(
     rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, key_kind: int, key: int, pair: Ints,
     value: int, at: Ints, times: Ints, matrix: Ints, match: Bools, clock: int, bits: int, dirty: Ints,
 ) -> None:  # fmt: skip
-    """Counts (and sums of the `value` column) by key and time bucket, in a ring that ends at the newest of the row's events
-    and the partition's clock. `pair` int64 [5] describes the two keys of KEY_PAIR: their columns, whether each is a mask (1)
-    or a code (0), and the second one's width. Reads the header's newest time as it was before this batch: headers are folded last."""
+    """Counts (and sums of the `value` column) by key and time bucket, in a ring that ends at the newest of the row's
+    events and the partition's clock. `pair` int64 [5] describes the two keys of KEY_PAIR: their columns, whether each
+    is a mask (1) or a code (0), and the second one's width. Reads the header's newest time as it was before this batch:
+    headers are folded last."""
     newest = 0
     for e in range(len(at)):
         row = rows[at[e]]
@@ -158,7 +160,8 @@ def clear_ring(row: Ints, offset: int, buckets: int, keys: int, sums: bool, end:
 
 @njit(cache=True)
 def advance_sums(
-    rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, clock: int, new_clocks: Ints, bits: int,
+    rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, clock: int, new_clocks: Ints,
+    bits: int,
     dirty: Ints,
 ) -> None:  # fmt: skip
     """Move the end of each row's window to at least its `new_clocks`, as a tick does."""

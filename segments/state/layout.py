@@ -1,7 +1,7 @@
 """How an entity's state lies in one row of int64 columns.
 
-Everything is an integer, an id or a timestamp, so that the same accepted events give the same bytes in any order; floats
-begin at the read-out. A row is a header and one block for each different feature of the side:
+Everything is an integer, an id or a timestamp, so that the same accepted events give the same bytes in any order;
+floats begin at the read-out. A row is a header and one block for each different feature of the side:
 
     header   [0] time of the newest behaviour  [1] behaviours accepted  [2] time of the newest attribute update
     latest   [0] time [1] id of the newest update, then its attributes
@@ -11,8 +11,8 @@ begin at the read-out. A row is a header and one block for each different featur
 
 The keys of a cross are pairs, the second one's fastest. A half-life is a read-out: no column depends on it.
 
-Lists come last, so that trailing zeros, which storage trims, are most of a young row. On the user side one list without a
-condition doubles as the duplicate check: an event above its oldest entry is decided by the list alone.
+Lists come last, so that trailing zeros, which storage trims, are most of a young row. On the user side one list without
+a condition doubles as the duplicate check: an event above its oldest entry is decided by the list alone.
 """
 
 from __future__ import annotations
@@ -127,7 +127,8 @@ def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
 
 
 def _meaning(spec: Spec, side: Side, block: Block) -> object:
-    """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new layout."""
+    """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new
+    layout."""
     feature = block.feature
     names = {*feature.keys, *block.columns}
     carried = (*spec.attributes["item"], *spec.event_attributes)  # by a behaviour: no name is in both

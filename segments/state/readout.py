@@ -1,11 +1,13 @@
 """The read-out: integer state rows into the arrays that an encoder takes. Here floats begin, decay and ages included.
 
-A read-out is a function of (row, spec, vocabulary) alone: ages count from the row's own newest event, never from a clock.
+A read-out is a function of (row, spec, vocabulary) alone: ages count from the row's own newest event, never from a
+clock.
 
-A decayed count weighs each time bucket 2^(-age / half-life). Its age is that from the bucket of the newest event that this very
-feature counts: the newest of any other feature would change a vector that nothing marked dirty. So between two such events
-nothing decays, and what decay tells is which keys are recent beside the older ones. The read-out is the one of plain counts and
-means, over the weighed numbers: log1p of the totals and their shares, or sums and counts over (count + 5).
+A decayed count weighs each time bucket 2^(-age / half-life). Its age is that from the bucket of the newest event that
+this very feature counts: the newest of any other feature would change a vector that nothing marked dirty. So between
+two such events nothing decays, and what decay tells is which keys are recent beside the older ones. The read-out is the
+one of plain counts and means, over the weighed numbers: log1p of the totals and their shares, or sums and counts over
+(count + 5).
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ from forebay.segments.state.layout import Block, Layout
 class Inputs:
     """What one segment's encoder reads for n entities.
 
-    `dense` float32 [n, dense width]; `sequence` float32 [n, list size, sequence width], `items` int64 [n, list size] vocabulary
-    places and `length` int64 [n] entries in use (0 wide where the segment has no list); `own` int64 [n], the entity's own
-    vocabulary place. Unused entries are zero.
+    `dense` float32 [n, dense width]; `sequence` float32 [n, list size, sequence width], `items` int64 [n, list size]
+    vocabulary places and `length` int64 [n] entries in use (0 wide where the segment has no list); `own` int64 [n], the
+    entity's own vocabulary place. Unused entries are zero.
     """
 
     dense: Floats

@@ -4,8 +4,8 @@
     {stage}.json            epoch, the best figures so far, the SHA-256 of the tensors
     {stage}.safetensors     weights now, weights at the best epoch, the optimiser's moments
 
-The JSON file is replaced last and names the hash of the tensors: a crash between the two leaves the epoch before, or, where the
-tensors are newer than the JSON says, a stage that starts again.
+The JSON file is replaced last and names the hash of the tensors: a crash between the two leaves the epoch before, or,
+where the tensors are newer than the JSON says, a stage that starts again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The early-interaction ranker: user and candidate meet in the first layer, and everything is computed for each pair.
 
-DIN (Zhou et al., KDD 2018): the user's list pooled by attention to the candidate. DCNv2 (Wang et al., WWW 2021): cross layers over
-all features. A perceptron beside them, and the explicit crosses that help most: the raw affinities times the candidate's own
-keys. It reads what Forebay's `rank` fusion reads, from the same states: what differs is when user and item meet.
+DIN (Zhou et al., KDD 2018): the user's list pooled by attention to the candidate. DCNv2 (Wang et al., WWW 2021): cross
+layers over all features. A perceptron beside them, and the explicit crosses that help most: the raw affinities times
+the candidate's own keys. It reads what Forebay's `rank` fusion reads, from the same states: what differs is when user
+and item meet.
 """
 
 from __future__ import annotations
@@ -189,6 +190,7 @@ def scores(model: Early, inputs: Mapping[str, Inputs | Kept], batch: int = 2048)
 
 
 def tune(material: Material, tries: Sequence[EarlyOptions], seed: int = 0) -> list[tuple[float, EarlyOptions]]:
-    """(validation AUC, options) of each, best first. The search is no part of an evaluation: its outcome is EarlyOptions."""
+    """(validation AUC, options) of each, best first. The search is no part of an evaluation: its outcome is
+    EarlyOptions."""
     found = [(fit(material, options, seed)[1], options) for options in tries]
     return sorted(found, key=lambda pair: -pair[0])

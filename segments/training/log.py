@@ -11,7 +11,8 @@ from tensorboardX import SummaryWriter
 
 
 class TrainingLog:
-    """Writes an event file into `folder` (TensorBoard's own format). Used as the `progress` of a run, alone or beside another."""
+    """Writes an event file into `folder` (TensorBoard's own format). Used as the `progress` of a run, alone or beside
+    another."""
 
     def __init__(self, folder: Path) -> None:
         self._writer = SummaryWriter(str(folder))

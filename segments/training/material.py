@@ -23,8 +23,8 @@ from forebay.segments.training.options import TrainingOptions
 
 @dataclass(frozen=True)
 class Part:
-    """n impressions: `inputs` of every segment by its title, as of a staleness; `labels` bool [n]; `users` and `items` int64
-    [n], row numbers in the logs; `times` int64 [n] (ms)."""
+    """n impressions: `inputs` of every segment by its title, as of a staleness; `labels` bool [n]; `users` and `items`
+    int64 [n], row numbers in the logs; `times` int64 [n] (ms)."""
 
     inputs: Mapping[str, Kept]
     labels: Bools
@@ -47,8 +47,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Asked:
-    """`choices` of the validation part as a network reads them: `users` are the inputs of their m users just before, `catalogues`
-    those of all items at each of its midnights."""
+    """`choices` of the validation part as a network reads them: `users` are the inputs of their m users just before,
+    `catalogues` those of all items at each of its midnights."""
 
     choices: Choices
     users: Mapping[str, Inputs]
@@ -57,8 +57,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Parts:
-    """A history cut by time, as every spec of the same attributes and label, and every seed, reads it: `examples` are all impressions
-    before `end_ms`, `train` those before `cut_ms`, `validation` the others."""
+    """A history cut by time, as every spec of the same attributes and label, and every seed, reads it: `examples` are
+    all impressions before `end_ms`, `train` those before `cut_ms`, `validation` the others."""
 
     examples: Examples
     train: Examples
@@ -68,7 +68,8 @@ class Parts:
 
     @classmethod
     def of(cls, spec: Spec, history: History, options: TrainingOptions) -> Parts:
-        """What comes after the validation part is not looked at. Raises UsageError where a part does not have both labels."""
+        """What comes after the validation part is not looked at. Raises UsageError where a part does not have both
+        labels."""
         cut = history.moment(options.train_share)
         end = history.moment(min(1.0, options.train_share + options.validation_share))
         examples = Examples.of(spec, history.before(end))
@@ -86,10 +87,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class Material:
-    """`train` with a random staleness of its users, for what `rank` reads; `fresh` the same impressions without, for what `retrieve`
-    reads (what is chosen next is decided by the last minutes: a stale example teaches the wrong thing); `validation`, and
-    what was `asked` for in it. `item_log_share` float32 [items] is the log of each item's share of the positives in `train`. `teacher` float32 [n]
-    is the probability that a teacher gives each impression of `train`, where there is one."""
+    """`train` with a random staleness of its users, for what `rank` reads; `fresh` the same impressions without, for
+    what `retrieve` reads (what is chosen next is decided by the last minutes: a stale example teaches the wrong thing);
+    `validation`, and what was `asked` for in it. `item_log_share` float32 [items] is the log of each item's share of
+    the positives in `train`. `teacher` float32 [n] is the probability that a teacher gives each impression of `train`,
+    where there is one."""
 
     spec: Spec
     vocabulary: Vocabulary
@@ -106,7 +108,8 @@ class Material:
     def of(
         cls, spec: Spec, history: History | Parts, options: TrainingOptions, vocabulary: Vocabulary | None = None
     ) -> Material:
-        """Read the parts of `history`. `vocabulary` is the items of the training part unless one is given. Raises UsageError."""
+        """Read the parts of `history`. `vocabulary` is the items of the training part unless one is given. Raises
+        UsageError."""
         parts = history if isinstance(history, Parts) else Parts.of(spec, history, options)
         reading = _Reading(spec, parts.vocabulary() if vocabulary is None else vocabulary)
         train, validation, log = parts.train, parts.validation, parts.examples.logs["item"]
@@ -182,8 +185,8 @@ def _part(examples: Examples, inputs: Mapping[str, Kept], segments: Iterable[Seg
 
 
 def _stale(part: Examples, options: TrainingOptions) -> Ints:
-    """Half of the moments as they are, half earlier by a log-uniform lag of 1 s to 7 d: costs .0013 AUC when served fresh, and
-    gains .017 for known users when the stream is late (MovieLens)."""
+    """Half of the moments as they are, half earlier by a log-uniform lag of 1 s to 7 d: costs .0013 AUC when served
+    fresh, and gains .017 for known users when the stream is late (MovieLens)."""
     random = np.random.default_rng(options.seed)
     lag_s = np.exp(random.uniform(0.0, np.log(options.stale_max_s), len(part)))
     lag_s[random.random(len(part)) >= options.stale_share] = 0.0

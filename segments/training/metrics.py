@@ -1,4 +1,5 @@
-"""Metrics over scores and labels. AUC is over all examples; grouped AUC is the mean over groups that have both labels."""
+"""Metrics over scores and labels. AUC is over all examples; grouped AUC is the mean over groups that have both
+labels."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def request_groups(users: Ints, times: Ints) -> Ints:
 
 
 def calibration(scores: Reals, labels: Bools, bins: int = 10) -> list[tuple[float, float, int]]:
-    """(mean predicted, observed share, count) of `bins` parts of equal size by predicted probability sigmoid(scores)."""
+    """(mean predicted, observed share, count) of `bins` parts of equal size by predicted probability
+    sigmoid(scores)."""
     predicted = 1 / (1 + np.exp(-np.asarray(scores, dtype=np.float64)))
     parts = np.array_split(np.argsort(predicted, kind="stable"), bins)
     return [(float(predicted[p].mean()), float(labels[p].mean()), len(p)) for p in parts if len(p)]

@@ -82,8 +82,8 @@ class Network(nn.Module):
     ) -> Tensor:
         """float32 [n, dims of the side], columns of segments that `inputs` does not have zero: no fusion asks for them.
 
-        With `dropout` an example's segment is replaced by its default vector with that probability, as a lookup does for one
-        that is missing or expired: the fusion learns what the absence of each means.
+        With `dropout` an example's segment is replaced by its default vector with that probability, as a lookup does
+        for one that is missing or expired: the fusion learns what the absence of each means.
         """
         count = len(next(iter(inputs.values())))
         parts = []

@@ -37,16 +37,19 @@ class Objective(Protocol):
 
 
 def sampling_shift(labels: Bools, sampling: Sampling) -> float:
-    """By how much the log odds of a positive are greater among what `sampling` draws of `labels` bool [n] than they are in it."""
+    """By how much the log odds of a positive are greater among what `sampling` draws of `labels` bool [n] than they are
+    in it."""
     positives = int(labels.sum())
     return math.log((len(labels) - positives) / positives) if sampling != "none" else 0.0
 
 
 class Ranking:
-    """The label of an impression, by binary cross-entropy; with a teacher, towards what it makes of the label (Hinton et al., 2015).
+    """The label of an impression, by binary cross-entropy; with a teacher, towards what it makes of the label (Hinton
+    et al., 2015).
 
-    Where sampling evens the labels out, a fusion that is trained learns the evened odds, and is moved back by `shift` when its stages
-    are over (King & Zeng, 2001). A `frozen` one was moved back before: there the loss reads its logits moved forth.
+    Where sampling evens the labels out, a fusion that is trained learns the evened odds, and is moved back by `shift`
+    when its stages are over (King & Zeng, 2001). A `frozen` one was moved back before: there the loss reads its logits
+    moved forth.
     """
 
     figure = "validation_auc"
@@ -110,10 +113,11 @@ class Ranking:
 
 
 class Retrieval:
-    """Which item of the catalogue is liked next, by a softmax over the batch's own items with their popularity taken out.
+    """Which item of the catalogue is liked next, by a softmax over the batch's own items with their popularity taken
+    out.
 
-    Popular items are negatives more often than their share of the catalogue; subtracting the log of that share (logQ; Yi et al.,
-    RecSys 2019) makes the loss that of a softmax over the whole catalogue.
+    Popular items are negatives more often than their share of the catalogue; subtracting the log of that share (logQ;
+    Yi et al., RecSys 2019) makes the loss that of a softmax over the whole catalogue.
     """
 
     figure = "validation_recall@50"

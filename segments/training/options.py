@@ -17,7 +17,8 @@ Sampling: TypeAlias = Literal["none", "over", "under"]
 class RetrieveOptions:
     """The stage that learns what is chosen next out of the whole catalogue: positives against their batch.
 
-    Overfits later than the label does, so it stops by its own figure, and with less decay: 1.0 halved recall on MovieLens.
+    Overfits later than the label does, so it stops by its own figure, and with less decay: 1.0 halved recall on
+    MovieLens.
     """
 
     epochs: int = 30  # at most
@@ -33,10 +34,12 @@ class RetrieveOptions:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """`weight_decay` 1.0 is for a hundred thousand events (without it they are overfitted in two epochs); .02 for millions.
+    """`weight_decay` 1.0 is for a hundred thousand events (without it they are overfitted in two epochs); .02 for
+    millions.
 
-    `positive_weight` weighs positives in the loss and moves the scores away from probabilities. `sampling` repeats the rarer label
-    or leaves out of the other until both are as many; the logit is corrected for it. `forebay evaluate` has a line for each.
+    `positive_weight` weighs positives in the loss and moves the scores away from probabilities. `sampling` repeats the
+    rarer label or leaves out of the other until both are as many; the logit is corrected for it. `forebay evaluate` has
+    a line for each.
     """
 
     train_share: float = 0.7  # of the log, by time

@@ -1,13 +1,15 @@
 """The training of a bundle, as stages.
 
-    joint         every segment that `rank` reads, with its fusion, on the label; then what only `retrieve` reads, with its own
-    independent   first each segment by itself, beside throw-away ones of the other side; then the fusion over them, frozen; then
-                  all of it together with a tenth of the rate
+    joint         every segment that `rank` reads, with its fusion, on the label; then what only `retrieve` reads, with
+                  its own
+    independent   first each segment by itself, beside throw-away ones of the other side; then the fusion over them,
+                  frozen; then all of it together with a tenth of the rate
     one segment   of a bundle that is there, through its frozen fusion: only this segment's vectors change
 
-Two uses are two questions: what is liked among what was shown, and what is chosen next among everything. One set of weights for
-both lost .004 to .04 AUC or a third of the recall on MovieLens, whatever the weights of the losses. So `rank` comes first, and
-`retrieve` never touches a segment that `rank` reads: it takes those as they are, and trains its own.
+Two uses are two questions: what is liked among what was shown, and what is chosen next among everything. One set of
+weights for both lost .004 to .04 AUC or a third of the recall on MovieLens, whatever the weights of the losses. So
+`rank` comes first, and `retrieve` never touches a segment that `rank` reads: it takes those as they are, and trains its
+own.
 """
 
 from __future__ import annotations
@@ -46,9 +48,10 @@ def train(
     checkpoint: Path | None = None,
     uses: Collection[Use] = USES,
 ) -> Bundle:
-    """Train on the first `train_share` of `history` by time, stopping each stage by the part after it; what comes later is not
-    read. The same history, spec, options and numeric platform give the same bundle hash. `checkpoint` names a folder that
-    the run goes on from when it is interrupted; a fusion whose use is not in `uses` stays untrained. Raises UsageError."""
+    """Train on the first `train_share` of `history` by time, stopping each stage by the part after it; what comes later
+    is not read. The same history, spec, options and numeric platform give the same bundle hash. `checkpoint` names a
+    folder that the run goes on from when it is interrupted; a fusion whose use is not in `uses` stays untrained. Raises
+    UsageError."""
     torch.use_deterministic_algorithms(True)
     material = history if isinstance(history, Material) else Material.of(spec, history, options)
     if "rank" in uses:
@@ -73,8 +76,8 @@ def train(
 def train_segment(
     bundle: Bundle, history: History, title: str, options: TrainingOptions, progress: Progress | None = None
 ) -> Bundle:
-    """`bundle` with one segment trained anew through its frozen fusion, for every use that reads it: the rows of all other
-    segments, and the fusion, stay valid. Raises UsageError for a segment that the bundle does not have."""
+    """`bundle` with one segment trained anew through its frozen fusion, for every use that reads it: the rows of all
+    other segments, and the fusion, stay valid. Raises UsageError for a segment that the bundle does not have."""
     torch.use_deterministic_algorithms(True)
     segment = next((s for s in bundle.spec.segments if s.title == title), None)
     if segment is None:
@@ -96,9 +99,9 @@ def train_segment(
 def with_teacher(
     material: Material, options: TrainingOptions, progress: Progress | None = None, first: early.Early | None = None
 ) -> Material:
-    """The material with the mean probability of `options.teachers` early-interaction rankers, where distillation is asked for and
-    no teacher is there yet. They are thrown away: only what they say of the training part is learned from. `first` is one
-    that was fitted before, with the default options and this seed."""
+    """The material with the mean probability of `options.teachers` early-interaction rankers, where distillation is
+    asked for and no teacher is there yet. They are thrown away: only what they say of the training part is learned
+    from. `first` is one that was fitted before, with the default options and this seed."""
     if not options.distill or material.teacher is not None:
         return material
     logits = []

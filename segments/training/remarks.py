@@ -23,7 +23,8 @@ def remarks(record: Mapping[str, Any]) -> list[str]:
         if name.startswith(RECALL) and int(name.removeprefix(RECALL)) > CATALOGUE_SHARE * record["items"]:
             k = int(name.removeprefix(RECALL))
             found.append(
-                f"recall@{k} is out of {record['items']:,} items: chance alone finds {min(1.0, k / max(1, record['items'])):.0%}, "
+                f"recall@{k} is out of {record['items']:,} items: chance alone finds "
+                f"{min(1.0, k / max(1, record['items'])):.0%}, "
                 "so this figure says little"
             )
     return found

@@ -39,8 +39,8 @@ class Stage:
     ) -> dict[str, float]:
         """Fit, and leave the network at the epoch with the best figure; returns that epoch's figures.
 
-        Randomness of an epoch is a function of (seed, stage, epoch) alone, so that a run which goes on from a checkpoint ends as
-        one that was never interrupted.
+        Randomness of an epoch is a function of (seed, stage, epoch) alone, so that a run which goes on from a
+        checkpoint ends as one that was never interrupted.
         """
         torch.set_num_threads(THREADS)
         tensors = network.named_tensors()

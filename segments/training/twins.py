@@ -15,15 +15,16 @@ from forebay.segments.spec import FusionSpec
 
 
 class Twin(nn.Module):
-    """The contract: `forward` gives logits [n] of user vectors float32 [n, user_dim] and item vectors [n, item_dim], flat, row by
-    row. Weights start as an even sum of all products, so that the encoders learn from the first step."""
+    """The contract: `forward` gives logits [n] of user vectors float32 [n, user_dim] and item vectors [n, item_dim],
+    flat, row by row. Weights start as an even sum of all products, so that the encoders learn from the first step."""
 
     def __init__(self, spec: FusionSpec, shape: Shape) -> None:
         super().__init__()
         self.spec, self.shape = spec, shape
 
     def move(self, by: float) -> None:
-        """Add `by` to every logit, for good: a sampling is corrected so. Raises BundleError for a twin without `bias` or `out.bias`."""
+        """Add `by` to every logit, for good: a sampling is corrected so. Raises BundleError for a twin without `bias`
+        or `out.bias`."""
         bias = getattr(self, "bias", None)
         if bias is None:
             bias = getattr(getattr(self, "out", None), "bias", None)
@@ -64,7 +65,8 @@ class SumTwin(Twin):
             nn.init.zeros_(self.gate.bias)
 
     def query(self, u: Tensor) -> Tensor:
-        """The user's half, [n, item_dim], of a fusion that folds: its product with any item vector, plus the bias, is the score."""
+        """The user's half, [n, item_dim], of a fusion that folds: its product with any item vector, plus the bias, is
+        the score."""
         weights = self._weights(u)
         columns = u.new_zeros(len(u), self.shape.item_dim)
         for p, q in self.shape.pairs:

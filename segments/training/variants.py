@@ -18,8 +18,8 @@ def with_fusion(spec: Spec, use: Use, table: dict[str, Any]) -> Spec:
 
 
 def with_kind(spec: Spec, kind: str) -> Spec:
-    """The spec with a `rank` fusion of another kind over the same segments; over those of the commonest width, where the kind takes
-    no other (raw affinities are then left out)."""
+    """The spec with a `rank` fusion of another kind over the same segments; over those of the commonest width, where
+    the kind takes no other (raw affinities are then left out)."""
     rank = spec.fusions["rank"]
     segments = rank.segments
     if kind in ("attention", "concat_conv"):

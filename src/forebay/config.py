@@ -52,7 +52,8 @@ class Settings:
 def load(
     flags: Mapping[str, Any], *, file: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> tuple[Settings, dict[str, str]]:
-    """Settings, and the origin of each ("default", the file's path, the variable, "flag"). `flags` of None are not given.
+    """Settings, and the origin of each ("default", the file's path, the variable, "flag"). `flags` of None are not
+    given.
 
     Without `file`, FOREBAY_CONFIG or a forebay.toml in the working directory is read. Raises ConfigError.
     """

@@ -105,8 +105,8 @@ class TopicMismatch(BrokerError):
 class LogGap(BrokerError):
     """Records between the state's offset and the log's first one are gone: the state cannot be brought up to date.
 
-    Operator action: `forebay backfill --generation NEW` from a history that reaches to now; the old generation must not go on
-    from a hole. A serving node's copy is deleted instead: the vectors topics keep every row.
+    Operator action: `forebay backfill --generation NEW` from a history that reaches to now; the old generation must not
+    go on from a hole. A serving node's copy is deleted instead: the vectors topics keep every row.
     """
 
 
@@ -117,8 +117,8 @@ class Fenced(BrokerError):
 class TransactionLost(BrokerError):
     """The broker did not answer while a transaction was under way: whether it was committed is not known.
 
-    The producer is of no use any more. A new one of the same transactional id settles the question, and the group's committed
-    offsets then say how it ended.
+    The producer is of no use any more. A new one of the same transactional id settles the question, and the group's
+    committed offsets then say how it ended.
     """
 
 
@@ -136,8 +136,8 @@ class Stalled(BrokerError):
 class StoreError(ForebayError):
     """Files on disk cannot be used.
 
-    Operator action on a full disk: make room (opening a store takes up to 32 MiB beside it) and start again; nothing acknowledged is
-    lost.
+    Operator action on a full disk: make room (opening a store takes up to 32 MiB beside it) and start again; nothing
+    acknowledged is lost.
     """
 
 
@@ -156,8 +156,10 @@ class StoreCorrupt(StoreError):
     """Bytes on disk are not what was written. Operator action, by what the path is:
 
     - a serving node's vectors: delete the directory; it is filled from the vectors topics.
-    - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a copy
-      `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history, and `work` refuses.
+    - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a
+    copy
+      `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history, and
+      `work` refuses.
     - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
     """
 
@@ -165,8 +167,8 @@ class StoreCorrupt(StoreError):
 class StoreLeads(StoreError):
     """The store's offset is ahead of the consumer group's: the group was reset, or the store belongs to another group.
 
-    Operator action: name the right --state; for a group that was reset, stop its workers and set its offset to the store's (the
-    message has the command). Never delete the store: what the group was set back over is in it already.
+    Operator action: name the right --state; for a group that was reset, stop its workers and set its offset to the
+    store's (the message has the command). Never delete the store: what the group was set back over is in it already.
     """
 
 
@@ -179,7 +181,8 @@ class GenerationError(ForebayError):
 
 
 class GenerationConflict(GenerationError):
-    """Another generation does already what only one may do. Operator action: end its workers first, or start this one silent."""
+    """Another generation does already what only one may do. Operator action: end its workers first, or start this one
+    silent."""
 
 
 class GenerationMismatch(GenerationError):

@@ -4,8 +4,9 @@ Evolution: unknown fields are ignored and missing ones take their default, so th
 order. A field is never renamed and never changes its meaning; `type` names the struct.
 
 Times are event times in milliseconds since 1970 (UTC). Ids are strings of 1 to 256 UTF-8 bytes without control
-characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer. An event has at most 64
-`attributes` of its own: finite numbers, texts of up to 256 bytes, and lists of up to 64 such texts; names and texts together are
+characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer. An event has at
+most 64 `attributes` of its own: finite numbers, texts of up to 256 bytes, and lists of up to 64 such texts; names and
+texts together are
 4 KiB at most.
 """
 
@@ -37,8 +38,8 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     """A user did something with an item. Topic `behaviour`, keyed by user.
 
     `item_attributes` are the item's attributes as they were then, for user-side features: a join at processing time
-    would make the result depend on timing. Absent ones fall into the unknown bucket. `attributes` are the event's own: where on
-    the page it was, on which device, in which request.
+    would make the result depend on timing. Absent ones fall into the unknown bucket. `attributes` are the event's own:
+    where on the page it was, on which device, in which request.
     """
 
     user: str  # who; the key of the record
@@ -72,8 +73,8 @@ class ItemUpdate(msgspec.Struct, tag_field="type", tag="item_update", omit_defau
 class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defaults=True, frozen=True, gc=False):
     """The slim item-side record of an accepted Behaviour, sent by the user Processor. Topic `item-updates`.
 
-    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again. Of the event's
-    `attributes` it has those that the sender's spec declares.
+    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again. Of
+    the event's `attributes` it has those that the sender's spec declares.
     """
 
     item: str  # with what; the key of the record

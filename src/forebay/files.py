@@ -1,4 +1,5 @@
-"""Files that are whole or absent: after a crash there is what was there before, or all of the new bytes, never a part."""
+"""Files that are whole or absent: after a crash there is what was there before, or all of the new bytes, never a
+part."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from pathlib import Path
 def write(path: Path, data: bytes) -> None:
     """Make `path` hold `data`, and return when both are on the disk.
 
-    The bytes go to a file beside it first, whose name carries the process's id: two processes may write at once, and the later one
-    wins. A crash may leave that file behind. The folder must be there.
+    The bytes go to a file beside it first, whose name carries the process's id: two processes may write at once, and
+    the later one wins. A crash may leave that file behind. The folder must be there.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     with beside.open("wb") as file:

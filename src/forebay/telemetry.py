@@ -7,7 +7,7 @@
 | step | Host | number 2–5 of the batch's steps (streams/worker/processor.py), name, side, seconds, events |
 | restored | Host | side, partition, events folded silently, seconds |
 | dead_letter | Processor | side, reason |
-| undeclared | Processor | side, kind (action, event attribute, item attribute, user attribute), name (the first 100, then `(other)`), events |
+| undeclared | Processor | side, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |

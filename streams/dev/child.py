@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-# Runs in the child and then becomes the command (same process id): the kernel sends it SIGTERM when its parent dies, even by
-# SIGKILL. The signal comes when the *thread* that started the child ends, not its process. A program of its own instead
-# of preexec_fn, which can hang a parent that has other threads.
+# Runs in the child and then becomes the command (same process id): the kernel sends it SIGTERM when its parent dies,
+# even by SIGKILL. The signal comes when the *thread* that started the child ends, not its process. A program of its own
+# instead of preexec_fn, which can hang a parent that has other threads.
 DIE_WITH_PARENT = f"""
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, {int(signal.SIGTERM)})
@@ -25,9 +25,11 @@ os.execv(sys.argv[2], sys.argv[2:])
 def spawn(
     command: Sequence[str], log: IO[bytes], folder: Path | None = None, environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start `command` (its first word an absolute path), output to `log`. Call it from a thread that lives as long as it shall.
+    """Start `command` (its first word an absolute path), output to `log`. Call it from a thread that lives as long as
+    it shall.
 
-    It gets a session of its own: Ctrl-C in the terminal reaches the parent alone, which ends its children in its own order.
+    It gets a session of its own: Ctrl-C in the terminal reaches the parent alone, which ends its children in its own
+    order.
     """
     if sys.platform == "linux":
         command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()), *command]

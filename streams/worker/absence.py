@@ -36,7 +36,8 @@ class Absence:
         self.over(now)
 
     def over(self, answered_at: float) -> bool:
-        """Whether to try again now: the pause is over, and the broker has answered somebody since the failure (or 30 s have gone).
+        """Whether to try again now: the pause is over, and the broker has answered somebody since the failure (or 30 s
+        have gone).
 
         Raises BrokerUnavailable after `most_s`.
         """

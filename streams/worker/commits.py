@@ -1,8 +1,8 @@
 """The thread on which one side's transactions run, and how long it is waited for.
 
-librdkafka's calls take a time-out, and a stopped broker was seen to outlast it: whoever waits for a commit does so with a bound of
-its own. A thread that does not come back is left behind with its producer; it ends when its call does. The next producer of the
-same transactional id fences it, so that nothing which it still does can count.
+librdkafka's calls take a time-out, and a stopped broker was seen to outlast it: whoever waits for a commit does so with
+a bound of its own. A thread that does not come back is left behind with its producer; it ends when its call does. The
+next producer of the same transactional id fences it, so that nothing which it still does can count.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Commits:
                 raise TransactionLost("how a transaction ended is not known: its commit does not come back")
 
     def leave(self) -> bool:
-        """End the thread as soon as what it runs comes back; returns whether it has ended by now. Not to be used again."""
+        """End the thread as soon as what it runs comes back; returns whether it has ended by now. Not to be used
+        again."""
         self._under_way = None
         self._work.put(None)
         if self._thread.ident is not None:

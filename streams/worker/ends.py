@@ -1,8 +1,8 @@
 """Where a topic's partitions end, asked again and again beside the worker's loop.
 
-Two questions need it. *Is an idle partition current?* If the worker has applied everything up to an end that was asked for at a
-moment, then all that was appended before that moment is applied; the clock at any later moment proves nothing. *Does it make
-progress?* Records below the readable end that are not committed wait for the worker.
+Two questions need it. *Is an idle partition current?* If the worker has applied everything up to an end that was asked
+for at a moment, then all that was appended before that moment is applied; the clock at any later moment proves nothing.
+*Does it make progress?* Records below the readable end that are not committed wait for the worker.
 
 The end for the first question counts records of open transactions: they were appended already, and cannot be read yet.
 """
@@ -25,8 +25,8 @@ READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is
 
 @dataclass(frozen=True)
 class End:
-    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms); `readable` the one
-    after the last that is in no open transaction, as of a moment some questions ago."""
+    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms);
+    `readable` the one after the last that is in no open transaction, as of a moment some questions ago."""
 
     offset: int
     readable: int
@@ -39,8 +39,8 @@ class EndWatch:
     def __init__(self, bootstrap: str, topic: str, partitions: int, interval_s: float) -> None:
         self._places = [TopicPartition(topic, p) for p in range(partitions)]
         self._interval_s = interval_s
-        # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a broker's
-        # restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
+        # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a
+        # broker's restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
         self._all, self._readable = (
             Consumer(
                 {"bootstrap.servers": bootstrap, "group.id": "forebay.ends", "isolation.level": level, "log_level": 0}

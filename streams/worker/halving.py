@@ -1,7 +1,8 @@
 """Which record of a batch a broker refuses: batches of half the size until it is alone.
 
-A transaction is refused as a whole. Read again in halves, the innocent records go through, and what is left is one record whose
-outcome cannot be written: that one leaves its coordinates, length and hash in the dead letters, and none of its content.
+A transaction is refused as a whole. Read again in halves, the innocent records go through, and what is left is one
+record whose outcome cannot be written: that one leaves its coordinates, length and hash in the dead letters, and none
+of its content.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Halving:
         self._bare: set[Place] = set()
 
     def refused(self, outcome: Outcome, error: RecordRefused) -> None:
-        """The transaction of `outcome` was refused for its content. Raises TopicMismatch when nothing is left to be cut: then it is
-        the topics that take too little, and the same batch would be tried for ever."""
+        """The transaction of `outcome` was refused for its content. Raises TopicMismatch when nothing is left to be
+        cut: then it is the topics that take too little, and the same batch would be tried for ever."""
         place = _alone(outcome)
         if not outcome.offsets or place in self._bare:  # heartbeats and ticks are ours, and of one size
             raise TopicMismatch(

@@ -1,11 +1,12 @@
 """The default Host: a loop over the librdkafka consumer around one Processor.
 
-Ownership, membership and rebalancing are the consumer group's. A partition that is assigned stands still until its store is open and
-folded silently from its own offset to the group's committed one, and goes on aloud from there; on revoke the batch under way is
-committed, the store written and closed before the group may give the partition away.
+Ownership, membership and rebalancing are the consumer group's. A partition that is assigned stands still until its
+store is open and folded silently from its own offset to the group's committed one, and goes on aloud from there; on
+revoke the batch under way is committed, the store written and closed before the group may give the partition away.
 
-No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the transactional id taken
-anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the supervisor to end.
+No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the
+transactional id taken anew, and everything read again when the broker is back. Whatever makes no progress otherwise is
+for the supervisor to end.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ log = logging.getLogger("forebay.host")
 class HostOptions:
     """`slot` names this worker among its group's: stable over restarts, different for each process.
 
-    `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from history is not
-    in the log, and folding the log alone would serve half of it as the whole. `interactions` False folds and encodes without
-    telling the item side: for a second generation fed beside the serving one. A broker may be away for `broker_away_s`; a worker
-    with records to read that commits nothing for `stall_after_s` is ended by its supervisor.
+    `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from
+    history is not in the log, and folding the log alone would serve half of it as the whole. `interactions` False folds
+    and encodes without telling the item side: for a second generation fed beside the serving one. A broker may be away
+    for `broker_away_s`; a worker with records to read that commits nothing for `stall_after_s` is ended by its
+    supervisor.
     """
 
     slot: str = "0"
@@ -78,7 +80,8 @@ class HostOptions:
 
 
 class Host:
-    """Runs one Processor until `stop` is set. One thread, one for the commit under way, and one that asks where the log ends."""
+    """Runs one Processor until `stop` is set. One thread, one for the commit under way, and one that asks where the log
+    ends."""
 
     def __init__(
         self,
@@ -88,7 +91,8 @@ class Host:
         generation: str,
         options: HostOptions = HostOptions(),
     ) -> None:
-        """Raises BrokerUnavailable, TopicMissing, TopicMismatch, StoreMissing or GenerationConflict before anything is joined."""
+        """Raises BrokerUnavailable, TopicMissing, TopicMismatch, StoreMissing or GenerationConflict before anything is
+        joined."""
         self.processor, self.options, self.generation = processor, options, generation
         self._bootstrap, self._topic = bootstrap, processor.topic
         info = describe(bootstrap, [self._topic, topics.vectors(generation, processor.side)])
@@ -155,9 +159,10 @@ class Host:
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set, then leave the group with everything written.
 
-        Raises Fenced, LogGap, StoreLeads and the store's errors, and BrokerUnavailable when the broker was away for too long: the
-        caller ends the process, and the next one resumes as on assignment. A transaction that the broker aborted or refused, or that
-        was lost with the broker, is not an error: state is read again and the batch done again.
+        Raises Fenced, LogGap, StoreLeads and the store's errors, and BrokerUnavailable when the broker was away for too
+        long: the caller ends the process, and the next one resumes as on assignment. A transaction that the broker
+        aborted or refused, or that was lost with the broker, is not an error: state is read again and the batch done
+        again.
         """
         self._stop = stop
         self.processor.warm()
@@ -252,7 +257,8 @@ class Host:
     # -- step 4
 
     def _submit(self, outcome: Outcome, ticks: dict[int, int]) -> None:
-        """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is folded."""
+        """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is
+        folded."""
         self._settle()
         offsets = [TopicPartition(self._topic, p, o) for p, o in outcome.offsets.items()]
         self._writer.submit(outcome, offsets, self._consumer.consumer_group_metadata(), ticks)
@@ -318,7 +324,8 @@ class Host:
     def _take_over(self, partition: int) -> None:
         """Open the partition's store and go on where the group is, or restore first.
 
-        What can be refused for want of state is refused before the transactional id is taken: taking it ends whoever had it.
+        What can be refused for want of state is refused before the transactional id is taken: taking it ends whoever
+        had it.
         """
         if partition >= self.processor.count:
             raise self._other_count(self._topic, partition + 1)
@@ -340,7 +347,8 @@ class Host:
                 raise StoreLeads(
                     f"the store is at offset {store}, the group at {done}",
                     where=f"{self._topic}[{partition}], group {self.group}",
-                    do="Is this the right --state? If the group was reset: stop its workers, then python -m kafka.admin "
+                    do="Is this the right --state? If the group was reset: stop its workers, then python -m "
+                    "kafka.admin "
                     f"-b {self._bootstrap} groups alter-offsets -g {self.group} -o {self._topic}:{partition}:{store}",
                 )
         except BaseException:
@@ -439,7 +447,8 @@ class Host:
     # -- the end
 
     def _finish(self) -> None:
-        """The last batch into the log, then everything into the stores. Without a broker both are left to the next start."""
+        """The last batch into the log, then everything into the stores. Without a broker both are left to the next
+        start."""
         try:
             self._settle()
         except BrokerError as error:

@@ -3,14 +3,14 @@
 A Host polls, and calls for each batch, in this order and with these numbers in metrics, tests and logs:
 
     1 decode     `apply`: bad events become dead letters
-    2 fold       `apply`: into EntityState, collecting dirty (entity, segment) pairs: ten clicks of one user are one encode
+    2 fold       `apply`: into EntityState, collecting dirty (entity, segment) pairs: ten clicks are one encode
     3 encode     `apply`: each segment's dirty rows, in canonical batches
     4 transact   the Host: vectors, interactions, dead letters and source offsets in one transaction
     5 store      `flush`, after the commit, every few batches: the store may lag the group, never lead it
 
-A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner folds the gap silently (`apply` with aloud=False), which
-leaves what it touched dirty, to be emitted again by the next aloud batch. Emitting a vector twice is harmless; interactions and
-dead letters are emitted aloud only, inside transactions, so each exactly once.
+A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner folds the gap silently (`apply` with
+aloud=False), which leaves what it touched dirty, to be emitted again by the next aloud batch. Emitting a vector twice
+is harmless; interactions and dead letters are emitted aloud only, inside transactions, so each exactly once.
 """
 
 from __future__ import annotations
@@ -106,13 +106,14 @@ class Processor:
         self._defaults = [self._default(p) for p in range(len(self._segments))]
 
     def warm(self) -> None:
-        """Compile what a batch runs, before the first one waits for it. The Host calls this before it joins its group."""
+        """Compile what a batch runs, before the first one waits for it. The Host calls this before it joins its
+        group."""
         self._fold.warm()
         partitions_of([b"warm"], self.count)
 
     def open(self, partition: int, topic_id: str, offset: int, *, create: bool = True) -> OwnedPartition:
-        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`. Errors as in
-        OwnedPartition.open."""
+        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`. Errors as
+        in OwnedPartition.open."""
         fresh = PartitionMeta(self.topic, partition, topic_id, self.count, self.layout.digest, offset)
         path = self.folder / f"{self.side}-{partition}"
         retires = self.side == "user" and self.rules.retire_users_after_ms > 0
@@ -136,7 +137,8 @@ class Processor:
             owned.flush(self.rules.late_after_ms + DUPLICATE_MARGIN_MS)
 
     def apply(self, batches: Sequence[PartitionBatch], *, aloud: bool = True) -> Outcome:
-        """Steps 1 to 3. After it state and `offsets` are past the batch; if it raises, drop the partitions and open them again.
+        """Steps 1 to 3. After it state and `offsets` are past the batch; if it raises, drop the partitions and open
+        them again.
 
         With `aloud=False` the log has seen this part's outcome before: state moves and stays dirty, nothing is emitted.
         """
@@ -180,7 +182,8 @@ class Processor:
                 behaviours.append(event)
                 appended.append(append)
             elif isinstance(event, Tick):
-                # In its place in the log: whether an idle user retires before its next event must not depend on batch cuts.
+                # In its place in the log: whether an idle user retires before its next event must not depend on batch
+                # cuts.
                 self._fold_events(owned, behaviours, appended, updates, outcome)
                 behaviours, updates, appended = [], [], []
                 self._tick(batch.partition, owned, event.time, outcome)
@@ -217,7 +220,8 @@ class Processor:
         assert event.time is not None
         if event.time > append + self.rules.future_after_ms:
             raise EventError("future", f"{event.time - append} ms ahead of the log")
-        # Attribute updates of any age are folded: the newest wins whenever it comes. An interaction was judged as a behaviour.
+        # Attribute updates of any age are folded: the newest wins whenever it comes. An interaction was judged as a
+        # behaviour.
         if isinstance(event, Behaviour) and append - event.time > self._late_after_ms:
             raise EventError("late", f"{append - event.time} ms behind the log, past {self._late_after_ms}")
         return event
@@ -233,7 +237,8 @@ class Processor:
         match event:
             case Behaviour():
                 return Behaviour(
-                    event.user, event.item, event.action, event.value, moment, identity, event.item_attributes, event.attributes
+                    event.user, event.item, event.action, event.value, moment, identity, event.item_attributes,
+                    event.attributes
                 )  # fmt: skip
             case UserProfile():
                 return UserProfile(event.user, event.attributes, moment, identity)
@@ -325,7 +330,8 @@ class Processor:
                 missing = self._stateful[place] & (encoded.newest[encoded.finite] == 0)
                 slot["flags"][good] = np.where(missing, DEFAULT, 0)
                 self._hold(place, at[~encoded.finite], owned)
-            # Up to `as_of` this pair has been applied, whether an event touched it or not; a held one stays where it was.
+            # Up to `as_of` this pair has been applied, whether an event touched it or not; a held one stays where it
+            # was.
             current = np.concatenate([good, rows[~waits]])
             current = current[slot["flags"][current] & HELD == 0]
             slot["as_of"][current] = as_of
@@ -337,7 +343,8 @@ class Processor:
         outcome.watermarks.setdefault(number, as_of)
 
     def _hold(self, place: int, rows: Ints, owned: OwnedPartition) -> None:
-        """The encoder gave no finite vector: the last good one stays, its as_of with it; the default where there is none."""
+        """The encoder gave no finite vector: the last good one stays, its as_of with it; the default where there is
+        none."""
         if not len(rows):
             return
         segment = self._segments[place]

@@ -26,10 +26,11 @@ def fold_again(
     turned: Callable[[], None],
     stop: threading.Event,
 ) -> int:
-    """Fold an open partition silently from its own offset to `end`; returns the events. 65 thousand take half a second or less.
+    """Fold an open partition silently from its own offset to `end`; returns the events. 65 thousand take half a second
+    or less.
 
-    `judge` raises for an error of the reader that must end the worker; `turned` is called with each batch. Returns early, with the
-    partition where it came, when `stop` is set. Raises BrokerUnavailable after 15 s without a word.
+    `judge` raises for an error of the reader that must end the worker; `turned` is called with each batch. Returns
+    early, with the partition where it came, when `stop` is set. Raises BrokerUnavailable after 15 s without a word.
     """
     owned, events = processor.partitions[partition], 0
     reader = Consumer(settings)

@@ -1,7 +1,7 @@
 """Who tells the item side of what users did: the workers of one generation, never those of two.
 
-Each generation's user side could send the same interactions, and every item count would double. The Intake will be the one who
-tells; until then a worker that would be a second speaker refuses to start.
+Each generation's user side could send the same interactions, and every item count would double. The Intake will be the
+one who tells; until then a worker that would be a second speaker refuses to start.
 """
 
 from __future__ import annotations

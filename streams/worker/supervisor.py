@@ -1,7 +1,7 @@
 """The workers of one process: each on a thread, watched, and ended in time whatever state they are in.
 
-A worker that is stuck in a call cannot be ended from outside of its thread; its process can. Whatever a process leaves behind when
-it ends without a word is what kill -9 leaves: the log is whole, and the next start folds the gap.
+A worker that is stuck in a call cannot be ended from outside of its thread; its process can. Whatever a process leaves
+behind when it ends without a word is what kill -9 leaves: the log is whole, and the next start folds the gap.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def supervise(
 
     `look` is called every 0.2 s on the caller's thread.
 
-    Raises Stalled, or the first worker's error. However it returns, a thread may still be `stuck`: the caller then ends the process
-    at once (os._exit), since an interpreter waits for what such a thread holds.
+    Raises Stalled, or the first worker's error. However it returns, a thread may still be `stuck`: the caller then ends
+    the process at once (os._exit), since an interpreter waits for what such a thread holds.
     """
     crew = [_Thread(worker, stop) for worker in workers]
     dogs = [Watchdog(worker, stall_after_s, time.monotonic) for worker in workers]

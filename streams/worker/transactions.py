@@ -2,13 +2,15 @@
 
     begin · vectors, heartbeats, interactions, dead letters, ticks · flush · offsets with the group's metadata · commit
 
-Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer group's
-generation, so a worker that was paused and wakes up after its partitions went to another one is refused (Fenced). A crash
-anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of the same id aborts.
+Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer
+group's generation, so a worker that was paused and wakes up after its partitions went to another one is refused
+(Fenced). A crash anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of
+the same id aborts.
 
 A failed transaction ends in one of four ways, and each has its error: it was aborted and the log can be used again
-(BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has the slot
-(Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be made anew.
+(BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has
+the slot (Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be
+made anew.
 """
 
 from __future__ import annotations
@@ -55,8 +57,8 @@ class TransactionLog:
         timeout_ms: int,
         operation_timeout_s: float | None = None,
     ) -> None:
-        """Take the transactional id: whoever had it before is fenced, and what it left open is aborted at once, instead of after
-        `timeout_ms` by the broker. The id is stable for the worker slot.
+        """Take the transactional id: whoever had it before is fenced, and what it left open is aborted at once, instead
+        of after `timeout_ms` by the broker. The id is stable for the worker slot.
 
         Raises BrokerUnavailable when the broker does not answer within `operation_timeout_s`.
         """
@@ -98,8 +100,8 @@ class TransactionLog:
     ) -> None:
         """Put `outcome` and `offsets` into the log, all or nothing; returns after the commit.
 
-        Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead of the
-        log, and the caller drops it.
+        Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead
+        of the log, and the caller drops it.
         """
         begun = time.monotonic()
         self._refused = None
@@ -131,7 +133,8 @@ class TransactionLog:
             raise self._failed(failure.__cause__.args[0], time.monotonic() - begun) from None
 
     def close(self) -> None:
-        """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here was said."""
+        """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here
+        was said."""
         with contextlib.suppress(KafkaException, SystemError):
             self._producer.flush(1.0)
 

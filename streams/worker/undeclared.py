@@ -17,10 +17,11 @@ Counts: TypeAlias = Counter[tuple[str, str]]  # (kind, name) -> events
 
 
 class Undeclared:
-    """Counts undeclared actions and attributes by kind (`action`, `event attribute`, `item attribute`, `user attribute`) and name.
+    """Counts undeclared actions and attributes by kind (`action`, `event attribute`, `item attribute`, `user
+    attribute`) and name.
 
-    An interaction is not looked at: it was counted as a behaviour. A spec that lists no actions tells none apart, and misses none.
-    The attribute that `[label] join` names is known without being declared.
+    An interaction is not looked at: it was counted as a behaviour. A spec that lists no actions tells none apart, and
+    misses none. The attribute that `[label] join` names is known without being declared.
     """
 
     def __init__(self, spec: Spec) -> None:
@@ -31,7 +32,8 @@ class Undeclared:
         self._names: set[tuple[str, str]] = set()
 
     def count(self, events: Iterable[Event]) -> Counts:
-        """How many of `events` have each thing that is not declared. The first MAX_NAMES names that this object met are told apart."""
+        """How many of `events` have each thing that is not declared. The first MAX_NAMES names that this object met are
+        told apart."""
         found: Counts = Counter()
         actions, own, item = self._actions, self._own, self._item
         for event in events:

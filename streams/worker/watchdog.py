@@ -14,9 +14,9 @@ from forebay.errors import Stalled
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one partition has come: `committed` by the group; `applied` in memory; `end` the newest end of the partition that
-    the reader has met, -1 before the first. Offsets of the next record. Only `committed` is progress: a batch that is applied,
-    refused and applied again gets nowhere."""
+    """How far one partition has come: `committed` by the group; `applied` in memory; `end` the newest end of the
+    partition that the reader has met, -1 before the first. Offsets of the next record. Only `committed` is progress: a
+    batch that is applied, refused and applied again gets nowhere."""
 
     committed: int
     applied: int
@@ -59,7 +59,8 @@ class Watchdog:
         self._checked_at = clock()
 
     def check(self) -> None:
-        """Raise Stalled when the loop has stood still, or a partition with records to read has made no progress, for too long."""
+        """Raise Stalled when the loop has stood still, or a partition with records to read has made no progress, for
+        too long."""
         now, worker = self._clock(), self._worker
         if (stood := now - worker.turned_at) > self._stall_after_s:
             raise self._stalled(f"its loop has stood still for {stood:.0f} s", worker.name)
@@ -77,7 +78,8 @@ class Watchdog:
             stands[partition] = (progress.committed, min(since, now))
             if now - since > self._stall_after_s:
                 raise self._stalled(
-                    f"{(end or 0) - progress.position:,} records wait, and nothing was committed for {now - since:.0f} s",
+                    f"{(end or 0) - progress.position:,} records wait, and nothing was committed for "
+                    f"{now - since:.0f} s",
                     f"{worker.name}, partition {partition}",
                 )
         self._committed = stands

@@ -1,4 +1,5 @@
-"""A worker's way into the log: the transactional id of its slot, the commit under way, and what happens when either is lost."""
+"""A worker's way into the log: the transactional id of its slot, the commit under way, and what happens when either is
+lost."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ _ASK_AGAIN_S = 0.2
 
 @dataclass(frozen=True)
 class Slot:
-    """One worker's place in its group. `client` is its name among the members, `transactional_id` what fences its predecessor."""
+    """One worker's place in its group. `client` is its name among the members, `transactional_id` what fences its
+    predecessor."""
 
     bootstrap: str
     topics: Topics
@@ -62,13 +64,15 @@ class Writer:
         slot, timeout_s = self._slot, self._slot.transaction_timeout_ms / 1000
         self._log = TransactionLog(
             slot.bootstrap, slot.topics, slot.generation, slot.side,
-            transactional_id=slot.transactional_id, timeout_ms=slot.transaction_timeout_ms, operation_timeout_s=timeout_s,
+            transactional_id=slot.transactional_id, timeout_ms=slot.transaction_timeout_ms,
+            operation_timeout_s=timeout_s,
         )  # fmt: skip
         # Flush, offsets (twice its time-out, as seen), commit and abort may each take theirs.
         self._commits = Commits(f"commit-{slot.side}", 6 * timeout_s)
 
     def submit(self, outcome: Outcome, offsets: Sequence[TopicPartition], group: Any, ticks: dict[int, int]) -> None:
-        """Begin a commit. The one before is settled. Without a taken slot, nothing was ever assigned, and nothing is to be told."""
+        """Begin a commit. The one before is settled. Without a taken slot, nothing was ever assigned, and nothing is to
+        be told."""
         if self._log is None or self._commits is None:
             return
         log, side = self._log, self._slot.side
@@ -84,8 +88,8 @@ class Writer:
         self._commits.submit(commit)
 
     def settle(self, stop: threading.Event) -> Outcome | None:
-        """What the commit under way has put into the log, None when there is none. Waits with a bound, a short one once `stop` is
-        set; raises what the commit raised, or TransactionLost."""
+        """What the commit under way has put into the log, None when there is none. Waits with a bound, a short one once
+        `stop` is set; raises what the commit raised, or TransactionLost."""
         outcome, self._submitted = self._submitted, None
         if self._commits is None or outcome is None:
             return None

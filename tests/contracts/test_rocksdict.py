@@ -1,4 +1,5 @@
-"""What store/rocks.py relies on in rocksdict, one maintainer's library: an upgrade that changes any of it fails here."""
+"""What store/rocks.py relies on in rocksdict, one maintainer's library: an upgrade that changes any of it fails
+here."""
 
 from __future__ import annotations
 

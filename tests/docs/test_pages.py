@@ -61,8 +61,8 @@ def test_a_section_of_the_readme_keeps_only_links_that_lead_somewhere(
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "settings.md"])
 def test_every_piece_of_a_spec_on_a_page_can_be_read(name: str) -> None:
-    """A block with a label is a whole spec; any other is read in place of the same tables of the spec's own example, whose rank is
-    then a fusion that takes segments of any width."""
+    """A block with a label is a whole spec; any other is read in place of the same tables of the spec's own example,
+    whose rank is then a fusion that takes segments of any width."""
     whole = tomllib.loads(_blocks("spec.md", "toml")[0])
     whole["fusion"]["rank"] = "concat_fc"
     for block in _blocks(name, "toml"):
@@ -103,7 +103,8 @@ def test_the_python_on_a_page_runs(name: str, tmp_path: Path) -> None:
 
 
 def test_a_page_that_loads_from_elsewhere_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """Scripts, styles and pictures of another host: a warning, which ends a strict build. Links that are followed are none."""
+    """Scripts, styles and pictures of another host: a warning, which ends a strict build. Links that are followed are
+    none."""
     page = SimpleNamespace(file=SimpleNamespace(src_uri="a.md"))
     with caplog.at_level(logging.WARNING, "mkdocs"):
         hooks.on_post_page('<a href="https://example.org">x</a><link rel="icon" href="icon.png">', page=page)

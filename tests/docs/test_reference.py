@@ -45,7 +45,8 @@ def _classes(cls: type[ForebayError] = ForebayError) -> Iterator[type[ForebayErr
 
 @pytest.mark.parametrize("path", VERBS)
 def test_every_verb_has_its_help_and_every_word_it_takes(path: str, pages: Any) -> None:
-    """A section of its own, with the first words of its help, and a row for each argument and option with its default."""
+    """A section of its own, with the first words of its help, and a row for each argument and option with its
+    default."""
     page, verb = pages("cli.md"), VERBS[path]
     assert verb.help.split(".")[0].split("[")[0] in page.section(path).replace("\\", "")
     rows = page.table(path)
@@ -186,9 +187,11 @@ def test_every_option_of_training_has_its_default_and_meaning(heading: str, opti
 
 
 def test_the_pages_need_only_what_their_extra_installs() -> None:
-    """What fills them imports none of the packages that run the system: the site is built where torch and Kafka are not."""
+    """What fills them imports none of the packages that run the system: the site is built where torch and Kafka are
+    not."""
     heavy = ("confluent_kafka", "faiss", "kafka", "numba", "rocksdict", "torch", "xxhash")
-    code = f"from reference import slots; [fill() for fill in slots.SLOTS.values()]; print([m for m in {heavy} if m in sys.modules])"
+    code = "from reference import slots; [fill() for fill in slots.SLOTS.values()]; "
+    code += f"print([m for m in {heavy} if m in sys.modules])"
     path = [p for p in sys.path if p]
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path[:0] = {path!r}; {code}"],

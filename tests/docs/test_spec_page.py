@@ -1,4 +1,5 @@
-"""The grammar's page is written by hand, and held against the reader of specs: what that one knows is asked of it by its errors."""
+"""The grammar's page is written by hand, and held against the reader of specs: what that one knows is asked of it by
+its errors."""
 
 from __future__ import annotations
 

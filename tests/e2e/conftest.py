@@ -1,4 +1,5 @@
-"""A whole installation: history, a bundle, a generation, a worker process and a server process, over the run's broker."""
+"""A whole installation: history, a bundle, a generation, a worker process and a server process, over the run's
+broker."""
 
 from __future__ import annotations
 
@@ -86,7 +87,8 @@ class Installation:
             return False
 
     def is_current(self) -> bool:
-        """Whether every user's segments are fresh: a worker that was killed is missed by its group for a session's time."""
+        """Whether every user's segments are fresh: a worker that was killed is missed by its group for a session's
+        time."""
         found = [self.client.entity("user", f"u{n}").segments.values() for n in range(30)]
         return all(s.freshness.state == "fresh" for segments in found for s in segments)
 

@@ -29,7 +29,8 @@ def _scores(installation: Installation, user: str) -> dict[str, float]:
 
 
 def test_the_ranking_changes_after_the_events_and_only_then(installation: Installation) -> None:
-    """Scores stand still while nothing is published, and move once five ratings of the user went through Kafka and the worker."""
+    """Scores stand still while nothing is published, and move once five ratings of the user went through Kafka and the
+    worker."""
     before, others = _scores(installation, "u1"), _scores(installation, "u2")
     beat = installation.client.entity("user", "u1").segments["recent"].freshness.as_of or 0
     # Two heartbeats later the worker and the server were at work all the while, and nothing moved.

@@ -176,7 +176,8 @@ def hold_against(
     kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, stored: Callable[..., Any],
     undisturbed: Callable[..., Any], newest: Callable[..., Any], read: Callable[..., Any],
 ) -> Callable[[str], int]:  # fmt: skip
-    """Compare everything that is left, stores under `state` included, with an undisturbed run; returns the interactions."""
+    """Compare everything that is left, stores under `state` included, with an undisturbed run; returns the
+    interactions."""
 
     def check(state: str) -> int:
         runs = {side: undisturbed(side, PARTITIONS) for side in SIDES}
@@ -219,7 +220,8 @@ def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., Non
     """Return when both sides have committed all that is in their topics."""
 
     def behind(topic: str, group: str) -> int | None:
-        """None where a transaction that the broker has not ended yet hides the offset: after a fault that may take long."""
+        """None where a transaction that the broker has not ended yet hides the offset: after a fault that may take
+        long."""
         try:
             return lag(topic, group, PARTITIONS)
         except BrokerUnavailable:

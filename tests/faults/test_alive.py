@@ -1,7 +1,7 @@
 """Alive, or gone by name: a broker that freezes, restarts or stays away, and calls that never come back.
 
-The broker is this module's own: it is stopped and killed. Afterwards everything that the workers left is held against one
-undisturbed processor over the very same log, as in test_once.
+The broker is this module's own: it is stopped and killed. Afterwards everything that the workers left is held against
+one undisturbed processor over the very same log, as in test_once.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def frozen(kafka: DevKafka) -> Iterator[None]:
 def steady(
     kafka: DevKafka, topics: Topics, make_history: Callable[..., History], arrivals: Callable[..., Any]
 ) -> Callable[[float], Any]:
-    """`with steady(events_per_s):` a producer that goes on through everything; the block's end waits for its last record."""
+    """`with steady(events_per_s):` a producer that goes on through everything; the block's end waits for its last
+    record."""
 
     @contextmanager
     def publishing(rate: float) -> Iterator[None]:
@@ -110,7 +111,8 @@ def test_a_frozen_broker_and_a_restarted_one_are_waited_for(
     kafka: DevKafka, topics: Topics, replay: Callable[..., None], pair: Callable[..., Any], steady: Callable[..., Any],
     drained: Callable[[], None], hold_against: Callable[[str], int],
 ) -> None:  # fmt: skip
-    """Both outlast the time-outs of sessions and of transactions; work goes on by itself, and nothing is lost or doubled."""
+    """Both outlast the time-outs of sessions and of transactions; work goes on by itself, and nothing is lost or
+    doubled."""
     replay(500)
     workers = pair()
     with steady(200):
@@ -202,7 +204,8 @@ def test_sigterm_ends_a_worker_in_every_state(
 
 
 def test_a_loop_that_stands_still_ends_its_process_by_name(
-    replay: Callable[..., None], worker: Callable[..., Any], resume: Callable[[], None], hold_against: Callable[[str], int]
+    replay: Callable[..., None], worker: Callable[..., Any], resume: Callable[[], None],
+    hold_against: Callable[[str], int]
 ) -> None:  # fmt: skip
     """A call of the loop that never comes back: whoever supervises the process starts another one."""
     replay(1000)
@@ -217,9 +220,11 @@ def test_a_loop_that_stands_still_ends_its_process_by_name(
 
 
 def test_a_commit_that_never_comes_back_is_left_behind(
-    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None], hold_against: Callable[[str], int]
+    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
+    hold_against: Callable[[str], int]
 ) -> None:  # fmt: skip
-    """Its thread hangs after the broker has committed: the next producer asks how it ended, and nothing is done twice."""
+    """Its thread hangs after the broker has committed: the next producer asks how it ended, and nothing is done
+    twice."""
     replay(1000)
     fault = {"side": "user", "step": 4, "at": 3, "signal": "HANG"}
     one = worker("0", state="state", partitions=PARTITIONS, fault=fault)

@@ -1,4 +1,5 @@
-"""Law 5 on the stream's side: no record of a vectors topic claims more than what was applied before it, pauses included."""
+"""Law 5 on the stream's side: no record of a vectors topic claims more than what was applied before it, pauses
+included."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def test_no_as_of_is_later_than_what_was_applied(
 ) -> None:  # fmt: skip
     """A worker is paused and woken up again and again; events of now come in meanwhile, and idle stretches between.
 
-    For every heartbeat in the vectors topic: what was appended to the source before its `as_of` is in vectors that stand before it.
+    For every heartbeat in the vectors topic: what was appended to the source before its `as_of` is in vectors that
+    stand before it.
     """
     pick, users = random.Random(4), 0
     replay(100)

@@ -1,8 +1,8 @@
 """Law 1, once: through kill -9 at every step, through a pause and a revival, and through rebalances.
 
-Each test lets real worker processes go wrong in the middle of a log with duplicates, disorder and bad records in it, and then holds
-what they left against one undisturbed processor over the very same log: states and vectors byte-equal, and every accepted
-behaviour one interaction, every bad record one dead letter.
+Each test lets real worker processes go wrong in the middle of a log with duplicates, disorder and bad records in it,
+and then holds what they left against one undisturbed processor over the very same log: states and vectors byte-equal,
+and every accepted behaviour one interaction, every bad record one dead letter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ KILLS = [
 
 
 def test_kill_9_at_every_step_leaves_what_an_undisturbed_run_leaves(
-    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None], hold_against: Callable[[str], int],
+    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
+    hold_against: Callable[[str], int],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """Six kills in the middle of three thousand events, each followed by a restart in the same slot and folder."""
@@ -48,7 +49,8 @@ def test_kill_9_at_every_step_leaves_what_an_undisturbed_run_leaves(
 
 
 def test_a_paused_worker_that_wakes_up_is_fenced_and_writes_nothing(
-    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None], hold_against: Callable[[str], int],
+    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
+    hold_against: Callable[[str], int],
     wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
     """It stops with a batch in its hands; another one takes over, does that batch, and the first is woken up."""

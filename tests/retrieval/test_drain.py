@@ -118,7 +118,8 @@ def test_a_request_under_way_is_answered_and_told_to_close(server: Server) -> No
 
 
 def test_a_kept_connection_has_one_more_answer(server: Server) -> None:
-    """A client that asks after the signal on the connection that it has: lookups are answered, /ready says no, both say close."""
+    """A client that asks after the signal on the connection that it has: lookups are answered, /ready says no, both say
+    close."""
     with server.connect() as asking, server.connect() as probing:
         for connection in (asking, probing):
             connection.sendall(HEAD + BODY)
@@ -157,7 +158,8 @@ def test_a_peer_that_never_ends_does_not_hold_the_server(server: Server) -> None
 
 
 def test_clients_in_full_flow_see_no_error(server: Server) -> None:
-    """Each keeps its connection, opens another when it is told to, and stops when none is taken: no answer is lost on the way."""
+    """Each keeps its connection, opens another when it is told to, and stops when none is taken: no answer is lost on
+    the way."""
     lost: list[Any] = []
     last_words: list[str | None] = []
 

@@ -36,8 +36,8 @@ def test_scores_are_the_fusions_own(node: Any) -> None:
 
 
 def test_a_fusion_that_does_not_fold_scores_by_kept_halves(make_node: Callable[..., Any]) -> None:
-    """The scores are the fusion's own over what the table holds: when halves are first made, when they are found again, after a
-    row was written anew, after the table grew, and when a segment has expired."""
+    """The scores are the fusion's own over what the table holds: when halves are first made, when they are found again,
+    after a row was written anew, after the table grew, and when a segment has expired."""
     node = make_node(fusion=affinity())
     node.put("item", ITEMS, seed=1)
     node.put("user", ["u"], seed=2)
@@ -72,7 +72,8 @@ def test_a_fusion_that_does_not_fold_scores_by_kept_halves(make_node: Callable[.
 
 
 def test_retrieval_is_by_its_own_fusion(make_node: Callable[..., Any]) -> None:
-    """What is chosen next and what is liked are two questions: the index is searched with the one, candidates get the other."""
+    """What is chosen next and what is liked are two questions: the index is searched with the one, candidates get the
+    other."""
     node = make_node(fusion=affinity())
     node.put("item", ITEMS, seed=1)
     node.put("user", ["u"], seed=2)
@@ -285,7 +286,8 @@ def test_an_entity_shows_the_stored_bytes(node: Any) -> None:
 
 
 def test_lookups_beside_a_writer_never_mix_entities(node: Any) -> None:
-    """Items that are rewritten, deleted and replaced while they are ranked always score as one of their own versions."""
+    """Items that are rewritten, deleted and replaced while they are ranked always score as one of their own
+    versions."""
     node.put("user", ["u"], as_of=node.now_ms)
     names = [f"x{n}" for n in range(8)]
     user, allowed = node.vectors("user", ["u"])[0], {}

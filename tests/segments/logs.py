@@ -24,7 +24,8 @@ VALUES = (0.0, 1.0, -1.0, 2.5, 4.0, 0.0005, 0.0015, -0.0025, 999_999.999)
 
 
 def random_log(random: Random, spec: Spec, side: Side, size: int) -> list[Entry]:
-    """Different events of a few entities and ticks anywhere; an event is known by (entity, time, id), and ids come again."""
+    """Different events of a few entities and ticks anywhere; an event is known by (entity, time, id), and ids come
+    again."""
     start = random.choice([1, 1_700_000_000_000 + random.randrange(DAY_MS)])
     span = random.choice(SPANS_MS)
     entities = [f"{side}{n}" for n in range(random.randint(1, 4))]

@@ -21,7 +21,8 @@ from forebay.segments.training.twins import twin
 
 MOVIELENS = Path(__file__).parents[2] / "segments" / "movielens.toml"
 
-# Every kind of feature, each with the options that make it harder: conditions, windows, all kinds of keys, shared blocks.
+# Every kind of feature, each with the options that make it harder: conditions, windows, all kinds of keys, shared
+# blocks.
 NASTY = """
 [events]
 actions = ["view", "like", "buy"]

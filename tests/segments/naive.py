@@ -1,8 +1,8 @@
 """The naive fold: the definition of what the compiled kernels compute, byte for byte.
 
-An entity's row is a function of a set: its accepted behaviours, its updates and the newest tick of its partition. Nothing here has
-an order, a batch, an earlier row or a numpy operation on more than one number. Events are coded anew, from the words of
-columns.py, so that a mistake there shows as well; only the hash of an id is taken over.
+An entity's row is a function of a set: its accepted behaviours, its updates and the newest tick of its partition.
+Nothing here has an order, a batch, an earlier row or a numpy operation on more than one number. Events are coded anew,
+from the words of columns.py, so that a mistake there shows as well; only the hash of an id is taken over.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def order_of(event: Behaving | Updating) -> tuple[int, int]:
 
 
 class Absent:
-    """An event attribute that is not there, or has no known value: unequal to everything, in no order with anything, without members."""
+    """An event attribute that is not there, or has no known value: unequal to everything, in no order with anything,
+    without members."""
 
     def __lt__(self, _: object) -> bool:
         return False
@@ -146,7 +147,8 @@ def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[in
 def decayed(
     spec: Spec, feature: FeatureSpec, behaviours: Collection[Behaving], clock: int, keys: int
 ) -> list[list[float]]:
-    """[counts, sums] by key of one entity's events, each weighed by the age of its bucket before the newest one counted."""
+    """[counts, sums] by key of one entity's events, each weighed by the age of its bucket before the newest one
+    counted."""
     where = feature.where
     chosen = [e for e in behaviours if where is None or meets(spec, where.text, e)]
     end = max([clock, *map(time_of, behaviours)]) // feature.bucket_ms

@@ -30,7 +30,8 @@ def bundle() -> Bundle:
 
 @pytest.mark.parametrize("name", ["movielens", "nasty", "listless", "own"])
 def test_what_is_saved_is_loaded(name: str, tmp_path: Path) -> None:
-    """Spec, order of segments, every tensor's bits and type, record, tags and hash; the folder is called by the hash."""
+    """Spec, order of segments, every tensor's bits and type, record, tags and hash; the folder is called by the
+    hash."""
     saved = untrained(spec(name), ITEMS, seed=1)
     path = saved.save(tmp_path)
     loaded = Bundle.load(path)

@@ -60,7 +60,8 @@ def test_a_flipped_bit_is_refused_wherever_it_is(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_an_older_version_has_no_checksum_and_is_read(tmp_path: Path) -> None:
-    """Nothing says that it is damaged, and building its generation anew takes hours. No flip makes a new one look like it."""
+    """Nothing says that it is damaged, and building its generation anew takes hours. No flip makes a new one look like
+    it."""
     (tmp_path / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(_new()), indent=2) + b"\n")
     assert Generation.load(tmp_path, name="g1").cut == {"behaviour": {0: 10, 7: 3}}
 

@@ -1,4 +1,5 @@
-"""One owned partition in memory and its store: rows come in as they went out, and a store of something else is refused."""
+"""One owned partition in memory and its store: rows come in as they went out, and a store of something else is
+refused."""
 
 from __future__ import annotations
 

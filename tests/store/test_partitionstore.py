@@ -142,7 +142,8 @@ def test_kill_9_leaves_whole_batches(tmp_path: Path) -> None:
 
 
 def test_a_write_is_one_batch(tmp_path: Path) -> None:
-    """Killed right after any of its batches, a store is whole: the test above needs luck to see it, this one does not."""
+    """Killed right after any of its batches, a store is whole: the test above needs luck to see it, this one does
+    not."""
     dying = """
 import os, signal
 from forebay.store.rocks import Rocks

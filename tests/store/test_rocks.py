@@ -171,7 +171,8 @@ store.close()
 
 
 def test_a_full_disk_asks_for_room_and_loses_nothing(tmp_path: Path) -> None:
-    """A real one of 48 MiB, mounted where nobody else sees it: writing and opening name the remedy, and after it all is there."""
+    """A real one of 48 MiB, mounted where nobody else sees it: writing and opening name the remedy, and after it all is
+    there."""
     mounted = 'mount -t tmpfs -o size=48m none "$0" && exec "$1" -c "$2" "$0"'
     try:
         probe = subprocess.run(
@@ -183,7 +184,8 @@ def test_a_full_disk_asks_for_room_and_loses_nothing(tmp_path: Path) -> None:
         pytest.skip("this user may not mount a file system of its own")
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", mounted, str(tmp_path), sys.executable, FILL],
-        check=False, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert done.stdout.splitlines() == ["MAKE ROOM", "MAKE ROOM", "acknowledged"], done.stdout + done.stderr
     assert not any(tmp_path.iterdir())
@@ -194,7 +196,8 @@ def test_a_full_disk_asks_for_room_and_loses_nothing(tmp_path: Path) -> None:
     ["No space left on device: While appending to file: /x/000008.log: No space left on device", "Disk quota exceeded"],
 )
 def test_what_a_disk_without_room_says_is_known(words: str, tmp_path: Path) -> None:
-    """RocksDB's own words, as it gave them on a full file system: where none can be mounted, this is what is left to check."""
+    """RocksDB's own words, as it gave them on a full file system: where none can be mounted, this is what is left to
+    check."""
     with Rocks(tmp_path, create=True) as rocks:
         named = rocks._named(Exception(f"IO error: {words}"))
     assert type(named) is StoreError and "Make room" in named.do and named.where == str(tmp_path)

@@ -147,7 +147,8 @@ def test_a_partition_that_does_not_exist_is_refused() -> None:
 
 
 def test_no_row_is_torn_or_misattributed() -> None:
-    """Under the lock a reader sees whole rows of the entity that it asked for, while rows are updated, freed and reused."""
+    """Under the lock a reader sees whole rows of the entity that it asked for, while rows are updated, freed and
+    reused."""
     codec = RowCodec("user", (SlotSpec("s", 256, 1), SlotSpec("t", 256, 2)))
     table = SegmentTable(codec, 16, partitions=1)
     ids = [f"e{i}" for i in range(64)]
@@ -202,7 +203,8 @@ def test_growth_keeps_every_row(codec: RowCodec, filled: Callable[..., Rows]) ->
 
 
 def test_a_row_that_is_written_as_it_was_keeps_its_version() -> None:
-    """What was computed from its vectors is still valid; another vector, scale, first time or owner gives it another one."""
+    """What was computed from its vectors is still valid; another vector, scale, first time or owner gives it another
+    one."""
     codec = RowCodec("item", (SlotSpec("a", 4, 1),))
     table = SegmentTable(codec, 16, partitions=1)
     rows = codec.empty(2)

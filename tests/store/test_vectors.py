@@ -65,7 +65,8 @@ while True:
 
 
 def test_kill_9_leaves_rows_and_offsets_in_step(tmp_path: Path) -> None:
-    """After each kill all rows, the watermark and the offset are of one batch, none older than the last acknowledged."""
+    """After each kill all rows, the watermark and the offset are of one batch, none older than the last
+    acknowledged."""
     for wanted in (1, 60):
         child = subprocess.Popen(
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
@@ -84,7 +85,8 @@ def test_kill_9_leaves_rows_and_offsets_in_step(tmp_path: Path) -> None:
 
 
 def test_a_write_is_one_batch(tmp_path: Path) -> None:
-    """Killed right after any of its batches, a store is whole: the test above needs luck to see it, this one does not."""
+    """Killed right after any of its batches, a store is whole: the test above needs luck to see it, this one does
+    not."""
     dying = """
 import os, signal
 from forebay.store.rocks import Rocks

@@ -67,7 +67,8 @@ def test_a_backfill_and_the_stream_after_it_are_what_the_stream_alone_would_be(
     publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None], newest: Callable[..., Any],
     stored: Callable[..., Any],
 ) -> None:  # fmt: skip
-    """Law 3: generation g1 streams everything; g2 takes the first part from a file and the rest from the same topics."""
+    """Law 3: generation g1 streams everything; g2 takes the first part from a file and the rest from the same
+    topics."""
     now = time.time_ns() // 1_000_000
     whole = make_history(1600, until_ms=now)
     part = History(whole.behaviours[:1000], whole.profiles, whole.items)
@@ -187,11 +188,12 @@ def test_a_damaged_bundle_under_the_name_is_found_before_the_fold(
 
 def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation],
-    make_history: Callable[..., History], work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
+    make_history: Callable[..., History], work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None],
     stored: Callable[..., Any],
 ) -> None:  # fmt: skip
-    """An earlier copy in its place and the log after it give the same state. Deleting it, as was once advised, is a dead end;
-    another generation from a history that reaches to now is a way without a copy."""
+    """An earlier copy in its place and the log after it give the same state. Deleting it, as was once advised, is a
+    dead end; another generation from a history that reaches to now is a way without a copy."""
     now = time.time_ns() // 1_000_000
     whole = make_history(400, until_ms=now)
     part = History(whole.behaviours[:200], whole.profiles, whole.items)
@@ -204,10 +206,12 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
             group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.host.group})
 
             def is_done() -> bool:
-                """Nothing is left to read, the folder has caught up with its group, and what that changed has been emitted."""
+                """Nothing is left to read, the folder has caught up with its group, and what that changed has been
+                emitted."""
                 owned = user.host.processor.partitions
                 return len(owned) == PARTITIONS and lag(topics.behaviour, user.host.group, PARTITIONS) == 0 and all(
-                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.dirty.any() for n, p in owned.items()
+                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.dirty.any() for n,
+                    p in owned.items()
                 )  # fmt: skip
 
             wait_for(lambda: user.ended or is_done(), "the events")

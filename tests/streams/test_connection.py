@@ -58,7 +58,8 @@ def test_a_refused_option_is_named_and_its_value_is_not_repeated(
 def test_what_fails_later_repeats_no_value_either(
     name: str, kind: str, kafka: DevKafka, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some values kafka-python finds out about while it connects; for us that is a broker that does not answer, or a refusal."""
+    """Some values kafka-python finds out about while it connects; for us that is a broker that does not answer, or a
+    refusal."""
     with caplog.at_level(logging.INFO), pytest.raises(ForebayError) as caught:
         connected(kind, kafka.bootstrap, timeout_s=1.0, **OTHER[name])
     assert CANARY not in _said(caught.value) and CANARY not in caplog.text

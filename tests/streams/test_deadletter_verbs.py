@@ -119,7 +119,8 @@ def test_a_letter_is_shown_by_its_records_place_or_its_own(written: Callable[...
 
 @pytest.mark.broker
 def test_bytes_of_a_stranger_do_not_command_the_terminal(written: Callable[..., list[int]], verb: Verb) -> None:
-    """A hex dump where there are control characters, escapes in headers and keys; --raw is what was kept, byte by byte."""
+    """A hex dump where there are control characters, escapes in headers and keys; --raw is what was kept, byte by
+    byte."""
     headers = [("forebay.reason", b"\x1b[31m[bold]red"), ("forebay.topic", "t\u202e".encode())]
     letter = DeadLetter.from_record(b"\x1b[2J", NASTY, headers)
     (own,) = written(letter)

@@ -222,7 +222,8 @@ def mortal(tmp_path: Path, topics: Topics) -> Iterator[DevKafka]:
 def test_a_broker_killed_while_sending_leaves_exactly_the_unacknowledged_events(
     mortal: DevKafka, topics: Topics
 ) -> None:
-    """Acknowledged and handed back are disjoint, together all that was sent, in sending order; none acknowledged is lost."""
+    """Acknowledged and handed back are disjoint, together all that was sent, in sending order; none acknowledged is
+    lost."""
     sent = _clicks(3000)
     publisher = EventPublisher(mortal.bootstrap, topics=topics, timeout_s=2)
     for event in sent[:2000]:

@@ -132,7 +132,8 @@ def _expected(follow: Following, newest: Mapping[str, bytes], side: Side) -> dic
 
 
 def test_tables_and_index_are_the_newest_records_and_a_restart_reads_only_the_tail(
-    there: Topics, follow: Callable[[], Following], emit_rows: Send, newest: Callable[..., Any], wait_for: Callable[..., None]
+    there: Topics, follow: Callable[[], Following], emit_rows: Send, newest: Callable[..., Any],
+    wait_for: Callable[..., None]
 ) -> None:  # fmt: skip
     """The second start loads the rows from its own store and applies nothing but what came since."""
     for partition in range(PARTITIONS):
@@ -185,7 +186,8 @@ def test_a_tombstone_takes_an_entity_out_of_everything(
 
 
 def test_heartbeats_move_the_watermark_and_outlive_a_restart(
-    there: Topics, follow: Callable[[], Following], emit_rows: Send, publish: Callable[..., None], wait_for: Callable[..., None]
+    there: Topics, follow: Callable[[], Following], emit_rows: Send, publish: Callable[..., None],
+    wait_for: Callable[..., None]
 ) -> None:  # fmt: skip
     """An idle user is as of the partition's newest heartbeat, on its own partition alone."""
     emit_rows("user", ["u"], 0, partition=1)
@@ -279,7 +281,8 @@ def _make_deletable(admin: Any, topic: str) -> None:
 
 
 def test_a_replica_of_a_live_topic_is_caught_up_though_its_end_never_stands_still(
-    there: Topics, follow: Callable[[], Following], emit_rows: Send, publish: Callable[..., None], wait_for: Callable[..., None]
+    there: Topics, follow: Callable[[], Following], emit_rows: Send, publish: Callable[..., None],
+    wait_for: Callable[..., None]
 ) -> None:  # fmt: skip
     """Reaching the end as it was at the start is enough: traffic of some records a second must not keep a node out."""
     stop = threading.Event()

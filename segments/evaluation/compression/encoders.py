@@ -1,4 +1,5 @@
-"""Smaller encoders: weights on an int8 grid, and hidden units taken out for good. Each gives another Bundle, with its own hash."""
+"""Smaller encoders: weights on an int8 grid, and hidden units taken out for good. Each gives another Bundle, with its
+own hash."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ from forebay.segments.training.network import Network
 
 
 def int8_weights(bundle: Bundle) -> tuple[Bundle, int, int]:
-    """The bundle with every encoder matrix rounded to int8, one scale per output; and the bytes of all encoders before, and as
-    they would be stored then. What runs is float32 all the same: at these sizes an int8 kernel is slower, not faster."""
+    """The bundle with every encoder matrix rounded to int8, one scale per output; and the bytes of all encoders before,
+    and as they would be stored then. What runs is float32 all the same: at these sizes an int8 kernel is slower, not
+    faster."""
     tensors, before, after = dict(bundle.tensors), 0, 0
     for segment in bundle.spec.segments:
         for name, tensor in bundle.segment_tensors(segment).items():
@@ -32,8 +34,9 @@ def int8_weights(bundle: Bundle) -> tuple[Bundle, int, int]:
 
 
 def pruned(bundle: Bundle, share: float) -> Bundle:
-    """The bundle without `share` (0 to 1) of the hidden units of its `mlp` and `attention_pool` encoders: those whose way in and way
-    out are weakest. Layers really get smaller, in the spec too; at least eight units stay (bit-equal rows want multiples)."""
+    """The bundle without `share` (0 to 1) of the hidden units of its `mlp` and `attention_pool` encoders: those whose
+    way in and way out are weakest. Layers really get smaller, in the spec too; at least eight units stay (bit-equal
+    rows want multiples)."""
     tables = json.loads(bundle.spec.canonical)
     tensors = dict(bundle.tensors)
     for segment in bundle.spec.segments:

@@ -1,4 +1,5 @@
-"""What a segment vector can be stored as. Each codec gives back the vector that a reader would see, and the bytes that it takes.
+"""What a segment vector can be stored as. Each codec gives back the vector that a reader would see, and the bytes that
+it takes.
 
 `served` is int8 with one float32 scale per segment vector (quantize.py); the others are here to be compared with it.
 """

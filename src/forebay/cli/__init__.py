@@ -20,8 +20,9 @@ def main() -> None:
         print(f"error: {told}", file=sys.stderr)
         sys.exit(told.exit_code)
     del rich, typer
-    # Before torch loads its threads: where a core has other work, two that spin at the end of each layer waited ten times as long
-    # for one another as a batch takes (165 to 1,100 ms instead of 36, on two cores). Asleep they give the same bits.
+    # Before torch loads its threads: where a core has other work, two that spin at the end of each layer waited ten
+    # times as long for one another as a batch takes (165 to 1,100 ms instead of 36, on two cores). Asleep they give the
+    # same bits.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from forebay.cli.runner import run
 

@@ -61,7 +61,8 @@ def forebay(
 @spec_app.callback()
 @deadletters_app.callback()
 def _help_where_nothing_is_asked(context: typer.Context) -> None:
-    """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its versions."""
+    """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its
+    versions."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(2)
@@ -74,7 +75,8 @@ def demo(
     kafka_port: Annotated[int, typer.Option(help="Of the Kafka broker")] = 19092,
     json: Json = False,
 ) -> int:
-    """The main job on MovieLens-100K: real Kafka, a trained bundle, a stream worker, a lookup server, a ranking that moves."""
+    """The main job on MovieLens-100K: real Kafka, a trained bundle, a stream worker, a lookup server, a ranking that
+    moves."""
     from forebay.cli.demo import Demo
 
     return Demo(port=port, kafka_port=kafka_port, keep=keep, as_json=json).run()
@@ -220,7 +222,8 @@ def train(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Train a bundle on what was known before each event. What is not given is as the spec's [training] table has it."""
+    """Train a bundle on what was known before each event. What is not given is as the spec's [training] table has
+    it."""
     from forebay.cli.train import TrainFlags
     from forebay.cli.train import sweep as search
     from forebay.cli.train import train as verb

@@ -1,4 +1,5 @@
-"""`forebay bench`: this machine against the budgets of the README. Synthetic data, uniform access, no other load assumed.
+"""`forebay bench`: this machine against the budgets of the README. Synthetic data, uniform access, no other load
+assumed.
 
 Each measurement is repeated and told as median and spread: on a shared machine single figures mean little.
 """
@@ -127,11 +128,13 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
             for start in range(turn * EVENTS, (turn + 1) * EVENTS, BATCH):
                 places = range(start, min(start + BATCH, (turn + 1) * EVENTS))
                 events = [
-                    Behaviour(f"u{users[p]}", f"i{items[p]}", "rate", float(1 + p % 5), now + p, f"e{p}", {"genres": [genres[items[p] % 18]]})
+                    Behaviour(f"u{users[p]}", f"i{items[p]}", "rate", float(1 + p % 5), now + p, f"e{p}",
+                        {"genres": [genres[items[p] % 18]]})
                     for p in places
                 ]  # fmt: skip
                 batches.append(
-                    PartitionBatch(0, [e.user.encode() for e in events], [encode(e) for e in events], list(places), [now + p for p in places])
+                    PartitionBatch(0, [e.user.encode() for e in events], [encode(e) for e in events], list(places),
+                        [now + p for p in places])
                 )  # fmt: skip
             started = time.perf_counter()
             for number, batch in enumerate(batches, start=1):

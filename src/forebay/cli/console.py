@@ -34,7 +34,8 @@ def print_json(data: Any) -> None:
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[str] = ()) -> None:
     """A plain table; `right` names the columns of numbers. Nothing is ever cut, so that a name can be copied.
 
-    Text is wrapped between words where the terminal is narrow. Where not even single words fit, each row is a block of lines.
+    Text is wrapped between words where the terminal is narrow. Where not even single words fit, each row is a block of
+    lines.
     """
     cells = [[str(cell) for cell in row] for row in rows]
     widths = _widths(columns, cells, right, out.width)
@@ -50,7 +51,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, rig
 
 
 def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], room: int) -> list[int] | None:
-    """Characters of each column: as wide as it would be, and the widest text one less until all fit. None when words do not."""
+    """Characters of each column: as wide as it would be, and the widest text one less until all fit. None when words do
+    not."""
     widths, least = [], []
     for place, name in enumerate(columns):
         texts = [row[place] for row in rows]
@@ -68,7 +70,8 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequen
 
 
 def _print_blocks(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """The first cell that says something heads its row's block; the others follow beside their columns' names, or under them.
+    """The first cell that says something heads its row's block; the others follow beside their columns' names, or under
+    them.
 
     A word that is longer than a line is left to the terminal, which wraps it and copies it whole.
     """
@@ -101,7 +104,8 @@ def _lines(text: str, room: int) -> list[str]:
 
 
 def print_error(error: ForebayError) -> None:
-    """What and where on one line, the remedy under it; a missing package and its command are one line, to be copied whole."""
+    """What and where on one line, the remedy under it; a missing package and its command are one line, to be copied
+    whole."""
     if isinstance(error, MissingExtra):
         err.print(f"[bold red]error:[/] {_escape(str(error))}")
         return
@@ -127,7 +131,8 @@ def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     started = time.monotonic()
     if err.is_terminal:
         columns = (
-            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), MofNCompleteColumn(),
+            TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"),
+            MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True),
         )  # fmt: skip
         with Progress(*columns, console=err, transient=True) as bar:

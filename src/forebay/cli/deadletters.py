@@ -43,7 +43,8 @@ def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
         out.print(f"No dead letters among the newest {last:,} offsets of {topics.dead_letters}.", markup=False)
     else:
         rows = [
-            (escape(_line(r.reason)), f"{r.count:,}", _moment(r.newest.appended), escape(_line(_source(r.newest.letter))), _own(r.newest))
+            (escape(_line(r.reason)), f"{r.count:,}", _moment(r.newest.appended),
+             escape(_line(_source(r.newest.letter))), _own(r.newest))
             for r in found
         ]  # fmt: skip
         print_table(("reason", "count", "newest", "example", "letter"), rows, right=("count",))
@@ -51,7 +52,8 @@ def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
 
 
 def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) -> None:
-    """One letter, by its record's TOPIC-PARTITION-OFFSET or its own OFFSET (PARTITION:OFFSET where there are several)."""
+    """One letter, by its record's TOPIC-PARTITION-OFFSET or its own OFFSET (PARTITION:OFFSET where there are
+    several)."""
     placed = _look_up(settings, place, last)
     letter = placed.letter
     if raw:
@@ -119,7 +121,8 @@ def _whole(letter: DeadLetter) -> str:
 
 
 def _readable(data: bytes) -> list[str]:
-    """Lines of text where the bytes are text, else a hex dump: nothing in them reaches the terminal as a command to it."""
+    """Lines of text where the bytes are text, else a hex dump: nothing in them reaches the terminal as a command to
+    it."""
     text = _text(data)
     if text is not None:
         return [_line(line) for line in text.split("\n")]
@@ -132,7 +135,8 @@ def _dumped(start: int, row: bytes) -> str:
 
 
 def _text(data: bytes) -> str | None:
-    """`data` as UTF-8, its last character perhaps cut; None when it is none or has other control characters than tab and line end."""
+    """`data` as UTF-8, its last character perhaps cut; None when it is none or has other control characters than tab
+    and line end."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(data)
     except UnicodeDecodeError:

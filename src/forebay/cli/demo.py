@@ -1,7 +1,7 @@
 """`forebay demo`: the main job on real input, in six steps, with nothing in it that a production set-up would not run.
 
-Kafka, the stream worker and the lookup server are processes of their own with directories of their own; what is shown of the ranking
-went event -> Kafka -> worker -> vectors topic -> server.
+Kafka, the stream worker and the lookup server are processes of their own with directories of their own; what is shown
+of the ranking went event -> Kafka -> worker -> vectors topic -> server.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Demo:
             client = stack.enter_context(Client(f"http://127.0.0.1:{self.port}", timeout_s=10.0))
             self._start(stack, "work", "--data", str(self.data), "--state", str(self.folder / "worker"))
             self._start(
-                stack, "serve", "--data", str(self.data), "--vectors", str(self.folder / "server"), "--port", str(self.port)
+                stack, "serve", "--data", str(self.data), "--vectors", str(self.folder / "server"), "--port",
+                str(self.port)
             )  # fmt: skip
             self._until(lambda: _is_ready(client), "the server is not ready")
             self._replay(client, [b for b in history.behaviours if (b.time or 0) >= cut])
@@ -124,7 +125,8 @@ class Demo:
         self.figures["backfill_s"] = took
         self._say(
             3,
-            f"generation {GENERATION} ready: {len(history.behaviours):,} events folded in {took:.1f} s, {len(history.items):,} items",
+            f"generation {GENERATION} ready: {len(history.behaviours):,} events folded in {took:.1f} s, "
+            f"{len(history.items):,} items",
         )
 
     def _replay(self, client: Client, live: list[Behaviour]) -> None:
@@ -153,11 +155,13 @@ class Demo:
         self.figures |= {"replay_events_per_s": rate, "sent": sent, "accepted": sent, "dead_letters": 0}
         self._say(
             4,
-            f"replayed {sent:,} live events · {rate:,.0f} events/s sent, folded, encoded and served · {sent:,} accepted, 0 dead letters",
+            f"replayed {sent:,} live events · {rate:,.0f} events/s sent, folded, encoded and served · {sent:,} "
+            f"accepted, 0 dead letters",
         )
 
     def _probe(self, client: Client, publisher: EventPublisher, event: Behaviour) -> float | None:
-        """Seconds from sending `event` until a lookup shows it; None when an event of the same moment was served before."""
+        """Seconds from sending `event` until a lookup shows it; None when an event of the same moment was served
+        before."""
         before = client.entity("user", event.user)
         newest = (before.segments["recent"].freshness.last_event or 0) if before.known else 0
         started = time.monotonic()
@@ -188,7 +192,8 @@ class Demo:
         }
         self._say(
             5,
-            f"event → servable p50 {waits[0]:.0f} ms, p99 {waits[1]:.0f} ms · lookup over HTTP ({CANDIDATES:,} candidates) "
+            f"event → servable p50 {waits[0]:.0f} ms, p99 {waits[1]:.0f} ms · lookup over HTTP ({CANDIDATES:,} "
+            f"candidates) "
             f"p50 {lookups[0]:.2f} ms, p99 {lookups[1]:.2f} ms",
         )
 
@@ -210,7 +215,8 @@ class Demo:
                 self.figures[f"{side}s_equal"] = len(ids)
             return not differing
 
-        # Item statistics arrive a moment after the user's vectors, and their windows move with the hour's tick: patience, then no.
+        # Item statistics arrive a moment after the user's vectors, and their windows move with the hour's tick:
+        # patience, then no.
         deadline = time.monotonic() + PATIENCE_S / 4
         while not equal() and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -243,8 +249,10 @@ class Demo:
         demo_story.show(story, before, after)
         people, items = self.figures["users_equal"], self.figures["items_equal"]
         out.print(
-            f"\nFresh vectors scored AUC {value.fresh_auc:.3f} on what these users did next; last night's would have scored "
-            f"{value.nightly_auc:.3f}.\nServed vectors of {people:,} users and {items:,} items are byte-equal to a replay of the same log. "
+            f"\nFresh vectors scored AUC {value.fresh_auc:.3f} on what these users did next; last night's would have "
+            f"scored "
+            f"{value.nightly_auc:.3f}.\nServed vectors of {people:,} users and {items:,} items are byte-equal to a "
+            f"replay of the same log. "
             "The spec's late_after is 30d: ratings keep\ntheir own times, moved by whole days so that the last is now."
         )
         if not self.keep:

@@ -35,8 +35,8 @@ class Story:
 
 
 def choose(client: Client, history: History) -> Story:
-    """Of the users active last, the one whose history is shortest (five ratings weigh most in it), and the genre whose films stand
-    highest in the ranking now: a plausible new interest."""
+    """Of the users active last, the one whose history is shortest (five ratings weigh most in it), and the genre whose
+    films stand highest in the ranking now: a plausible new interest."""
     attributes = {i.item: i.attributes for i in history.items}
     rated: dict[str, set[str]] = {}
     for event in history.behaviours:
@@ -81,8 +81,10 @@ def show(story: Story, before: RankResponse, after: RankResponse) -> None:
     told = ", ".join(f"{_title(story, h)} {n - step} -> {n}" for step, n, h in risers if step < 0)
     out.print(f"moved most into the first {RISEN_INTO}: {told or 'nothing'}", markup=False)
     out.print(
-        f"* {story.genre}: {len(ranks[0])} films, mean rank {sum(ranks[0]) / len(ranks[0]):.0f} -> {sum(ranks[1]) / len(ranks[1]):.0f} "
-        f"of {len(story.candidates):,}. Why: what a segment added to this film beyond what it added to the average film.",
+        f"* {story.genre}: {len(ranks[0])} films, mean rank {sum(ranks[0]) / len(ranks[0]):.0f} -> "
+        f"{sum(ranks[1]) / len(ranks[1]):.0f} "
+        f"of {len(story.candidates):,}. Why: what a segment added to this film beyond what it added to the average "
+        f"film.",
         markup=False,
     )
     clock = now_ms()

@@ -154,7 +154,8 @@ class _Doctor:
         )
 
     def _undeclared(self) -> Check:
-        """What the newest records of the sources carry and the generation's spec does not know. No fault: producers may send more."""
+        """What the newest records of the sources carry and the generation's spec does not know. No fault: producers may
+        send more."""
         counter, looked, counts = Undeclared(self._bundle.spec), 0, Counts()
         for side in SIDES:
             info = self._infos[self.topics.source(side)]

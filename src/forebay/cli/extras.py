@@ -1,4 +1,5 @@
-"""Which extra brings what: the answer to a package that is not there. Imports nothing but errors, as it speaks where nothing else can."""
+"""Which extra brings what: the answer to a package that is not there. Imports nothing but errors, as it speaks where
+nothing else can."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ _KAFKA_PYTHON = {"kafka", "crc32c"}
 _STATE = {"numba", "safetensors", "xxhash"}
 _STORE = {"confluent_kafka", "prometheus_client", "rocksdict"}
 
-# Extra -> the modules that it and what it names bring (tests/test_packaging.py holds it against pyproject.toml). The first that
-# brings a module is what a verb that works without it is told: the order is that of their size.
+# Extra -> the modules that it and what it names bring (tests/test_packaging.py holds it against pyproject.toml). The
+# first that brings a module is what a verb that works without it is told: the order is that of their size.
 BRINGS = {
     "cli": _TERMINAL,
     "publisher": _KAFKA_PYTHON,
@@ -48,7 +49,8 @@ def verb_of(words: Sequence[str]) -> str:
 
 
 def missing(module: str | None, verb: str) -> MissingExtra | None:
-    """The error for a `module` that `verb` could not import; None when no extra brings it: then it is somebody else's."""
+    """The error for a `module` that `verb` could not import; None when no extra brings it: then it is somebody
+    else's."""
     top = (module or "").partition(".")[0]
     bringing = [extra for extra, modules in BRINGS.items() if top in modules]
     if not bringing:

@@ -1,7 +1,7 @@
 """Which events a worker will refuse for their time, told before they are sent: the log acknowledges them all the same.
 
-It is a warning, and `publish` still ends with 0: the bound belongs to each generation's bundle, several generations may read one log,
-and one of them may take what another refuses.
+It is a warning, and `publish` still ends with 0: the bound belongs to each generation's bundle, several generations may
+read one log, and one of them may take what another refuses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from forebay.store.generation import Generation
 
 @dataclass(frozen=True)
 class Bounds:
-    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms; `source` says whose bounds they are."""
+    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms; `source` says whose bounds
+    they are."""
 
     late_after_ms: int
     future_after_ms: int
@@ -50,7 +51,8 @@ class Bounds:
 
 
 class Lateness:
-    """Counts what `bounds` refuse. `late` and `ahead` of `seen` events; `oldest` and `newest` are times in ms of those, 0 for none."""
+    """Counts what `bounds` refuse. `late` and `ahead` of `seen` events; `oldest` and `newest` are times in ms of those,
+    0 for none."""
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
@@ -83,9 +85,11 @@ class Lateness:
         bounds = self.bounds
         if self.late:
             _say(
-                f"{self.late:,} of {self.seen:,} events are older than {duration(bounds.late_after_ms)} ({bounds.source}), "
+                f"{self.late:,} of {self.seen:,} events are older than {duration(bounds.late_after_ms)} "
+                f"({bounds.source}), "
                 f"the oldest of {_day(self.oldest)}: workers will refuse them as late{more}",
-                "Build a generation from history instead: forebay backfill --from FILE (or raise late_after under [events])",
+                "Build a generation from history instead: forebay backfill --from FILE (or raise late_after under "
+                "[events])",
             )
         if self.ahead:
             _say(

@@ -1,4 +1,5 @@
-"""A worker says once a minute how many records it refused, by reason: a flood of them is one line, and none is silence."""
+"""A worker says once a minute how many records it refused, by reason: a flood of them is one line, and none is
+silence."""
 
 from __future__ import annotations
 
@@ -18,8 +19,8 @@ log = logging.getLogger("forebay.deadletters")
 class LetterLog:
     """A hook that counts `dead_letter` and writes at the next `step`: a Host says one with every batch and heartbeat.
 
-    The first refusals are told at once, with their whole batch, those after them at most every minute. A batch whose transaction is
-    aborted is done again and counted again.
+    The first refusals are told at once, with their whole batch, those after them at most every minute. A batch whose
+    transaction is aborted is done again and counted again.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

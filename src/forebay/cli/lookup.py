@@ -91,11 +91,13 @@ def _show_ranking(ranked: RankResponse, use: str, asked: int) -> None:
     by_rank = use == "rank"
     if by_rank:
         out.print(
-            f"rank of the {asked} items that retrieve found; p is the probability of the label, a segment's share is in logits"
+            f"rank of the {asked} items that retrieve found; p is the probability of the label, a segment's share is "
+            f"in logits"
         )
     else:
         out.print(
-            "retrieve of all items; scores are logits of one item against all others: their order counts, no probabilities"
+            "retrieve of all items; scores are logits of one item against all others: their order counts, no "
+            "probabilities"
         )
     rows = [
         (

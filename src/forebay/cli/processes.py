@@ -26,10 +26,11 @@ def stop_event() -> threading.Event:
 
 
 def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str | None) -> None:
-    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it again.
+    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it
+    again.
 
-    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item side to the
-    workers of another generation. Does not return when a thread is stuck: the process ends.
+    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item
+    side to the workers of another generation. Does not return when a thread is stuck: the process ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
     from forebay.cli.readiness import Readiness

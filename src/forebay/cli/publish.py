@@ -38,8 +38,8 @@ class SyntheticFlags:
 def publish(settings: Settings, source: str, as_json: bool) -> int:
     """Send every line; refused ones are named and skipped. Returns 0, or 3 when some were refused.
 
-    What workers will refuse for its time is said on standard error: of a file before anything is sent, of standard input at the first
-    such event and in sum at the end.
+    What workers will refuse for its time is said on standard error: of a file before anything is sent, of standard
+    input at the first such event and in sum at the end.
     """
     path = Path(source)
     if source != "-" and not path.is_file():

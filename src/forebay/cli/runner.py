@@ -1,4 +1,5 @@
-"""From sys.argv to an exit code. Whatever is wrong is a line or two on standard error, and a traceback only where it is our bug."""
+"""From sys.argv to an exit code. Whatever is wrong is a line or two on standard error, and a traceback only where it is
+our bug."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from forebay.cli.console import print_error
 from forebay.cli.extras import missing, verb_of
 from forebay.errors import ForebayError
 
-# The class of every mistake in a command line: click's up to typer 0.25, typer's own from 0.26 on. Neither typer exports it, and
-# both export this child of it.
+# The class of every mistake in a command line: click's up to typer 0.25, typer's own from 0.26 on. Neither typer
+# exports it, and both export this child of it.
 _Misused: Any = typer.BadParameter.__base__
 
 

@@ -26,8 +26,8 @@ _NUMBERS = ("inputs", "state_bytes", "vector_bytes", "flops")
 
 
 def show(path: Path, as_json: bool, events: str | None = None) -> None:
-    """Print each segment's features, input widths, bytes and FLOPs; the state of one entity of each side; and the remarks. With
-    `events` also what the label finds in them, and a remark where that is nothing to learn from.
+    """Print each segment's features, input widths, bytes and FLOPs; the state of one entity of each side; and the
+    remarks. With `events` also what the label finds in them, and a remark where that is nothing to learn from.
 
     Raises typer.Exit(1) after that when a remark is an error.
     """
@@ -79,8 +79,8 @@ def _row(spec: Spec, segment: SegmentSpec, layout: Layout) -> dict[str, Any]:
 
 
 def _flops(reader: SegmentReader, segment: SegmentSpec) -> int | None:
-    """Two for each weight of each linear layer, at each place of a full list, for one entity; recurrent layers, sums and
-    activations are not in it. None without torch."""
+    """Two for each weight of each linear layer, at each place of a full list, for one entity; recurrent layers, sums
+    and activations are not in it. None without torch."""
     try:
         import torch
         from torch import nn

@@ -60,7 +60,8 @@ def test_events_are_in_order_of_time_within_the_window(planted: Planted) -> None
 
 
 def test_nobody_acts_before_birth(planted: Planted) -> None:
-    """Users and items have their first event after they were born; the planted shares of them are born inside the window."""
+    """Users and items have their first event after they were born; the planted shares of them are born inside the
+    window."""
     born = {("u", p.user): p.time for p in planted.history.profiles} | {
         ("i", i.item): i.time for i in planted.history.items
     }

@@ -85,7 +85,8 @@ GENRES = ("war", "love", "crime")
 USERS, ROUNDS, ITEMS = 24, 40, 60
 START, STEP = 1_700_000_000_000, 60_000
 OPTIONS = TrainingOptions(
-    train_share=0.5, validation_share=0.25, epochs=4, stale_share=0.0, batch_size=64, learning_rate=0.01, weight_decay=0.01, seed=1,
+    train_share=0.5, validation_share=0.25, epochs=4, stale_share=0.0, batch_size=64, learning_rate=0.01,
+    weight_decay=0.01, seed=1,
     retrieve=RetrieveOptions(epochs=1, batch_size=64),
 )  # fmt: skip
 LARGEST = 20.0  # logits: what no extreme may pass; those of the training part go to 7.3
@@ -142,8 +143,8 @@ def _largest(bundle: Bundle, states: dict[Side, tuple[Ints, Ints]]) -> Iterator[
 def test_no_feature_at_its_extreme_moves_the_score_beyond_a_bound(
     bundle: Bundle, states: dict[Side, tuple[Ints, Ints]]
 ) -> None:
-    """Counts of a billion, values of a million to either side, numbers of 1e15, ages of fifty years, alone and all at once; without
-    bounds the same model goes far beyond."""
+    """Counts of a billion, values of a million to either side, numbers of 1e15, ages of fifty years, alone and all at
+    once; without bounds the same model goes far beyond."""
     assert bundle.record["validation_auc"] > 0.9
     found = dict(_largest(bundle, states))
     listed = "user last 5 of item, genre, price, value, age, action"
@@ -165,7 +166,8 @@ def test_attributes_of_events_in_lists_have_extremes_too() -> None:
 
 
 def test_five_clicks_of_a_new_user_do_not_move_him_out_of_the_world(bundle: Bundle) -> None:
-    """A click in fifty views, in training: whoever clicks on all that he sees is somebody new, not somebody who hates it all."""
+    """A click in fifty views, in training: whoever clicks on all that he sees is somebody new, not somebody who hates
+    it all."""
     clicks = [
         Behaviour("new", "i0", "click", 5.0, START + 10**9 + n * 1000, f"c{n}", {"genre": "war", "price": 5.0})
         for n in range(6)
@@ -215,7 +217,8 @@ def test_an_extreme_neighbour_changes_no_bit(bundle: Bundle, states: dict[Side, 
 
 
 def test_a_bundle_without_bounds_is_read_as_it_was(bundle: Bundle, history: History) -> None:
-    """No bound is made up for it: its tags and its hash are its own, and one segment trained anew brings its own bounds."""
+    """No bound is made up for it: its tags and its hash are its own, and one segment trained anew brings its own
+    bounds."""
     old = unbounded(bundle)
     assert old.hash != bundle.hash
     for segment in SPEC.segments:

@@ -1,4 +1,5 @@
-"""Law 3, the encoders' part: a row's vector is the same, bit for bit, whoever computes it and whatever is computed beside it."""
+"""Law 3, the encoders' part: a row's vector is the same, bit for bit, whoever computes it and whatever is computed
+beside it."""
 
 from __future__ import annotations
 
@@ -77,7 +78,10 @@ features = [{ last = 10, of = ["item", "value"] }]
 encoder = { kind = "attention_pool", queries = 4, hidden = 16, vectors = 4 }
 dim = 32
 [user.affinity]
-features = [{ mean = "value", by = "genres" }, { count = "genres" }, { count = "genres", where = "value > 3" }, { mean = "value" }]
+features = [
+  { mean = "value", by = "genres" }, { count = "genres" },
+  { count = "genres", where = "value > 3" }, { mean = "value" },
+]
 encoder = { kind = "affinity" }
 dim = 12
 [user.own]
@@ -305,7 +309,8 @@ class TestAffinityOfAnItem(EncoderContract):
     of, title = "every", "item.affinity"
 
     def test_keys_share_one(self) -> None:
-        """Two genres are a half each, so that an inner product with a user is the mean over them; none is the unknown one."""
+        """Two genres are a half each, so that an inner product with a user is the mean over them; none is the unknown
+        one."""
         inputs = self.reader.blank(3)
         inputs.dense[:] = [[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
         assert encode(self.encoder(), inputs).tolist() == [[0, 0.5, 0.5, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
@@ -353,7 +358,8 @@ for side in ("user", "item"):
 
 
 def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
-    """Law 3: a worker and a backfill are two processes, cut their batches elsewhere and may have other thread counts."""
+    """Law 3: a worker and a backfill are two processes, cut their batches elsewhere and may have other thread
+    counts."""
     import hashlib
 
     from forebay.segments.sideencoders import SideEncoders

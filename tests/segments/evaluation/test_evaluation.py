@@ -56,7 +56,8 @@ def examples(history: History) -> Examples:
 
 
 def test_choices_are_liked_and_not_had_before(examples: Examples) -> None:
-    """Against the log itself: targets are liked, what was rated strictly before is no candidate, the target always is."""
+    """Against the log itself: targets are liked, what was rated strictly before is no candidate, the target always
+    is."""
     choices = Choices.of(examples, START + 500 * STEP, END, 60, seed=3)
     assert len(choices) == 60 and (np.diff(choices.times) >= 0).all()
     assert examples.labels[choices.places].all() and (choices.times >= START + 500 * STEP).all()
@@ -110,7 +111,7 @@ def test_popularity_counts_a_window_before_midnight(examples: Examples) -> None:
 
 
 def test_ease_is_its_closed_form(examples: Examples) -> None:
-    """Each column minimises |X - XB|² + L2 |B|² with a zero diagonal: checked by its gradient; new users are folded in."""
+    """Each column minimises |X - XB|² + L2 |B|² with a zero diagonal: checked by its gradient; new users fold in."""
     until = START + 600 * STEP
     ease = Ease(examples, until, 20.0, liked=True)
     known = (examples.times < until) & examples.labels
@@ -147,7 +148,8 @@ def test_the_early_ranker_finds_the_evident_answer(history: History) -> None:
 
 
 def test_a_teacher_is_learned_from(history: History) -> None:
-    """The student's target is between the label and what the teachers say of it; the same seed gives the same bundle."""
+    """The student's target is between the label and what the teachers say of it; the same seed gives the same
+    bundle."""
     taught = replace(OPTIONS, distill=0.5, teachers=1, epochs=1, retrieve=replace(OPTIONS.retrieve, epochs=1))
     told: list[str] = []
     bundle = train(SPEC, history, taught, lambda stage, *_: told.append(stage))
@@ -160,7 +162,8 @@ def test_a_teacher_is_learned_from(history: History) -> None:
 
 
 def test_scores_see_strictly_earlier_events_only(bundle: Bundle, history: History) -> None:
-    """The last tenth of the log says the opposite of everything: scores before it are what they were, and those in it are not."""
+    """The last tenth of the log says the opposite of everything: scores before it are what they were, and those in it
+    are not."""
     turn = START + 864 * STEP
     turned = [
         Behaviour(b.user, b.item, b.action, 6.0 - b.value, b.time, b.id, b.item_attributes)
@@ -253,7 +256,8 @@ def test_a_study_has_every_model_and_figure(found: Study) -> None:
     assert set(served.figures) <= set(METRICS) and served.figures["auc"].mean > 0.8
     assert [s.name for s in found.staleness] == ["0 s", "1 min", "10 min", "1 h", "1 day", "nightly"]
     assert {s.key for s in found.sections} == {
-        "slices", "stale", "worth", "vectors", "experiments", "extremes", "encoders", "recipes", "imbalance", "robustness",
+        "slices", "stale", "worth", "vectors", "experiments", "extremes", "encoders", "recipes", "imbalance",
+            "robustness",
     }  # fmt: skip
     assert sum(b.count for b in found.calibration) == 240
     again = json.loads(json.dumps(found.as_json()))
@@ -279,8 +283,8 @@ def test_the_report_tells_corrected_sampling_from_uncorrected(found: Study) -> N
 
 
 def test_the_report_bounds_the_largest_logit(found: Study) -> None:
-    """At counts, values, numbers and ages of nobody the bounded model stays near its own largest score; the same without bounds does
-    not."""
+    """At counts, values, numbers and ages of nobody the bounded model stays near its own largest score; the same
+    without bounds does not."""
     section = next(s for s in found.sections if s.key == "extremes")
     bounded, loose = ({k: float(v.replace(",", "")) for k, v in r.extra.items()} for r in section.rows)
     own = bounded["|logit| test part"]
@@ -289,7 +293,8 @@ def test_the_report_bounds_the_largest_logit(found: Study) -> None:
 
 
 def test_goals_are_held_against_what_was_measured(found: Study) -> None:
-    """Differences of the lines that they name; one whose figures are missing is left out; freshness on its own data alone."""
+    """Differences of the lines that they name; one whose figures are missing is left out; freshness on its own data
+    alone."""
     held = {g.name: g for g in goals(found, freshness=False)}
     models = {m.name: m.figures for m in found.models}
     goal = held[f"AUC, {found.served} less early ranker"]

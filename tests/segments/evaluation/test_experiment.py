@@ -22,10 +22,12 @@ IDS = [f"u{n}" for n in range(2000)]
 
 
 def test_an_arm_is_a_function_of_user_and_salt() -> None:
-    """In any order and any process; half of the users, or the share that is asked for; another salt is another split."""
+    """In any order and any process; half of the users, or the share that is asked for; another salt is another
+    split."""
     arms = in_arm_b(IDS, "test")
     assert np.array_equal(in_arm_b(IDS[::-1], "test"), arms[::-1])
-    code = "from forebay.segments.evaluation.experiment import in_arm_b; print(in_arm_b(['u7','u8','u9','u10'], 'test').tolist())"
+    code = "from forebay.segments.evaluation.experiment import in_arm_b; "
+    code += "print(in_arm_b(['u7','u8','u9','u10'], 'test').tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(arms[7:11].tolist())
     assert arms.mean() == pytest.approx(0.5, abs=0.05)
@@ -47,7 +49,8 @@ def test_equal_arms_are_called_different_as_often_as_promised() -> None:
 
 
 def test_a_planted_effect_is_found_and_bounded() -> None:
-    """Half of a standard deviation, a hundred times: always found, and within its 95 % bounds nearly as often as they say."""
+    """Half of a standard deviation, a hundred times: always found, and within its 95 % bounds nearly as often as they
+    say."""
     arms, within = in_arm_b(IDS, "effect"), 0
     for seed in range(100):
         outcomes = np.random.default_rng(seed).normal(size=2000) + arms * 0.5
@@ -80,7 +83,8 @@ def test_team_draft_shows_both_and_nothing_twice() -> None:
 
 
 def test_the_better_ranking_wins_and_equal_ones_draw() -> None:
-    """B puts what is chosen at its head, A anywhere: B wins nearly always. Swapped, A does. Equal ones cannot be told apart."""
+    """B puts what is chosen at its head, A anywhere: B wins nearly always. Swapped, A does. Equal ones cannot be told
+    apart."""
     random = np.random.default_rng(3)
     targets = random.integers(0, 50, 400)
     chance = np.stack([random.permutation(50) for _ in range(400)])

@@ -1,4 +1,5 @@
-"""What every fusion promises: its torch-free forward is its twin's, split in halves as it likes, and blind to what it must not see."""
+"""What every fusion promises: its torch-free forward is its twin's, split in halves as it likes, and blind to what it
+must not see."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ class FusionContract:
         return build(spec, self.use, {f"fusion.{self.use}.{n}": t.numpy() for n, t in twin.state_dict().items()})
 
     def test_it_scores_as_its_twin_does(self, fusion: Fusion, twin: Twin) -> None:
-        """300 users with 7 candidates each: equal to a millionth of the scores' spread (of float32's rounding, that is)."""
+        """300 users with 7 candidates each: equal to a millionth of the scores' spread (of float32's rounding, that
+        is)."""
         users, items = _vectors(fusion, 300, 7 * 300)
         with torch.inference_mode():
             expected = twin(torch.from_numpy(users.repeat(7, axis=0)), torch.from_numpy(items)).numpy()
@@ -146,7 +148,8 @@ class Folding(FusionContract):
     use: Use = "retrieve"
 
     def test_it_folds_to_one_inner_product_exactly(self, fusion: Fusion, twin: Twin) -> None:
-        """The folded query times an item's vector is the score to 1e-6 of the scores' size; and so it is in training."""
+        """The folded query times an item's vector is the score to 1e-6 of the scores' size; and so it is in
+        training."""
         assert isinstance(fusion, InnerProduct) and fusion.indexable
         users, items = _vectors(fusion, 20, 40)
         for user in users:

@@ -35,7 +35,8 @@ def test_impressions_are_labelled_in_order_of_time() -> None:
 
 
 def test_states_are_of_strictly_earlier_events() -> None:
-    """Users: nothing, nothing, buy and like. The item: nothing, then the buy twice, the other view of its millisecond unseen."""
+    """Users: nothing, nothing, buy and like. The item: nothing, then the buy twice, the other view of its millisecond
+    unseen."""
     examples = Examples.of(spec("nasty"), HISTORY)
     users = examples.states(Layout.of(spec("nasty"), "user"), examples.times)
     items = examples.states(Layout.of(spec("nasty"), "item"), examples.times)

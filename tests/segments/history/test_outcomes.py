@@ -74,7 +74,8 @@ def _labels(history: History, spec: Spec = CLICKS) -> list[tuple[float, bool]]:
 def test_a_click_makes_the_view_before_it_positive() -> None:
     """Of the same user and the same item; a view without a click is negative, and a click is no example."""
     history = _log(
-        ("u", "i", "view", 0), ("u", "j", "view", 1), ("v", "i", "view", 2), ("u", "i", "click", 3), ("v", "j", "click", 4)
+        ("u", "i", "view", 0), ("u", "j", "view", 1), ("v", "i", "view", 2), ("u", "i", "click", 3),
+         ("v", "j", "click", 4)
     )  # fmt: skip
     assert _labels(history) == [(0, True), (1, False), (2, False)]
 
@@ -110,7 +111,8 @@ def _in_requests(*events: tuple[str, float, Attribute | None]) -> History:
 
 
 def test_a_join_credits_the_impression_of_the_same_request() -> None:
-    """Not the latest one, which was shown in another tab; within the time all the same, and by user and item as ever."""
+    """Not the latest one, which was shown in another tab; within the time all the same, and by user and item as
+    ever."""
     history = _in_requests(
         ("view", 0, "r1"), ("view", 1, "r2"), ("view", 2, 3.0), ("click", 5, "r1"), ("click", 31.5, "r2")
     )
@@ -157,7 +159,8 @@ def test_the_outcome_is_never_in_the_features_of_its_own_impression() -> None:
 
 
 def test_a_part_of_the_log_knows_no_outcome_from_after_its_cut() -> None:
-    """Views just before the cut are left out of both parts: what is before it is what a log that ends there would give."""
+    """Views just before the cut are left out of both parts: what is before it is what a log that ends there would
+    give."""
     history = _random_log(7, 400)
     everything = Examples.of(CLICKS, history)
     for share in (0.3, 0.5, 0.8):
@@ -178,7 +181,8 @@ def test_labels_are_the_naive_ones(seed: int) -> None:
 
 
 def test_one_log_written_both_ways_trains_on_the_same_examples() -> None:
-    """A view of value 1, or a view and a click after it: times, labels, users, items and inputs of every part are equal."""
+    """A view of value 1, or a view and a click after it: times, labels, users, items and inputs of every part are
+    equal."""
     one, two = (Material.of(_spec(), _world(clicks), OPTIONS) for clicks in (False, True))
     assert (one.cut_ms, one.end_ms) == (two.cut_ms, two.end_ms)
     assert one.digest() == two.digest()
@@ -215,9 +219,11 @@ def test_evaluation_reads_the_same_labels() -> None:
 
 
 def test_baselines_know_a_label_only_when_its_time_is_over() -> None:
-    """Ten minutes after a clicked view of the item its running mean is the overall share; after forty it is above it."""
+    """Ten minutes after a clicked view of the item its running mean is the overall share; after forty it is above
+    it."""
     history = _log(
-        ("a", "i", "view", 0), ("a", "i", "click", 1), ("a", "j", "view", 0), ("u", "i", "view", 100), ("u", "i", "click", 101),
+        ("a", "i", "view", 0), ("a", "i", "click", 1), ("a", "j", "view", 0), ("u", "i", "view", 100),
+         ("u", "i", "click", 101),
         ("v", "i", "view", 110), ("w", "i", "view", 140),
     )  # fmt: skip
     examples = Examples.of(CLICKS, history)
@@ -226,8 +232,8 @@ def test_baselines_know_a_label_only_when_its_time_is_over() -> None:
 
 
 def _world(clicks: bool) -> History:
-    """Blocks of four views a minute apart, the first of each liked: with value 1, or with a click ten seconds later. A share
-    of the log is then the same block either way."""
+    """Blocks of four views a minute apart, the first of each liked: with value 1, or with a click ten seconds later. A
+    share of the log is then the same block either way."""
     random = np.random.default_rng(3)
     events: list[Behaviour | UserProfile | ItemUpdate] = [
         ItemUpdate(f"i{n}", {"genre": GENRES[n % 3]}, START - 1, "new") for n in range(ITEMS)
@@ -255,7 +261,8 @@ def _random_log(seed: int, size: int) -> History:
 
 
 def _naive(events: Sequence[Behaviour], within: int, by_value: bool) -> list[bool]:
-    """Labels of the impressions that are old enough, by looking at every pair of events; `by_value`, of the spec above."""
+    """Labels of the impressions that are old enough, by looking at every pair of events; `by_value`, of the spec
+    above."""
 
     def time(event: Behaviour) -> int:
         assert event.time is not None

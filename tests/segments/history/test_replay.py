@@ -22,7 +22,8 @@ from ..models import spec
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("ticks", ["hourly", "any"])
 def test_a_snapshot_is_the_naive_fold_of_strictly_earlier_events(name: str, side: Side, ticks: str) -> None:
-    """Random questions: at an event's own millisecond, around it and far away, unknown entities, logs with copies in them."""
+    """Random questions: at an event's own millisecond, around it and far away, unknown entities, logs with copies in
+    them."""
     layout = Layout.of(spec(name), side)
     for seed in range(25):
         random = Random(f"{name} {side} {ticks} {seed}")

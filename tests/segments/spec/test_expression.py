@@ -104,7 +104,8 @@ def test_what_cannot_be_asked_of_an_attribute_is_refused(text: str, what: str) -
 
 
 def test_a_condition_knows_only_the_attributes_that_it_names() -> None:
-    """Another attribute that is declared makes it no other condition; its description is what it was before there were any."""
+    """Another attribute that is declared makes it no other condition; its description is what it was before there were
+    any."""
     assert Condition("value > 1", ACTIONS, "", OWN) == Condition("value > 1", ACTIONS)
     assert repr(Condition("value > 1", ("view",), "x", OWN)) == "Condition(text='value > 1', actions=('view',))"
     assert Condition("'new' in tags", ACTIONS, "", OWN).attributes == (OWN[2],)

@@ -37,7 +37,8 @@ def test_the_demo_spec_says_what_it_says() -> None:
 
 
 def test_canonical_text_gives_the_spec_back() -> None:
-    """A bundle keeps a spec as its canonical text: parsed again it is the same spec, the order of its segments included."""
+    """A bundle keeps a spec as its canonical text: parsed again it is the same spec, the order of its segments
+    included."""
     for name in ("movielens", "nasty", "listless", "own"):
         again = parse_spec(json.loads(spec(name).canonical))
         assert again == spec(name)
@@ -118,7 +119,8 @@ BAD = [
     ("label.within", 30, "is not a duration", "[label] within"),
     ("label", {"positive": "value > 1", "within": "30m"}, "no impression that it counts from", "[label]"),
     ("label.join", "request_id", "join without within", "[label]"),
-    ("label", {"positive": "value > 1", "impression": "value < 1", "within": "1h", "join": ["r"]}, "['r']", "[label] join"),
+    ("label", {"positive": "value > 1", "impression": "value < 1", "within": "1h", "join": ["r"]}, "['r']",
+     "[label] join"),
     ("label", {"positive": "value > 1", "impression": "value < 1", "within": "1h", "join": ""}, "''", "[label] join"),
     ("attributes.shop", {}, "unknown key 'shop'", "[attributes]"),
     ("attributes.item", 3, "where a table must stand", "[attributes.item]"),
@@ -169,7 +171,8 @@ BAD = [
     ("user.counts.encoder.queries", 2, "unknown key 'queries'", "[user.counts] encoder"),
     ("user.counts.encoder", {"kind": "attention_pool"}, "0 `last` features", "[user.counts]"),
     ("user.short.encoder", {"kind": "mlp"}, "1 `last` features", "[user.short]"),
-    ("user.short.features", [{"last": 2, "of": ["item"]}, {"last": 3, "of": ["item"]}], "2 `last` features", "[user.short]"),
+    ("user.short.features", [{"last": 2, "of": ["item"]}, {"last": 3, "of": ["item"]}], "2 `last` features",
+     "[user.short]"),
     ("user.counts.features", "genres", "where a list of tables", "[user.counts]"),
     ("user.counts.features", ["genres"], "where a table must stand", "[user.counts] features"),
     ("user.counts.features", _feature(sum="value"), "names 0 folds", "[user.counts] features"),
@@ -177,16 +180,20 @@ BAD = [
     ("user.counts.features", _feature(count="events", by="genres"), "unknown key 'by'", "[user.counts] features"),
     ("user.counts.features", _feature(count="shade"), "attribute 'shade' is not declared", "[user.counts] features"),
     ("user.counts.features", _feature(count=["genres"]), "a cross of ['genres']", "[user.counts] features"),
-    ("user.counts.features", _feature(count=["genres", "genres"]), "list of different strings", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "genres"]), "list of different strings",
+     "[user.counts] features"),
     ("user.counts.features", _feature(count=["genres", "events"]), "a cross of", "[user.counts] features"),
     ("user.counts.features", _feature(count=["genres", "action", "colour"]), "a cross of", "[user.counts] features"),
-    ("user.counts.features", _feature(count=["genres", "price"]), "is a number and has no buckets", "[user.counts] features"),
+    ("user.counts.features", _feature(count=["genres", "price"]), "is a number and has no buckets",
+     "[user.counts] features"),
     ("user.counts.features", _feature(count=["shade", "action"]), "'shade' is not declared", "[user.counts] features"),
     ("user.counts.features", _feature(mean="value", by=["genres"]), "a cross of", "[user.counts] features"),
     ("user.counts.features", _feature(count="genres", half_life="soon"), "not a duration", "[user.counts] features"),
     ("user.counts.features", _feature(count="genres", half_life="0d"), "half_life 0d", "[user.counts] features"),
-    ("user.counts.features", _feature(count="genres", half_life="1d", over="7d"), "belong together", "[user.counts] features"),
-    ("user.counts.features", _feature(latest=["born"], half_life="1d"), "unknown key 'half_life'", "[user.counts] features"),
+    ("user.counts.features", _feature(count="genres", half_life="1d", over="7d"), "belong together",
+     "[user.counts] features"),
+    ("user.counts.features", _feature(latest=["born"], half_life="1d"), "unknown key 'half_life'",
+     "[user.counts] features"),
     ("item.id.features", _feature(count=["genres", "action"]), "'genres' on side item", "[item.id] features"),
     ("user.counts.features", _feature(count="price"), "is a number and has no buckets", "[user.counts] features"),
     ("user.counts.features", _feature(mean="price"), "mean of 'price'", "[user.counts] features"),
@@ -195,7 +202,8 @@ BAD = [
     ("user.counts.features", _feature(count="events", where=4), "is not a text", "[user.counts] features"),
     ("user.counts.features", _feature(count="events", over="1d"), "belong together", "[user.counts] features"),
     ("user.counts.features", _feature(count="events", bucket="1d"), "belong together", "[user.counts] features"),
-    ("user.counts.features", _feature(count="events", bucket="1", over="1d"), "not a duration", "[user.counts] features"),
+    ("user.counts.features", _feature(count="events", bucket="1", over="1d"), "not a duration",
+     "[user.counts] features"),
     ("user.counts.features", _feature(count="events", bucket="7h", over="1d"), "over 1d in", "[user.counts] features"),
     ("user.counts.features", _feature(count="events", bucket="1h", over="0h"), "over 0h in", "[user.counts] features"),
     ("user.counts.features", _feature(count="events", bucket="0s", over="1d"), "over 1d in", "[user.counts] features"),

@@ -38,7 +38,8 @@ def test_the_columns_of_an_interaction_are_as_documented() -> None:
 
 
 def test_the_columns_of_event_attributes_are_the_last_ones() -> None:
-    """Position, device, page and tags of the own spec: after the item's attributes on side user, after the value on side item."""
+    """Position, device, page and tags of the own spec: after the item's attributes on side user, after the value on
+    side item."""
     own: dict[str, Attribute] = {
         "position": 1.5,
         "device": "desk",
@@ -56,7 +57,8 @@ def test_the_columns_of_event_attributes_are_the_last_ones() -> None:
 
 
 def test_a_bucket_is_the_same_on_every_machine() -> None:
-    """xxh3 modulo the buckets, spelled out; 0 is an absent value or one that is no text, and any text that JSON can write has one."""
+    """xxh3 modulo the buckets, spelled out; 0 is an absent value or one that is no text, and any text that JSON can
+    write has one."""
     assert [bucket_of(text, 64) for text in ("", "a", "/cart", "é")] == [3, 32, 4, 52]
     assert {bucket_of(str(n), 5) for n in range(99)} == {1, 2, 3, 4, 5}
     values: list[Attribute] = ["a", "\ud800", 3.0, ["a"]]

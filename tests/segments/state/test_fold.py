@@ -94,7 +94,8 @@ def test_identity_is_entity_and_time_and_id() -> None:
 
 
 def test_the_list_alone_decides_what_is_not_deep() -> None:
-    """NEW above the oldest entry of a full list, DUPLICATE when found, DEEP below: only then are spilled ids looked up."""
+    """NEW above the oldest entry of a full list, DUPLICATE when found, DEEP below: only then are spilled ids looked
+    up."""
     stream = Stream(spec("nasty"), "user")
     stream.apply([Behaviour("u", "i", "view", 1.0, time, "e") for time in (10, 20, 30, 40)])
     asked = [Behaviour("u", "i", "view", 1.0, time, "e") for time in (5, 10, 15, 40, 50)]
@@ -115,7 +116,8 @@ def test_the_item_side_trusts_its_topic() -> None:
 
 @pytest.mark.parametrize("shuffled", [False, True])
 def test_a_tick_empties_the_window_that_it_ends(shuffled: bool) -> None:
-    """Five events in a window of five seconds; the clock moves past two of them, wherever the tick stands in the log."""
+    """Five events in a window of five seconds; the clock moves past two of them, wherever the tick stands in the
+    log."""
     layout = Layout.of(spec("nasty"), "user")
     window = next(b for b in layout.blocks if b.feature.bucket_ms == 1000)
     log: list[Entry] = [Behaviour("u", "i", "view", 1.0, 1000 * second, "e") for second in range(1, 6)]
@@ -147,7 +149,8 @@ def test_the_newest_update_wins_whenever_it_comes() -> None:
 
 
 def _played(random: Random, name: str, side: Side, log: list[Entry]) -> Stream:
-    """The stream after the log in a random order and random batches, with copies of behaviours anywhere after the first."""
+    """The stream after the log in a random order and random batches, with copies of behaviours anywhere after the
+    first."""
     again: list[Entry] = []
     if side == "user":  # the item side is sent each interaction once
         again = [e for e in log if random.random() < 0.5]

@@ -27,7 +27,8 @@ def _equal(kept: Inputs, read: Inputs) -> None:
     ids=lambda p: getattr(p, "title", p),
 )
 def test_what_is_kept_comes_back_to_the_bit(spec: str, segment: SegmentSpec) -> None:
-    """Every kind of feature, more rows than are read at once, any numbers in the state; a third of the bytes for a list of sets."""
+    """Every kind of feature, more rows than are read at once, any numbers in the state; a third of the bytes for a list
+    of sets."""
     layout, random = Layout.of(SPECS[spec], segment.side), np.random.default_rng(0)
     rows = random.integers(0, 1 << 40, (CHUNK + 100, layout.width)) >> random.integers(0, 40, (CHUNK + 100, 1))
     for block in layout.blocks:

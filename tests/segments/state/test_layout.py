@@ -31,7 +31,8 @@ def test_blocks_fill_the_row_without_gap_or_overlap(name: str, side: Side) -> No
 
 
 def test_the_longest_list_without_a_condition_is_the_duplicate_check() -> None:
-    """A list with a condition has not seen every event; without any list one of thirty ids is added, read by no segment."""
+    """A list with a condition has not seen every event; without any list one of thirty ids is added, read by no
+    segment."""
     assert (found := Layout.of(spec("nasty"), "user").identity) is not None and found.feature.size == 4
     assert (added := Layout.of(spec("listless"), "user").identity) is not None
     assert (added.feature.size, added.columns, added.bits) == (IDENTITY_SIZE, (), 0)
@@ -84,17 +85,22 @@ UNREADABLE: dict[str, tuple[Side, Change]] = {
         {"latest": ["languages", "country", "born"]}, {"count": "events"}])),
     "another condition": ("user", lambda d: d["user"]["counts"]["features"][1].update(where="value >= 2.6")),
     "another bucket": ("user", lambda d: d["user"]["windows"]["features"][1].update(bucket="30m", over="12h")),
-    "the same buckets of another length": ("item", lambda d: d["item"]["stats"]["features"][3].update(bucket="2s", over="6s")),
+    "the same buckets of another length": ("item",
+        lambda d: d["item"]["stats"]["features"][3].update(bucket="2s", over="6s")),
     "a longer window": ("item", lambda d: d["item"]["stats"]["features"][1].update(over="7h")),
-    "a mean for a count": ("item", lambda d: d["item"]["stats"]["features"].__setitem__(0, {"mean": "value", "where": "value>0"})),
+    "a mean for a count": ("item",
+        lambda d: d["item"]["stats"]["features"].__setitem__(0, {"mean": "value", "where": "value>0"})),
     "segments in another order": ("item", lambda d: d.update(item=dict(reversed(d["item"].items())))),
     "a value at the end of a set": ("user", lambda d: d["attributes"]["item"]["genres"]["set"].append("jazz")),
     "two values of a category swapped": ("user", lambda d: d["attributes"]["user"]["country"]["category"].reverse()),
     "a set made a category": ("item", lambda d: d["attributes"]["item"].update(genres={"category": ["war", "love"]})),
     "one more action": ("item", lambda d: d["events"]["actions"].append("share")),
-    "the keys of a cross swapped": ("user", lambda d: d["user"]["crossed"]["features"][0].update(count=["action", "genres"])),
-    "a cross for a key": ("user", lambda d: d["user"]["counts"]["features"].__setitem__(0, {"count": ["genres", "action"]})),
-    "another half-life that brings its window": ("user", lambda d: d["user"]["fading"]["features"][0].update(half_life="3h")),
+    "the keys of a cross swapped": ("user",
+        lambda d: d["user"]["crossed"]["features"][0].update(count=["action", "genres"])),
+    "a cross for a key": ("user",
+        lambda d: d["user"]["counts"]["features"].__setitem__(0, {"count": ["genres", "action"]})),
+    "another half-life that brings its window": ("user",
+        lambda d: d["user"]["fading"]["features"][0].update(half_life="3h")),
     "two actions swapped": ("user", lambda d: d["events"]["actions"].reverse()),
 }  # fmt: skip
 
@@ -121,10 +127,12 @@ OWN: dict[str, tuple[tuple[Side, ...], Change]] = {
     "one that no feature reads": ((), lambda d: d["attributes"]["event"].update(seat={"number": True})),
     "another order": ((), lambda d: d["attributes"].update(event=dict(reversed(d["attributes"]["event"].items())))),
     "more buckets": (("user", "item"), lambda d: d["attributes"]["event"].update(page={"category": {"buckets": 5}})),
-    "a list for buckets": (("user", "item"), lambda d: d["attributes"]["event"].update(page={"category": list("abcd")})),
+    "a list for buckets": (("user", "item"),
+        lambda d: d["attributes"]["event"].update(page={"category": list("abcd")})),
     "values swapped": (("user", "item"), lambda d: d["attributes"]["event"]["device"]["category"].reverse()),
     "one more member": (("user", "item"), lambda d: d["attributes"]["event"]["tags"]["set"].append("used")),
-    "an item's buckets": (("user", "item"), lambda d: d["attributes"]["item"].update(shop={"category": {"buckets": 6}})),
+    "an item's buckets": (("user", "item"),
+        lambda d: d["attributes"]["item"].update(shop={"category": {"buckets": 6}})),
     "a user's buckets": (("user",), lambda d: d["attributes"]["user"].update(town={"category": {"buckets": 6}})),
     "a condition": (("item",), lambda d: d["item"]["stats"]["features"][3].update(where="position < 1e4")),
 }  # fmt: skip

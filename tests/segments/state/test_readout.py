@@ -70,7 +70,8 @@ def test_windows_are_summed_over_their_buckets() -> None:
 
 
 def test_a_half_life_halves_what_is_that_much_older() -> None:
-    """Buckets of 30 minutes and a half-life of 40: war two hours before love weighs an eighth of it, and 1/9 of the whole."""
+    """Buckets of 30 minutes and a half-life of 40: war two hours before love weighs an eighth of it, and 1/9 of the
+    whole."""
     start = 1_700_000_100_000 // 1_800_000 * 1_800_000
     events = [_view(start + 7_200_000 + 5, genres=["love"]), _view(start + 1_799_999, genres=["war"])]
     reader, _ = _reader("user.fading")
@@ -160,7 +161,8 @@ def test_every_column_of_a_list_is_spread() -> None:
 
 
 def test_event_attributes_and_buckets_are_spread_in_a_list() -> None:
-    """position 2, device 3, page 5, tags 3 and shop 6 wide; a bucket is one-hot, and its first place is an absent value."""
+    """position 2, device 3, page 5, tags 3 and shop 6 wide; a bucket is one-hot, and its first place is an absent
+    value."""
     reader, layout = _reader("user.recent", "own")
     own: dict[str, Attribute] = {"position": 2.0, "device": "phone", "page": "/cart", "tags": ["new", "sale"]}
     events = [

@@ -150,8 +150,9 @@ def test_sampling_evens_the_labels_out(history: History) -> None:
 
 @pytest.mark.parametrize("distill", [0.0, 0.5])
 def test_sampling_leaves_probabilities_as_they_are(distill: float) -> None:
-    """One impression in twelve is positive, and by chance: however the labels are evened out, the mean prediction is that share,
-    and logloss is far below what the evened scores would have. A teacher, who saw the labels as they are, changes nothing of it."""
+    """One impression in twelve is positive, and by chance: however the labels are evened out, the mean prediction is
+    that share, and logloss is far below what the evened scores would have. A teacher, who saw the labels as they are,
+    changes nothing of it."""
     random = np.random.default_rng(3)
     history = liked_genres()
     acted = [replace_value(b, 5.0 if b.value > 4 and random.random() < 0.25 else 1.0) for b in history.behaviours]
@@ -190,7 +191,8 @@ def test_weighing_positives_raises_the_scores(history: History) -> None:
 
 
 def test_dropped_segments_are_the_default_vector(history: History) -> None:
-    """With a dropout of nearly one a user's vector is that of an empty state, in the columns of the segments that are read."""
+    """With a dropout of nearly one a user's vector is that of an empty state, in the columns of the segments that are
+    read."""
     from forebay.segments.training.network import Network
 
     material = Material.of(SPEC, history, OPTIONS)

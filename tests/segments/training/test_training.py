@@ -63,8 +63,8 @@ def _genre(number: int) -> str:
 
 
 def _history(flip_after: int = 1 << 62) -> History:
-    """User u and item i have genre number u and i (mod 3); a rating is 5 where they agree, else 1, and the other way round
-    after `flip_after`."""
+    """User u and item i have genre number u and i (mod 3); a rating is 5 where they agree, else 1, and the other way
+    round after `flip_after`."""
     random = np.random.default_rng(0)
     events: list[Behaviour | UserProfile | ItemUpdate] = [
         ItemUpdate(f"i{n}", {"genre": _genre(n)}, START - 1, "new") for n in range(ITEMS)
@@ -111,7 +111,8 @@ def test_the_same_seed_gives_the_same_bundle() -> None:
 
 
 def test_what_comes_after_the_validation_part_is_not_read() -> None:
-    """The last quarter of the log says the opposite: the bundle is the same. One event earlier it is seen in the figures."""
+    """The last quarter of the log says the opposite: the bundle is the same. One event earlier it is seen in the
+    figures."""
     short = replace(OPTIONS, epochs=2)
     end = START + USERS * ROUNDS * 3 // 4 * STEP
     before = train(SPEC, _history(), short)
@@ -153,7 +154,8 @@ def test_progress_is_told_after_each_epoch() -> None:
 
 @pytest.mark.parametrize("part", ["train", "validation"])
 def test_both_labels_are_needed(part: str) -> None:
-    """In the part that fits and in the part that stops: the error says which, the condition, what it matched, and what helps."""
+    """In the part that fits and in the part that stops: the error says which, the condition, what it matched, and what
+    helps."""
     history = _history()
     cut = history.moment(OPTIONS.train_share)
     same = [

@@ -33,7 +33,8 @@ def test_nothing_is_waited_for_at_first(clock: Clock) -> None:
 
 
 def test_the_next_try_waits_for_an_answer_to_somebody_and_for_a_pause(clock: Clock) -> None:
-    """A broker that came back is asked at once; one that is frozen now and then, since whoever asks may hang as well."""
+    """A broker that came back is asked at once; one that is frozen now and then, since whoever asks may hang as
+    well."""
     absence = Absence(60, clock)
     clock.now = 10
     absence.failed(LOST)

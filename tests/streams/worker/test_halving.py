@@ -24,7 +24,8 @@ def _outcome(first: int, end: int, bad: frozenset[int]) -> Outcome:
 
 @given(st.integers(1, 300), st.frozensets(st.integers(0, 299), max_size=5), st.integers(1, 64))
 def test_exactly_the_culprits_lose_their_content(records: int, bad: frozenset[int], most: int) -> None:
-    """However many there are in a batch; in the end batches are whole again, and nothing is left out or written twice."""
+    """However many there are in a batch; in the end batches are whole again, and nothing is left out or written
+    twice."""
     halving, at, tries = Halving(most), 0, 0
     written: list[Outcome] = []
     while at < records:

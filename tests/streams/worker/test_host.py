@@ -1,4 +1,5 @@
-"""The Host against a real broker: from events to vectors, each once, and by name refused where state and log do not fit."""
+"""The Host against a real broker: from events to vectors, each once, and by name refused where state and log do not
+fit."""
 
 from __future__ import annotations
 
@@ -71,10 +72,13 @@ def heartbeats(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], d
 
 
 def test_both_sides_from_events_to_vectors(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], newest: Callable[..., Any], wait_for: Callable[..., None], now_history: Callable[..., History],
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
+    publish: Callable[..., None],
+    lag: Callable[..., int], newest: Callable[..., Any], wait_for: Callable[..., None],
+    now_history: Callable[..., History],
     arrivals: Callable[..., list[Event]], stored: Callable[..., Any], whole: Callable[..., Any]) -> None:  # fmt: skip
-    """Events become vectors of both sides and one interaction each; offsets are committed; what is emitted is what is stored."""
+    """Events become vectors of both sides and one interaction each; offsets are committed; what is emitted is what is
+    stored."""
     history = now_history(1500)
     publish(there.behaviour, arrivals(history))
     publish(there.behaviour, [(b"u1", b"not JSON"), (b"u1", None)])
@@ -103,7 +107,8 @@ def test_both_sides_from_events_to_vectors(
 
 def test_a_second_run_finds_nothing_to_do(
     kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], vectors: Callable[..., Any], heartbeats: Callable[..., Any]) -> None:  # fmt: skip
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
+    vectors: Callable[..., Any], heartbeats: Callable[..., Any]) -> None:  # fmt: skip
     """Offsets are in the group and in the store: no event is read twice, and no vectors are sent again."""
     publish(there.behaviour, now_history(200).behaviours)
     with work(there, "user", tmp_path) as first:
@@ -121,7 +126,8 @@ def test_an_idle_partition_is_not_old(
     side: Side, kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None],
     whole: Callable[..., list[Any]],
 ) -> None:  # fmt: skip
-    """Heartbeats go on without events, for every partition: never ahead of the clock, and young enough for the default bound."""
+    """Heartbeats go on without events, for every partition: never ahead of the clock, and young enough for the default
+    bound."""
 
     def beats() -> list[tuple[int, int, int]]:
         """Partition, moment claimed and moment written (ms) of each heartbeat."""
@@ -262,7 +268,8 @@ def test_a_topic_that_was_made_anew_is_refused_by_name(
 
 
 def test_a_changed_partition_count_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None], work: Callable[..., Any],
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None],
+    work: Callable[..., Any],
     wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
     """Keys have moved away from their state: neither the old count nor the new one may go on."""
@@ -333,9 +340,11 @@ def test_a_store_that_another_process_has_is_refused_by_name(
 
 
 def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_it(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None], work: Callable[..., Any],
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None],
+    work: Callable[..., Any],
     publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
-    now_history: Callable[..., History], make_history: Callable[..., History], stored: Callable[..., Any], whole: Callable[..., Any]) -> None:  # fmt: skip
+    now_history: Callable[..., History], make_history: Callable[..., History], stored: Callable[..., Any],
+    whole: Callable[..., Any]) -> None:  # fmt: skip
     """Even when records arrive in the very poll that gave it the partitions."""
     history = now_history(400)
     publish(there.behaviour, history.behaviours[:300])
@@ -358,8 +367,10 @@ def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_
 
 
 def test_a_transaction_that_the_broker_aborts_is_done_again(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], stored: Callable[..., Any],
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
+    publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
+    stored: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch, whole: Callable[..., Any]) -> None:  # fmt: skip
     """State is read again, the batch folded again, and every event counts once."""
     from confluent_kafka import KafkaError, KafkaException
@@ -444,7 +455,8 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
 
 def test_a_generation_beside_the_serving_one_tells_the_item_side_nothing(
     kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History], whole: Callable[..., Any]) -> None:  # fmt: skip
+    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
+    whole: Callable[..., Any]) -> None:  # fmt: skip
     """It folds and encodes; the interactions are the other one's."""
     publish(there.behaviour, now_history(100).behaviours)
     quiet = HostOptions(interactions=False, heartbeat_interval_s=0.2)
@@ -468,9 +480,11 @@ def test_an_event_of_a_producer_with_another_hash_is_a_dead_letter(
 
 
 def test_a_stopped_host_leaves_its_group_at_once(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any], wait_for: Callable[..., None]
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
+    wait_for: Callable[..., None]
 ) -> None:  # fmt: skip
-    """The next one needs no session to run out: with a session of a quarter of an hour it would otherwise wait for that long."""
+    """The next one needs no session to run out: with a session of a quarter of an hour it would otherwise wait for that
+    long."""
     slow = HostOptions(session_timeout_ms=800_000, heartbeat_interval_s=0.2)
     for _ in range(2):
         with work(there, "user", tmp_path, options=slow) as worker:

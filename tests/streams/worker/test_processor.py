@@ -1,4 +1,5 @@
-"""The Processor without Kafka: what it refuses, what it counts once, and that the same log always gives the same bytes."""
+"""The Processor without Kafka: what it refuses, what it counts once, and that the same log always gives the same
+bytes."""
 
 from __future__ import annotations
 
@@ -82,7 +83,8 @@ def _batches(records: Sequence[Record]) -> list[PartitionBatch]:
     for record in records:
         by_partition.setdefault(record.partition, []).append(record)
     return [
-        PartitionBatch(p, [r.key for r in part], [r.value for r in part], [r.offset for r in part], [r.append for r in part])
+        PartitionBatch(p, [r.key for r in part], [r.value for r in part], [r.offset for r in part],
+            [r.append for r in part])
         for p, part in by_partition.items()
     ]  # fmt: skip
 
@@ -163,10 +165,12 @@ def _bad_user_records() -> dict[str, tuple[bytes | None, bytes | None]]:
         "bad_id: the event's own": keyed(_click(id="")),
         "bad_id: the item's": keyed(_click(item="\0")),
         "bad_value": keyed(_click(value=1e6)),
-        "undecodable: past any float": (b"u1", b'{"type":"behaviour","user":"u1","item":"i","action":"rate","value":1e999}'),
+        "undecodable: past any float": (b"u1",
+            b'{"type":"behaviour","user":"u1","item":"i","action":"rate","value":1e999}'),
         "bad_time: zero": keyed(_click(time=0)),
         "bad_time: a tick's": (b"\0tick", b'{"type":"tick","time":-5}'),
-        "bad_time: past 64 bits": (b"u1", b'{"type":"behaviour","user":"u1","item":"i","action":"a","time":' + b"9" * 30 + b"}"),
+        "bad_time: past 64 bits": (b"u1",
+            b'{"type":"behaviour","user":"u1","item":"i","action":"a","time":' + b"9" * 30 + b"}"),
     }  # fmt: skip
 
 
@@ -198,7 +202,8 @@ def test_a_bad_record_is_a_dead_letter_with_its_bytes_and_the_worker_goes_on(
 
 
 def test_the_letter_of_the_largest_record_that_a_broker_takes_is_small(bundle: Bundle, tmp_path: Path) -> None:
-    """A letter adds headers: it would not fit the topic that the record itself just fitted, and stop the partition for good."""
+    """A letter adds headers: it would not fit the topic that the record itself just fitted, and stop the partition for
+    good."""
     value = b'"' + b"x" * 999_998 + b'"'
     processor = _open(bundle, "user", tmp_path)
     home = int(partitions_of([b"u1"], COUNT)[0])
@@ -423,7 +428,8 @@ def _side_log(history: History, arrivals: Arrivals, side: Side, seed: int = 0) -
 def test_states_and_vectors_do_not_depend_on_batch_cuts_neighbours_or_reopenings(
     side: Side, bundle: Bundle, tmp_path: Path, make_history: MakeHistory, arrivals: Arrivals, stored: Stored
 ) -> None:
-    """Byte-equal: one batch; random cuts; only some entities; a flush and a reopening now and then; a crash and a second fold."""
+    """Byte-equal: one batch; random cuts; only some entities; a flush and a reopening now and then; a crash and a
+    second fold."""
     pick = random.Random(4)
     records = _log(_side_log(make_history(1200), arrivals, side))
     _run(bundle, side, tmp_path / "whole", records)
@@ -443,7 +449,8 @@ def test_states_and_vectors_do_not_depend_on_batch_cuts_neighbours_or_reopenings
 
 
 def _run_with_crashes(bundle: Bundle, side: Side, folder: Path, records: list[Record], pick: random.Random) -> None:
-    """As a Host would: batches are committed, the store lags, crashes drop what is in memory, the gap is folded silently."""
+    """As a Host would: batches are committed, the store lags, crashes drop what is in memory, the gap is folded
+    silently."""
     committed = 0
     while committed < len(records):
         processor = _open(bundle, side, folder)
@@ -571,7 +578,8 @@ def retiring(spec_tables: dict[str, Any], make_history: MakeHistory) -> Bundle:
 
 
 def test_retirement_is_the_same_for_any_cut_of_the_log(retiring: Bundle, tmp_path: Path, stored: Stored) -> None:
-    """Idle users go at the tick after their time, those who come back begin anew, and a tombstone follows each that left."""
+    """Idle users go at the tick after their time, those who come back begin anew, and a tombstone follows each that
+    left."""
     pick = random.Random(2)
     events: list[tuple[int, Event]] = []
     for hour in range(120):
@@ -604,8 +612,8 @@ def test_retirement_is_the_same_for_any_cut_of_the_log(retiring: Bundle, tmp_pat
 
 @pytest.fixture(scope="module")
 def overflowing(bundle: Bundle) -> Bundle:
-    """The small model with profile weights so large that an age of 1e14 is past float32, and common ones are not; of before there
-    were bounds, which would not let such an age in."""
+    """The small model with profile weights so large that an age of 1e14 is past float32, and common ones are not; of
+    before there were bounds, which would not let such an age in."""
     name = "user.profile.layers.0.weight"
     tensors = {n: t for n, t in bundle.tensors.items() if not n.startswith("user.profile.bounds.")}
     return Bundle(bundle.spec, {**tensors, name: tensors[name] * np.float32(1e28)}, bundle.record)

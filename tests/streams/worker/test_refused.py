@@ -36,9 +36,11 @@ def narrow(kafka: DevKafka, topics: Topics) -> Topics:
 
 def test_a_dead_letter_that_the_broker_refuses_goes_without_its_content(
     kafka: DevKafka, narrow: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any], wait_for: Callable[..., None],
+    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any],
+    wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
-    """Two large ones amid good events and small bad ones: each of the others is done once, and work goes on, restarts included."""
+    """Two large ones amid good events and small bad ones: each of the others is done once, and work goes on, restarts
+    included."""
     events = make_history(400, until_ms=time.time_ns() // 1_000_000).behaviours
     large, small = b"{" + b"x" * 60_000, b"no event"
     publish(narrow.behaviour, events[:150])
@@ -64,7 +66,8 @@ def test_a_dead_letter_that_the_broker_refuses_goes_without_its_content(
 
 def test_a_record_as_large_as_a_topic_takes_stops_nobody(
     kafka: DevKafka, topics: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any], wait_for: Callable[..., None],
+    make_history: Callable[..., History], lag: Callable[..., int], read: Callable[..., Any],
+    wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
     """Its dead letter would be larger than itself: it carries the beginning, and what is needed to find the rest."""
     ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)

@@ -1,4 +1,5 @@
-"""A start that cannot be, beside a worker that is healthy: the mistaken one is refused by name, and the other one goes on."""
+"""A start that cannot be, beside a worker that is healthy: the mistaken one is refused by name, and the other one goes
+on."""
 
 from __future__ import annotations
 
@@ -80,7 +81,8 @@ def test_a_start_without_the_state_of_its_partition_is_refused_and_evicts_nobody
     healthy: Callable[..., None],
     wait_for: Callable[..., None],
 ) -> None:
-    """Only an assignment tells which state is needed: the transactional id, which ends whoever had it, is taken after that."""
+    """Only an assignment tells which state is needed: the transactional id, which ends whoever had it, is taken after
+    that."""
     shutil.copytree(tmp_path / "state" / "user-0", tmp_path / "others" / "user-7")
     with work(there, "user", tmp_path / "state", options=STRICT) as worker:
         healthy(worker, 1)

@@ -126,7 +126,8 @@ def test_a_worker_that_lost_its_partitions_commits_nothing(
     kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any],
     wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
-    """Its group has gone on without it: the offsets are refused, and everything with them; the log can be used again."""
+    """Its group has gone on without it: the offsets are refused, and everything with them; the log can be used
+    again."""
     name = f"{there.prefix}group"
 
     def join() -> Consumer:
@@ -157,7 +158,8 @@ ABANDON = """
 import os, signal, sys
 from forebay.streams.topics import Topics
 from forebay.streams.worker.transactions import TransactionLog
-log = TransactionLog(sys.argv[1], Topics(sys.argv[2]), "g1", "user", transactional_id=sys.argv[2] + "0", timeout_ms=600_000)
+mine = {"transactional_id": sys.argv[2] + "0", "timeout_ms": 600_000}
+log = TransactionLog(sys.argv[1], Topics(sys.argv[2]), "g1", "user", **mine)
 log._producer.begin_transaction()
 log._produce(Topics(sys.argv[2]).item_updates, b"never read", b"i1")
 log._producer.flush()

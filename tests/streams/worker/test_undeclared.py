@@ -1,4 +1,5 @@
-"""Attributes of events on their way through a Processor, and what a spec does not know: counted, and shown by the doctor."""
+"""Attributes of events on their way through a Processor, and what a spec does not know: counted, and shown by the
+doctor."""
 
 from __future__ import annotations
 
@@ -79,7 +80,8 @@ def _click(user: str = "u1", action: str = "rate", own: Attributes | None = None
 
 
 def test_the_item_side_is_sent_the_declared_attributes_alone(own: Bundle, bundle: Bundle, tmp_path: Path) -> None:
-    """Those that its features read; a request's id would be bytes for nothing. Without any the record is as it ever was."""
+    """Those that its features read; a request's id would be bytes for nothing. Without any the record is as it ever
+    was."""
     ((_, value),) = _applied(own, "user", tmp_path / "a", [_click(own=OWN)]).interactions
     sent = decode(value)
     assert isinstance(sent, Interaction) and sent.attributes == {"device": "phone", "position": 3.0}
@@ -185,7 +187,8 @@ def _counted(
 
 
 def test_names_that_are_counted_are_bounded(own: Bundle) -> None:
-    """A producer that makes up names fills neither memory nor a metric: after the first hundred they are one, and each is short."""
+    """A producer that makes up names fills neither memory nor a metric: after the first hundred they are one, and each
+    is short."""
     counter = Undeclared(own.spec)
     many = counter.count([_click(own={f"{n:04}{'x' * 300}": 1.0}) for n in range(1000)])
     assert len(many) == MAX_NAMES + 1 and many["event attribute", OTHER] == 1000 - MAX_NAMES
