@@ -32,7 +32,7 @@ class FeatureSpec:
 
     last    the `size` newest events, keeping the columns `of`
     count   events by `key` (`events`, `action`, an attribute of item or event, or a cross of two), over `over_ms` in
-    buckets of `bucket_ms`
+            buckets of `bucket_ms`
     mean    sum and count of `value`, by `key`, over the same kind of window
     latest  the newest attributes `of` the entity
     id      the entity's own id, as an embedding of `size` dimensions

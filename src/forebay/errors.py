@@ -157,9 +157,8 @@ class StoreCorrupt(StoreError):
 
     - a serving node's vectors: delete the directory; it is filled from the vectors topics.
     - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a
-    copy
-      `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history, and
-      `work` refuses.
+      copy `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history,
+      and `work` refuses.
     - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
     """
 

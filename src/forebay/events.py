@@ -6,8 +6,7 @@ order. A field is never renamed and never changes its meaning; `type` names the 
 Times are event times in milliseconds since 1970 (UTC). Ids are strings of 1 to 256 UTF-8 bytes without control
 characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer. An event has at
 most 64 `attributes` of its own: finite numbers, texts of up to 256 bytes, and lists of up to 64 such texts; names and
-texts together are
-4 KiB at most.
+texts together are 4 KiB at most.
 """
 
 from __future__ import annotations
