@@ -220,7 +220,7 @@ def test_a_server_serves_what_a_worker_wrote(environment: Callable[[str], Enviro
         ("server", ["train", "--from", WORLD], "train"),
         ("server", ["work"], "worker"),
         ("server", ["bench"], "all"),
-        ("kafka", ["spec", "check", str(ROOT / "segments" / "movielens.toml")], "train"),
+        ("kafka", ["spec", "check", str(ROOT / "segments" / "movielens.toml"), "--from", WORLD], "train"),
         ("kafka", ["doctor"], "server"),
         ("train", ["serve"], "server"),
         ("train", ["topics", "list"], "publisher"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email
+import json
 import os
 import re
 import subprocess
@@ -171,12 +172,21 @@ def test_a_verb_without_its_extra_says_what_to_install(terminal: Path, tmp_path:
     for words, extra in (
         (["demo"], "all"), (["bench"], "all"), (["serve"], "server"), (["doctor"], "server"), (["work"], "worker"),
         (["backfill", "--bundle", "b", "--from", "f"], "worker"), (["train", "--from", "f"], "train"),
-        (["evaluate"], "train"), (["spec", "check", "s"], "train"), (["kafka", "--dir", str(tmp_path)], "kafka"),
+        (["evaluate"], "train"), (["kafka", "--dir", str(tmp_path)], "kafka"),
         (["topics", "list"], "publisher"), (["publish", str(events)], "publisher"),
     ):  # fmt: skip
         code, out, err = _ask(terminal, *words)
         assert (code, out) == (2, ""), (words, err)
         assert re.fullmatch(rf"error: [\w-]+ is not installed. Run: pip install 'forebay\[{extra}]'\n", err), err
+
+
+def test_a_spec_is_checked_with_the_command_line_alone(terminal: Path) -> None:
+    """All but the FLOPs, which need torch to be counted."""
+    code, out, err = _ask(terminal, "spec", "check", str(ROOT / "segments" / "movielens.toml"), "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert [s["segment"] for s in found["segments"]][:2] == ["user.profile", "user.recent"]
+    assert "flops" not in found["segments"][0] and found["state_bytes"]["user"] > 0
 
 
 def test_the_page_of_the_package_shows_no_broken_link(built: tuple[Path, Path]) -> None:
