@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -15,18 +14,8 @@ from forebay.errors import BundleError
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import SegmentEncoder, build, encode
 from forebay.segments.quantize import quantize
+from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.spec import SegmentSpec, Side
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """One segment's vectors of n entities: int8 [n, dim], scale float32 [n], newest event's time (ms) int64 [n], and
-    `finite` bool [n]: where it is False the vector is zero and must not replace the entity's last good one."""
-
-    vectors: Int8s
-    scale: Floats
-    newest: Ints
-    finite: Bools
 
 
 class SideEncoders:
@@ -46,6 +35,8 @@ class SideEncoders:
         wanted = devices or {}
         self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
+        self._stateful = [any(f.kind != "id" for f in s.features) for s in self.segments]
+        self._defaults = [self._quantized(p, *_nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
 
     def __enter__(self) -> Self:
         return self
@@ -73,17 +64,21 @@ class SideEncoders:
             ) from None
         return encoder.eval()
 
-    def encode(self, place: int, rows: Ints, hashes: Ints) -> Encoded:
+    def encode(self, place: int, rows: Ints, hashes: Ints) -> SegmentVectors:
         """Segment number `place` of state rows int64 [n, width] whose entities have the hashed ids int64 [n]."""
-        reader = self._readers[place]
-        vectors = encode(self._encoders[place], reader.read(rows, hashes))
+        codes, scale, finite = self._quantized(place, rows, hashes)
+        default, default_scale, _ = self._defaults[place]
+        newest = self._readers[place].newest(rows)
+        return SegmentVectors(codes, scale, newest, finite, self._stateful[place], default[0], default_scale[0])
+
+    def _quantized(self, place: int, rows: Ints, hashes: Ints) -> tuple[Int8s, Floats, Bools]:
+        vectors = encode(self._encoders[place], self._readers[place].read(rows, hashes))
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             vectors = np.where(finite[:, None], vectors, np.float32(0))
-        codes, scale = quantize(vectors)
-        return Encoded(codes, scale, reader.newest(rows), finite)
+        return *quantize(vectors), finite
 
-    def encode_each(self, jobs: Sequence[tuple[int, Ints, Ints]]) -> list[Encoded]:
+    def encode_each(self, jobs: Sequence[tuple[int, Ints, Ints]]) -> list[SegmentVectors]:
         """`encode` of each (place, rows, hashes), in their order; side by side where there are threads."""
         if self._pool is None or len(jobs) < 2:
             return [self.encode(*job) for job in jobs]
@@ -105,10 +100,15 @@ class SideEncoders:
         With `only` the columns of all others are zero."""
         wanted = [p for p, segment in enumerate(self.segments) if only is None or segment in only]
         parts = [np.zeros((len(rows), segment.dim), dtype=np.float32) for segment in self.segments]
-        encoded: Sequence[Encoded] = self.encode_each([(p, rows, hashes) for p in wanted])
+        encoded: Sequence[SegmentVectors] = self.encode_each([(p, rows, hashes) for p in wanted])
         for place, e in zip(wanted, encoded, strict=True):
             parts[place] = e.vectors.astype(np.float32) * e.scale[:, None]
         return np.concatenate(parts, axis=1)
+
+
+def _nothing(width: int) -> tuple[Ints, Ints]:
+    """State and hashed id of an entity of which nothing is known."""
+    return np.zeros((1, width), np.int64), np.zeros(1, np.int64)
 
 
 def _device(name: str, title: str) -> torch.device:

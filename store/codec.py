@@ -87,7 +87,10 @@ class RowCodec:
 
     def pack(self, rows: Rows, ids: Sequence[str]) -> list[bytes]:
         """The records of `rows` (made by `empty`), `ids` in the same order. Fills in `rows["id_bytes"]`."""
-        names = [entity.encode() for entity in ids]
+        return self.pack_named(rows, [entity.encode() for entity in ids])
+
+    def pack_named(self, rows: Rows, names: Sequence[bytes]) -> list[bytes]:
+        """`pack`, of ids in UTF-8."""
         rows["id_bytes"] = np.fromiter(map(len, names), np.uint16, len(names))
         heads = np.ascontiguousarray(rows).view(f"V{self.dtype.itemsize}").tolist()
         return [head + name for head, name in zip(heads, names, strict=True)]

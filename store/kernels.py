@@ -1,4 +1,4 @@
-"""Compiled kernels of the tables: hash lookup and insert, fused gather and dot, top-k. Nothing else is native here.
+"""Compiled kernels of tables and rows: hash lookup and insert, fused gather and dot, top-k. No other code is native.
 
 At top level and with `cache=True`: kernels made in a factory are compiled again at every start. Dtypes are fixed at the
 boundary by their callers, for each new one compiles again. All of them release the GIL.
@@ -10,7 +10,7 @@ low bits of the hash, which xxh3 mixes well; at most half of the cells are in us
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from numba import njit
 from forebay.arrays import Bools, Floats, Int8s, Ints
 
 FREE, DEAD = np.int32(-1), np.int32(-2)
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,6 +99,89 @@ def fill_cells(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
         while cells[at] != -1:
             at = (at + 1) & mask
         cells[at] = rows[i]
+
+
+@_kernel
+def find_ids(
+    cells: npt.NDArray[np.int32], hashes: Ints, starts: Ints, lengths: Ints, names: Bytes, wanted: Ints,
+    wanted_starts: Ints, wanted_ends: Ints, data: Bytes, rows: Ints,
+) -> None:  # fmt: skip
+    """Write the row of each wanted id to `rows` int64 [n], -1 where there is none. Ids of one hash are told apart.
+
+    Row r has the hash `hashes[r]`, and its id lies in `names` from `starts[r]`, `lengths[r]` bytes long; wanted id i
+    lies in `data` from `wanted_starts[i]` to `wanted_ends[i]`.
+    """
+    mask = len(cells) - 1
+    for i in range(len(wanted)):
+        at = wanted[i] & mask
+        length = wanted_ends[i] - wanted_starts[i]
+        rows[i] = -1
+        while cells[at] != -1:
+            row = cells[at]
+            if row >= 0 and hashes[row] == wanted[i] and lengths[row] == length:
+                same = True
+                for k in range(length):
+                    if names[starts[row] + k] != data[wanted_starts[i] + k]:
+                        same = False
+                        break
+                if same:
+                    rows[i] = row
+                    break
+            at = (at + 1) & mask
+
+
+@_kernel
+def claim_ids(
+    cells: npt.NDArray[np.int32], hashes: Ints, starts: Ints, lengths: Ints, names: Bytes, wanted: Ints,
+    wanted_starts: Ints, wanted_ends: Ints, data: Bytes, free: Ints, end: int, rows: Ints, fresh: Bools,
+) -> tuple[int, int]:  # fmt: skip
+    """Find or insert each wanted id; an id that comes twice gets one row. New ones take rows off the end of `free`, and
+    their bytes are put into `names` from `end` on. Returns how many rows were taken, and the new end.
+
+    The caller has made room: free cells, free rows and bytes for all of `wanted`.
+    """
+    mask = len(cells) - 1
+    taken = 0
+    for i in range(len(wanted)):
+        at = wanted[i] & mask
+        length = wanted_ends[i] - wanted_starts[i]
+        fresh[i] = True
+        while cells[at] != -1:  # dead cells are not reused: they go when the cells are filled anew
+            row = cells[at]
+            if row >= 0 and hashes[row] == wanted[i] and lengths[row] == length:
+                same = True
+                for k in range(length):
+                    if names[starts[row] + k] != data[wanted_starts[i] + k]:
+                        same = False
+                        break
+                if same:
+                    rows[i] = row
+                    fresh[i] = False
+                    break
+            at = (at + 1) & mask
+        if fresh[i]:
+            taken += 1
+            row = free[len(free) - taken]
+            hashes[row], starts[row], lengths[row] = wanted[i], end, length
+            for k in range(length):
+                names[end + k] = data[wanted_starts[i] + k]
+            end += length
+            cells[at] = row
+            rows[i] = row
+    return taken, end
+
+
+@_kernel
+def pack_names(names: Bytes, starts: Ints, lengths: Ints, rows: Ints, out: Bytes) -> int:
+    """Put the ids of `rows` into `out` one behind the other, and make `starts` say so. Returns how many bytes."""
+    end = 0
+    for i in range(len(rows)):
+        row = rows[i]
+        for k in range(lengths[row]):
+            out[end + k] = names[starts[row] + k]
+        starts[row] = end
+        end += lengths[row]
+    return end
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]

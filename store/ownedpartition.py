@@ -8,7 +8,8 @@ and read again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -17,38 +18,78 @@ import numpy as np
 from forebay.arrays import Bools, Ints
 from forebay.clock import HOUR_MS
 from forebay.errors import StoreError, StoreMissing, TopicMismatch
-from forebay.segments.state.fold import Fold
-from forebay.segments.state.ids import hash_ids
-from forebay.segments.state.layout import NEWEST, UPDATED, Layout
-from forebay.store.codec import HELD, RowCodec, Rows
-from forebay.store.partitionstore import PartitionMeta, PartitionStore, spilled_keys
+from forebay.segments.segmentvectors import SegmentVectors
+from forebay.segments.state.columns import Columns
+from forebay.segments.state.fold import DEEP, DUPLICATE, Fold
+from forebay.segments.state.ids import Ids
+from forebay.segments.state.layout import NEWEST, UPDATED
+from forebay.segments.state.stretch import Stretch
+from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
+from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow, spilled_keys
+from forebay.store.rowindex import RowIndex
+from forebay.telemetry import emit
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a stretch came to: `new` int64 are the places of the behaviours that counted, ascending; the rest were
+    duplicates. `retired` are the ids (UTF-8) that its tick ended, whose rows are gone."""
+
+    new: Ints
+    retired: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True)
+class Pending:
+    """Pairs of a partition that wait to be encoded: `rows` int64 [n] ascending, and for each the mask of its segments
+    int64 [n]."""
+
+    rows: Ints
+    masks: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def of(self, segment: int) -> Ints:
+        """The rows that wait for one segment, int64 ascending."""
+        return self.rows[self.masks >> segment & 1 == 1]
 
 
 class OwnedPartition:
-    """State of one source partition, in step with `meta.offset` once `apply` has returned. One thread at a time."""
+    """State of one source partition, in step with `meta.offset` once `advance` has returned. One thread at a time."""
 
-    def __init__(self, layout: Layout, codec: RowCodec, store: PartitionStore, meta: PartitionMeta) -> None:
-        self.layout, self.codec, self.store, self.meta = layout, codec, store, meta
-        self.rows = np.zeros((1024, layout.width), dtype=np.int64)
-        self.vectors: Rows = codec.empty(1024)
-        self.dirty = np.zeros(1024, dtype=np.int64)  # bit s: segment s waits to be encoded
-        self.hashes = np.zeros(1024, dtype=np.int64)
+    def __init__(
+        self, fold: Fold, codec: RowCodec, store: PartitionStore, meta: PartitionMeta, *, retire_after_ms: int = 0
+    ) -> None:
+        self.codec, self.store, self.meta = codec, store, meta
+        self.layout, self._fold, self._retire_after_ms = fold.layout, fold, retire_after_ms
+        self.index = RowIndex()
+        count = self.index.capacity
+        self.rows: Ints = np.zeros((count, self.layout.width), np.int64)
+        self.vectors: Rows = codec.empty(count)
+        self.pending: Ints = np.zeros(count, np.int64)  # bit s: segment s waits to be encoded
+        self._changed: Bools = np.zeros(count, np.bool_)  # the store has an older copy
+        self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
         self._encoders = codec.column(codec.empty(1), "encoder")
-        self.ids: list[str] = []
-        self._row: dict[str, int] = {}
-        self._free: list[int] = []
-        self._changed: set[int] = set()  # rows that the store has an older copy of
-        self._deleted: set[str] = set()
+        self._deleted: set[bytes] = set()
         self._spilled: dict[bytes, None] = {}  # event ids that the store does not have yet
         self._expired_to = 0
         # Windows and retirement are moved by ticks, which touch every row: those layouts are held whole.
-        self.whole = any(b.feature.over_ms for b in layout.blocks)
+        self.whole = retire_after_ms > 0 or any(b.feature.over_ms for b in self.layout.blocks)
 
     @classmethod
     def open(
-        cls, path: Path, layout: Layout, codec: RowCodec, fresh: PartitionMeta, *, whole: bool, create: bool
+        cls,
+        path: Path,
+        fold: Fold,
+        codec: RowCodec,
+        fresh: PartitionMeta,
+        *,
+        create: bool,
+        retire_after_ms: int = 0,
     ) -> OwnedPartition:
-        """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from.
+        """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from. Entities that are
+        idle for `retire_after_ms` of log time go with a tick; 0: never.
 
         Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch
         (the topic is another one than the state was folded from) or StoreError (the rows are of another layout).
@@ -61,77 +102,50 @@ class OwnedPartition:
             if meta is None:
                 # At once: where it began must be known after a crash, or a gap would look like a new start.
                 meta = fresh
-                store.write(puts=[], deletes=[], spilled=[], expire_before_ms=None, meta=meta)
+                store.write(meta=meta)
             _check(meta, fresh, path)
-            partition = cls(layout, codec, store, meta)
-            partition.whole |= whole
+            partition = cls(fold, codec, store, meta, retire_after_ms=retire_after_ms)
             if partition.whole:
                 partition._load_all()
+            partition._load_pending()
             return partition
         except BaseException:
             store.close()
             raise
 
     def __len__(self) -> int:
-        return len(self.ids)
+        """How many entities are in memory."""
+        return len(self.index)
 
-    def is_known(self, entity: str) -> bool:
-        """Whether the entity has a row in memory. True is final; False may still be on disk."""
-        return entity in self._row
+    def rows_of(self, ids: Ids) -> Ints:
+        """Row numbers int64 [n], read from the store or made new where they are not in memory yet.
 
-    def rows_of(self, entities: Sequence[str]) -> Ints:
-        """Row numbers int64 [n] of `entities`, read from the store or made new where they are not in memory yet.
-
-        A new row has every segment dirty.
+        In a new row every segment is pending.
         """
-        row = self._row
-        missing = [e for e in dict.fromkeys(entities) if e not in row]
-        if missing:
-            found = [None] * len(missing) if self.whole else self.store.get(missing)
-            hashes = hash_ids(missing)
-            for entity, value, hashed in zip(missing, found, hashes.tolist(), strict=True):
-                self._place(entity, hashed, value)
-        return np.fromiter((row[e] for e in entities), dtype=np.int64, count=len(entities))
+        rows = self.index.find(ids)
+        missing = np.flatnonzero(rows < 0)
+        if len(missing):
+            rows[missing], fresh = self.index.claim(ids.take(missing))
+            self._fit()
+            new = rows[missing[fresh]]
+            self.pending[new] = self.layout.segment_bits
+            names = self.index.names(new)
+            if not self.whole:  # else all that the store has is here
+                self._load(new, self.store.get(names))
+            self._deleted.difference_update(names)
+        return rows
 
-    def seen(self, times: Ints, entities: Ints, ids: Ints) -> Bools:
-        """Whether each deep event (its time, entity hash and id hash) was accepted before, bool [n]."""
-        keys = spilled_keys(times, entities, ids)
-        return np.array([k in self._spilled or s for k, s in zip(keys, self.store.seen(keys), strict=True)], dtype=bool)
+    # -- the fold
 
-    def spill(self, times: Ints, entities: Ints, ids: Ints) -> None:
-        """Remember event ids that left their entity's list."""
-        self._spilled.update(dict.fromkeys(spilled_keys(times, entities, ids)))
-
-    def touched(self, rows: Ints) -> None:
-        """`rows` differ from the store's copies."""
-        self._changed.update(rows.tolist())
-
-    def tick(self, fold: Fold, time: int) -> None:
-        """Move the partition's clock to `time` (ms): windows end, and what that changed is dirty."""
-        if time <= self.meta.clock:
-            return
-        before = self.dirty.copy()
-        fold.advance(self.rows, self.meta.clock, np.full(len(self.ids), time, dtype=np.int64), self.dirty)
-        self.touched(np.flatnonzero(self.dirty != before))
-        self.meta = msgspec.structs.replace(self.meta, clock=time)
-
-    def idle(self, before: int) -> list[int]:
-        """Rows whose entity has had neither behaviour nor update since `before` (ms)."""
-        newest = np.maximum(self.rows[: len(self.ids), NEWEST], self.rows[: len(self.ids), UPDATED])
-        return [r for r in np.flatnonzero((newest < before) & (newest > 0)).tolist() if self.ids[r]]
-
-    def delete(self, row: int) -> str:
-        """Forget an entity; returns its id. Its row is zeroed and used again."""
-        entity = self.ids[row]
-        del self._row[entity]
-        self.ids[row] = ""
-        self.rows[row] = 0
-        self.vectors[row : row + 1] = self.codec.empty(1)
-        self.dirty[row] = self.hashes[row] = 0
-        self._changed.discard(row)
-        self._deleted.add(entity)
-        self._free.append(row)
-        return entity
+    def fold(self, stretch: Stretch) -> Folded:
+        """Step 2: move the state past a stretch. If it raises, state is unknown: close the partition and open it
+        again."""
+        new = self._fold_behaviours(stretch.behaviours) if len(stretch.behaviours) else np.zeros(0, np.int64)
+        if len(stretch.updates):
+            at = self.rows_of(stretch.updates.entities)
+            self._fold.updates(self.rows, at, stretch.updates, self.pending)
+            self._changed[at] = True
+        return Folded(new, self._tick(stretch.tick) if stretch.tick else ())
 
     def advance(self, offset: int, newest_append: int) -> None:
         """All records below `offset` are applied, the newest of them appended at `newest_append` (ms)."""
@@ -139,41 +153,140 @@ class OwnedPartition:
             self.meta, offset=offset, newest_append=max(newest_append, self.meta.newest_append)
         )
 
+    def _fold_behaviours(self, columns: Columns) -> Ints:
+        at = self.rows_of(columns.entities)
+        if self.layout.identity is not None:
+            order = Fold.order(at, columns)
+            order = order[self._is_new(at[order], columns.take(order))]
+        else:  # interactions are in the log once; two users' ones may share (item, time, id)
+            order = np.lexsort((columns.ids, columns.times, at))
+        at, columns = at[order], columns.take(order)
+        left = self._fold.behaviours(self.rows, at, columns, self.meta.clock, self.pending)
+        gone = np.flatnonzero(left[:, 0])
+        if len(gone):
+            keys = spilled_keys(left[gone, 0], self.index.hashes[at[gone]], left[gone, 1])
+            self._spilled.update(dict.fromkeys(keys))
+        self._changed[at] = True
+        return np.sort(order)
+
+    def _is_new(self, at: Ints, events: Columns) -> Bools:
+        verdict = self._fold.classify(self.rows, at, events)
+        new: Bools = verdict != DUPLICATE
+        deep = np.flatnonzero(verdict == DEEP)
+        if len(deep):
+            new[deep] = ~self.seen(events.times[deep], self.index.hashes[at[deep]], events.ids[deep])
+        return new
+
+    def seen(self, times: Ints, entities: Ints, ids: Ints) -> Bools:
+        """Whether each deep event (its time, entity hash and id hash) was accepted before, bool [n]."""
+        keys = spilled_keys(times, entities, ids)
+        return np.array([k in self._spilled or s for k, s in zip(keys, self.store.seen(keys), strict=True)], dtype=bool)
+
+    def _tick(self, time: int) -> Sequence[bytes]:
+        """Move the partition's clock to `time` (ms): windows end, what that changed is pending, idle entities go."""
+        if time > self.meta.clock:
+            # By themselves: a pair that waits already says nothing of what the store knows.
+            moved = np.zeros_like(self.pending)
+            in_use = self.index.rows()
+            clocks = np.full(in_use[-1] + 1 if len(in_use) else 0, time, np.int64)
+            self._fold.advance(self.rows, self.meta.clock, clocks, moved)
+            self.pending |= moved
+            self._changed |= moved != 0
+            self.meta = msgspec.structs.replace(self.meta, clock=time)
+        if not self._retire_after_ms:
+            return ()
+        rows = self.index.rows()
+        newest = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
+        return self._delete(rows[(newest < time - self._retire_after_ms) & (newest > 0)])
+
+    def _delete(self, rows: Ints) -> list[bytes]:
+        """Forget the entities of `rows`; returns their ids. The rows are zeroed and used again."""
+        names = self.index.names(rows)
+        self.index.release(rows)
+        self.rows[rows] = self.pending[rows] = 0
+        self.vectors[rows] = self.codec.empty(len(rows))
+        self._changed[rows] = self._marked[rows] = False
+        self._deleted.update(names)
+        return names
+
+    # -- vectors
+
+    def waiting(self) -> Pending:
+        """The pairs that wait to be encoded."""
+        rows = np.flatnonzero(self.pending)
+        return Pending(rows, self.pending[rows])
+
+    def put(self, pending: Pending, vectors: Mapping[int, SegmentVectors]) -> list[tuple[bytes, bytes]]:
+        """Take what `pending` was encoded to, and return the records (id, value) of its rows, for the log.
+
+        `vectors` has an entry for each segment that waited, of `pending.of(segment)`. Every pair of those rows is up to
+        date as of `meta.newest_append` then, whether an event touched it or not; a held one stays where it was.
+        """
+        rows, as_of = pending.rows, self.meta.newest_append
+        for place, segment in enumerate(self.codec.segments):
+            part = self.vectors["segments"][segment.name]
+            if place in vectors:
+                self._put_segment(part, segment.name, pending.of(place), vectors[place])
+            current = rows[part["flags"][rows] & HELD == 0]
+            part["as_of"][current] = as_of
+        self.pending[rows] = 0
+        self._changed[rows] = True
+        return self.records(rows)
+
+    def _put_segment(self, part: Rows, name: str, at: Ints, found: SegmentVectors) -> None:
+        good, kept = at[found.finite], at[~found.finite]
+        part["vector"][good] = found.vectors[found.finite]
+        part["scale"][good] = found.scale[found.finite]
+        part["last_event"][good] = newest = found.newest[found.finite]
+        part["flags"][good] = np.where(found.stateful & (newest == 0), DEFAULT, 0)
+        if len(kept):
+            # No finite vector: the last good one stays, its as_of with it; the default where there is none.
+            emit("held", side=self.codec.side, segment=name, rows=len(kept))
+            never = kept[part["as_of"][kept] == 0]
+            part["vector"][never], part["scale"][never] = found.default, found.default_scale
+            part["flags"][never] = DEFAULT
+            part["flags"][kept] |= HELD
+
+    def records(self, rows: Ints) -> list[tuple[bytes, bytes]]:
+        """The records (id, value) of rows, as they travel on the vectors topic."""
+        names = self.index.names(rows)
+        return list(zip(names, self.codec.pack_named(self.vectors[rows], names), strict=True))
+
     def settle(self, offset: int, as_of: int) -> None:
         """Backfill's last word: state is what the log has up to `offset`, at append time `as_of` (ms), in every row."""
         self.meta = msgspec.structs.replace(self.meta, offset=offset, newest_append=as_of)
-        rows = np.array([r for r, entity in enumerate(self.ids) if entity], dtype=np.int64)
+        rows = self.index.rows()
         for segment in self.codec.segments:
             part = self.vectors["segments"][segment.name]
             part["as_of"][rows] = np.where(part["flags"][rows] & HELD, 0, as_of)
-        self.touched(rows)
+        self._changed[rows] = True
+
+    # -- the store
 
     def flush(self, keep_ids_ms: int) -> None:
         """Write behind: everything that changed since the last flush and the offset, in one batch.
 
-        Called only between a commit and the next fold, so that the store never leads the group. Event ids older than
-        `keep_ids_ms` before the newest append time are forgotten: their duplicates are late by then. A partition with
-        dirty pairs (folded silently, not yet emitted) is left alone: the store does not keep that mark, a second silent
-        fold does.
+        Called only between a commit and the next fold, so that the store never leads the group. What waits to be
+        encoded is written as such, and the store's next owner encodes it. Event ids older than `keep_ids_ms` before the
+        newest append time are forgotten: their duplicates are late by then.
         """
-        if self.dirty[: len(self.ids)].any():
-            return
-        puts = [
-            (self.ids[r], self.layout.pack(self.rows[r]), self.vectors[r : r + 1].tobytes())
-            for r in sorted(self._changed)
-        ]
+        rows = np.flatnonzero(self._changed)
         horizon = self.meta.newest_append - keep_ids_ms
         # A range delete leaves a tombstone that reads pay for: one for each hour of log time is enough.
         expire = horizon if horizon - self._expired_to >= HOUR_MS else None
+        waits, names = self.pending[rows], self.index.names(rows)
         self.store.write(
-            puts=puts,
+            puts=list(zip(names, self._stored(rows), strict=True)),
             deletes=sorted(self._deleted),
+            pending=[(name, mask) for name, mask in zip(names, waits.tolist(), strict=True) if mask],
+            settled=self.index.names(rows[self._marked[rows] & (waits == 0)]),
             spilled=list(self._spilled),
             expire_before_ms=expire,
             meta=self.meta,
         )
         self._expired_to = horizon if expire is not None else self._expired_to
-        self._changed.clear()
+        self._marked[rows] = waits != 0
+        self._changed[:] = False
         self._deleted.clear()
         self._spilled.clear()
 
@@ -181,41 +294,49 @@ class OwnedPartition:
         """Let go of the store without writing: what was not flushed is in the log."""
         self.store.close()
 
+    def _stored(self, rows: Ints) -> list[StoredRow]:
+        states, vectors = self.rows[rows].tobytes(), self.vectors[rows].tobytes()
+        width, size = self.layout.width * 8, self.codec.dtype.itemsize
+        return [
+            StoredRow(states[n * width : (n + 1) * width].rstrip(b"\0"), vectors[n * size : (n + 1) * size])
+            for n in range(len(rows))
+        ]
+
+    def _load(self, rows: Ints, found: Sequence[StoredRow | None]) -> None:
+        for row, stored in zip(rows.tolist(), found, strict=True):
+            if stored is None:
+                continue
+            self.rows[row] = self.layout.unpack(stored.state)
+            vectors = np.frombuffer(stored.vectors, self.codec.dtype)
+            # Else they are those of other encoders over the same state, and all of the row waits.
+            if len(vectors) == 1 and (self.codec.column(vectors, "encoder") == self._encoders).all():
+                self.vectors[row], self.pending[row] = vectors[0], 0
+
     def _load_all(self) -> None:
-        entities, values = [], []
-        for entity, state, vectors in self.store.scan():
-            entities.append(entity)
-            values.append((state, vectors))
-        for entity, hashed, value in zip(entities, hash_ids(entities).tolist(), values, strict=True):
-            self._place(entity, hashed, value)
+        names, stored = [], []
+        for name, row in self.store.scan():
+            names.append(name)
+            stored.append(row)
+        rows, _ = self.index.claim(Ids.of_bytes(names))
+        self._fit()
+        self.pending[rows] = self.layout.segment_bits
+        self._load(rows, stored)
 
-    def _place(self, entity: str, hashed: int, value: tuple[bytes, bytes] | None) -> None:
-        if self._free:
-            row = self._free.pop()
-            self.ids[row] = entity
-        else:
-            row = len(self.ids)
-            if row == len(self.rows):
-                self._grow()
-            self.ids.append(entity)
-        self._row[entity], self.hashes[row] = row, hashed
-        if value is None:
-            self.dirty[row] = self.layout.segment_bits
-            self._deleted.discard(entity)
-        else:
-            self.rows[row] = self.layout.unpack(value[0])
-            stored = np.frombuffer(value[1], dtype=self.codec.dtype)
-            if len(stored) == 1 and (self.codec.column(stored, "encoder") == self._encoders).all():
-                self.vectors[row] = stored[0]
-            else:  # emitted by other encoders over the same state
-                self.dirty[row] = self.layout.segment_bits
+    def _load_pending(self) -> None:
+        """What the last owner left to be encoded: no event need touch it any more."""
+        waits = self.store.pending()
+        rows = self.rows_of(Ids.of_bytes([name for name, _ in waits]))
+        self.pending[rows] |= np.fromiter((mask for _, mask in waits), np.int64, len(waits))
+        self._marked[rows] = True
 
-    def _grow(self) -> None:
-        size = len(self.rows)
-        self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-        self.vectors = np.concatenate([self.vectors, self.codec.empty(size)])
-        self.dirty = np.concatenate([self.dirty, np.zeros(size, dtype=np.int64)])
-        self.hashes = np.concatenate([self.hashes, np.zeros(size, dtype=np.int64)])
+    def _fit(self) -> None:
+        if (more := self.index.capacity - len(self.pending)) <= 0:
+            return
+        self.rows = np.concatenate([self.rows, np.zeros((more, self.layout.width), np.int64)])
+        self.vectors = np.concatenate([self.vectors, self.codec.empty(more)])
+        self.pending = np.concatenate([self.pending, np.zeros(more, np.int64)])
+        self._changed = np.concatenate([self._changed, np.zeros(more, np.bool_)])
+        self._marked = np.concatenate([self._marked, np.zeros(more, np.bool_)])
 
 
 def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:

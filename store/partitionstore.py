@@ -1,11 +1,15 @@
 """A worker's state for one source partition: a cache of a fold of the log, in one RocksDB directory.
 
-Three kinds of key in one column family, told apart by the first byte:
+Four kinds of key in one column family, told apart by the first byte:
 
-    e<id>                                 an entity: u4 bytes of state, state as the fold packs it, vectors emitted last
+    e<id>                                 an entity: a StoredRow
     d<time 8><entity hash 8><event id 8>  an event id that no longer fits its entity's row (big-endian: time first, so
                                           that forgetting the old ones is one range delete)
+    p<id>                                 u8 mask: bit s says that the entity's segment s waits to be encoded
     m                                     PartitionMeta, as JSON
+
+A StoredRow is u4 bytes of state | state as the fold packs it | the vectors emitted last. What waits has keys of its
+own, and not a field of the row: the next owner finds it without reading every row.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -24,13 +28,20 @@ from forebay.arrays import Ints
 from forebay.errors import StoreCorrupt
 from forebay.store.rocks import Rocks
 
-_ENTITY, _SPILLED, _META = b"e", b"d", b"m"
+_ENTITY, _SPILLED, _PENDING, _META = b"e", b"d", b"p", b"m"
 # Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
     "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another "
     "generation "
     "from a history that reaches to now: forebay backfill --generation NEW"
 )
+
+
+class StoredRow(NamedTuple):
+    """An entity's packed state, and the vectors emitted last."""
+
+    state: bytes
+    vectors: bytes
 
 
 class PartitionMeta(msgspec.Struct, frozen=True):
@@ -76,10 +87,10 @@ class PartitionStore:
         except msgspec.MsgspecError as error:
             raise StoreCorrupt(f"unreadable meta: {error}", where=str(self.path), do=RESTORE) from None
 
-    def get(self, ids: Sequence[str]) -> list[tuple[bytes, bytes] | None]:
-        """State and last emitted vectors of `ids`, None where there is none."""
-        found = self._rocks.get([_ENTITY + entity.encode() for entity in ids])
-        return [None if value is None else _parts(value) for value in found]
+    def get(self, ids: Sequence[bytes]) -> list[StoredRow | None]:
+        """The rows of `ids`, None where there is none."""
+        found = self._rocks.get([_ENTITY + entity for entity in ids])
+        return [None if value is None else _unpacked(value) for value in found]
 
     def seen(self, keys: Sequence[bytes]) -> list[bool]:
         """Whether each of `keys` (from `spilled_keys`) has been spilled and not yet expired."""
@@ -88,14 +99,16 @@ class PartitionStore:
     def write(
         self,
         *,
-        puts: Sequence[tuple[str, bytes, bytes]],
-        deletes: Sequence[str],
-        spilled: Sequence[bytes],
-        expire_before_ms: int | None,
         meta: PartitionMeta,
+        puts: Sequence[tuple[bytes, StoredRow]] = (),
+        deletes: Sequence[bytes] = (),
+        pending: Sequence[tuple[bytes, int]] = (),
+        settled: Sequence[bytes] = (),
+        spilled: Sequence[bytes] = (),
+        expire_before_ms: int | None = None,
     ) -> None:
-        """One batch: entities (id, state, vectors), forgotten entities, spilled keys and `meta`. Whole or absent after
-        a crash.
+        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, spilled
+        keys and `meta`. Whole or absent after a crash.
 
         `expire_before_ms` forgets spilled keys of earlier event times. Each one leaves a range tombstone that reads pay
         for: pass it when the log's clock has moved on, not with every batch. If this raises, the store is unusable:
@@ -104,19 +117,27 @@ class PartitionStore:
         batch = WriteBatch(raw_mode=True)
         if expire_before_ms is not None:
             batch.delete_range(_SPILLED, _SPILLED + max(0, expire_before_ms).to_bytes(8, "big"))
-        for entity, state, vectors in puts:
-            batch.put(_ENTITY + entity.encode(), len(state).to_bytes(4, "little") + state + vectors)
+        for entity, row in puts:
+            batch.put(_ENTITY + entity, _packed(row))
         for entity in deletes:
-            batch.delete(_ENTITY + entity.encode())
+            batch.delete(_ENTITY + entity)
+            batch.delete(_PENDING + entity)
+        for entity, mask in pending:
+            batch.put(_PENDING + entity, mask.to_bytes(8, "little"))
+        for entity in settled:
+            batch.delete(_PENDING + entity)
         for key in spilled:
             batch.put(_SPILLED + key, b"")
         batch.put(_META, msgspec.json.encode(meta))
         self._rocks.write(batch)
 
-    def scan(self) -> Iterator[tuple[str, bytes, bytes]]:
-        """Every entity's id, state and vectors, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends
-        early."""
-        return ((key.decode(), *_parts(value)) for key, value in self._rocks.scan(_ENTITY))
+    def scan(self) -> Iterator[tuple[bytes, StoredRow]]:
+        """Every entity's id and row, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends early."""
+        return ((key, _unpacked(value)) for key, value in self._rocks.scan(_ENTITY))
+
+    def pending(self) -> list[tuple[bytes, int]]:
+        """What waits to be encoded: id and mask of segments."""
+        return [(key, int.from_bytes(value, "little")) for key, value in self._rocks.scan(_PENDING)]
 
     def scan_spilled(self) -> Iterator[bytes]:
         """Every spilled key (24 bytes), oldest event time first."""
@@ -134,7 +155,7 @@ class PartitionStore:
             for key, value in self._rocks.scan(prefix):
                 if prefix == _SPILLED and int.from_bytes(key[:8], "big") < spilled_from_ms:
                     continue
-                state = _parts(value)[0] if prefix == _ENTITY else b""
+                state = _unpacked(value).state if prefix == _ENTITY else b""
                 total.update(b"%b%d,%d:" % (prefix, len(key), len(state)) + key + state)
         return total.hexdigest()
 
@@ -155,9 +176,13 @@ class PartitionStore:
         self.close()
 
 
-def _parts(value: bytes) -> tuple[bytes, bytes]:
+def _packed(row: StoredRow) -> bytes:
+    return len(row.state).to_bytes(4, "little") + row.state + row.vectors
+
+
+def _unpacked(value: bytes) -> StoredRow:
     end = 4 + int.from_bytes(value[:4], "little")
-    return value[4:end], value[end:]
+    return StoredRow(value[4:end], value[end:])
 
 
 def spilled_keys(times: Ints, entities: Ints, ids: Ints) -> list[bytes]:

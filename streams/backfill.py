@@ -24,7 +24,8 @@ from forebay.store.generation import MANIFEST, Generation
 from forebay.streams.offsets import bounds
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe
-from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
 
 BATCH = 4096
@@ -128,14 +129,12 @@ def _time(event: Event) -> int:
 def _publish(processor: Processor, log: TransactionLog) -> None:
     """Every entity's vectors, a partition at a time."""
     for number, owned in processor.partitions.items():
-        for start in range(0, len(owned), BATCH):
-            ids = owned.ids[start : start + BATCH]
-            values = processor.codec.pack(owned.vectors[start : start + len(ids)], ids)
-            # A row without an id is free: the last tick retired its user.
-            outcome = Outcome(vectors=[(number, e.encode(), v) for e, v in zip(ids, values, strict=True) if e])
-            if start + BATCH >= len(owned):
-                outcome.watermarks[number] = owned.meta.newest_append
-            log.commit(outcome, [], None, {}, interactions=False)
+        rows = owned.index.rows()
+        for start in range(0, len(rows), BATCH):
+            records = [(number, name, value) for name, value in owned.records(rows[start : start + BATCH])]
+            last = start + BATCH >= len(rows)
+            watermarks = {number: owned.meta.newest_append} if last else {}
+            log.commit(Outcome(vectors=records, watermarks=watermarks), [], None, {}, interactions=False)
 
 
 def _ends(bootstrap: str, topic: str, count: int) -> dict[int, int]:

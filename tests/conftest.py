@@ -161,7 +161,8 @@ def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
         found: dict[str, tuple[bytes, bytes]] = {}
         for path in sorted(folder.glob(f"{side}-*")):
             with PartitionStore.open(path, create=False) as store:
-                for entity, state, vectors in store.scan():
+                for name, (state, vectors) in store.scan():
+                    entity = name.decode()
                     assert entity not in found
                     found[entity] = (state, without_as_of(codec_of(bundle, side), vectors))
         return found

@@ -24,7 +24,7 @@ from forebay.arrays import Floats
 from forebay.segments.encoders.contract import SegmentEncoder
 from forebay.segments.state.readout import Inputs
 
-CANONICAL = 128  # at 64 per-call overhead shows, at 256 a single dirty user pays for 255 empty rows
+CANONICAL = 128  # at 64 per-call overhead shows, at 256 a single pending user pays for 255 empty rows
 
 
 def tensors(inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -17,7 +17,8 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.history.examples import Examples
 from forebay.segments.history.replay import SideLog, snapshots
-from forebay.segments.sideencoders import Encoded, SideEncoders
+from forebay.segments.segmentvectors import SegmentVectors
+from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.training.metrics import auc
 
@@ -54,7 +55,7 @@ def worth(bundle: Bundle, history: History, since: int) -> Worth:
     )
 
 
-def final_vectors(bundle: Bundle, history: History, side: Side, clock: int) -> tuple[list[str], list[Encoded]]:
+def final_vectors(bundle: Bundle, history: History, side: Side, clock: int) -> tuple[list[str], list[SegmentVectors]]:
     """Ids, and for each segment the vectors after the whole `history` with ticks up to `clock` (ms): what a stream that
     has consumed the same events must be serving, to the bit."""
     if side == "user":

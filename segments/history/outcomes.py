@@ -59,7 +59,7 @@ def _credited(events: Columns, keys: Ints, shown: Bools, outcome: Bools, within_
     """int64 places of the impressions that an outcome is credited to: for each the latest by (time, id) of the same
     user, item and key, at most `within_ms` older."""
     asked = np.flatnonzero(shown | outcome)
-    users, items = hash_ids(events.entities)[asked], events.matrix[asked, 0]
+    users, items = events.entities.hashes[asked], events.matrix[asked, 0]
     keys, times = keys[asked], events.times[asked]
     # In one millisecond the outcome comes after its impression, whatever their ids are.
     order = np.lexsort((events.ids[asked], outcome[asked], times, keys, items, users))

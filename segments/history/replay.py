@@ -48,13 +48,14 @@ class SideLog:
         """The history of one side; a user's entries of one (time, id) are taken once."""
         coder = ColumnCoder(spec, side)
         acted, updated = coder.behaviours(behaviours), coder.updates(updates)
-        names = sorted({*acted.entities, *updated.entities})
+        actors, updaters = acted.entities.to_strings(), updated.entities.to_strings()
+        names = sorted({*actors, *updaters})
         row = {name: place for place, name in enumerate(names)}
-        at = np.array([row[e] for e in acted.entities], dtype=np.int64)
+        at = np.array([row[e] for e in actors], dtype=np.int64)
         # Interactions were told apart as behaviours: those of two users may share (item, time, id).
         order = Fold.order(at, acted) if side == "user" else np.lexsort((acted.ids, acted.times, at))
         acted, at = acted.take(order), at[order]
-        updated_at = np.array([row[e] for e in updated.entities], dtype=np.int64)
+        updated_at = np.array([row[e] for e in updaters], dtype=np.int64)
         entity = np.concatenate([at, updated_at])
         time = np.concatenate([acted.times, updated.times])
         source = np.concatenate([np.arange(len(acted)), -1 - np.arange(len(updated))])
@@ -74,7 +75,7 @@ def snapshots(layout: Layout, log: SideLog, rows: Ints, times: Ints, clocks: Int
     int64 [m] (ms). `clocks` int64 [m] is the newest tick of each question; by default the last full hour before it."""
     fold = Fold(layout)
     state = np.zeros((len(log.entities), layout.width), dtype=np.int64)
-    dirty = np.zeros(len(log.entities), dtype=np.int64)
+    pending = np.zeros(len(log.entities), dtype=np.int64)
     out = np.zeros((len(rows), layout.width), dtype=np.int64)
     known = np.flatnonzero(rows >= 0)
     seen = _entries_before(log, rows[known], times[known])
@@ -86,7 +87,7 @@ def snapshots(layout: Layout, log: SideLog, rows: Ints, times: Ints, clocks: Int
         out[asked] = state[rows[asked]]
         if done + 2 < len(bounds):
             entry = log.source[log.starts[:-1][lengths > done] + done]
-            _fold_entries(fold, log, entry, np.flatnonzero(lengths > done), state, dirty)
+            _fold_entries(fold, log, entry, np.flatnonzero(lengths > done), state, pending)
     ticks = times // HOUR_MS * HOUR_MS if clocks is None else clocks
     fold.advance(out, 0, ticks, np.zeros(len(out), dtype=np.int64))
     return out
@@ -101,9 +102,9 @@ def _entries_before(log: SideLog, rows: Ints, times: Ints) -> Ints:
     return np.searchsorted(entries, rows * span + np.searchsorted(moments, times)) - log.starts[rows]
 
 
-def _fold_entries(fold: Fold, log: SideLog, entry: Ints, at: Ints, state: Ints, dirty: Ints) -> None:
+def _fold_entries(fold: Fold, log: SideLog, entry: Ints, at: Ints, state: Ints, pending: Ints) -> None:
     acts = entry >= 0
     if acts.any():
-        fold.behaviours(state, at[acts], log.behaviours.take(entry[acts]), 0, dirty)
+        fold.behaviours(state, at[acts], log.behaviours.take(entry[acts]), 0, pending)
     if not acts.all():
-        fold.updates(state, at[~acts], log.updates.take(-1 - entry[~acts]), dirty)
+        fold.updates(state, at[~acts], log.updates.take(-1 - entry[~acts]), pending)

@@ -186,7 +186,7 @@ class Spec:
     canonical: str = field(repr=False)
 
     def side(self, side: Side) -> tuple[SegmentSpec, ...]:
-        """The side's segments, in the order of the file. Their place is their bit in every dirty mask."""
+        """The side's segments, in the order of the file. Their place is their bit in every pending mask."""
         return self._by_side[side]
 
     @cached_property

@@ -12,7 +12,7 @@ from forebay.arrays import Ints, Places
 from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, UserProfile
 from forebay.segments.spec import Side, Spec
 from forebay.segments.spec.attribute import MAX_NUMBER, THOUSANDTHS, AttributeSpec, bucket_of
-from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.ids import Ids, hash_ids
 
 Behaving: TypeAlias = Behaviour | Interaction
 Updating: TypeAlias = UserProfile | ItemUpdate
@@ -20,26 +20,24 @@ Updating: TypeAlias = UserProfile | ItemUpdate
 
 @dataclass(frozen=True)
 class Columns:
-    """A batch of events: `entities` (ids, length n), event `times` (ms) and hashed `ids` int64 [n], `matrix` int64 [n,
-    columns].
+    """A batch of n events: `entities`, event `times` (ms) and hashed `ids` int64 [n], `matrix` int64 [n, columns].
 
     The matrix has a Layout's `event_columns` or `update_columns`. Ids in it are hashes, `value` and numbers are
     thousandths, an action or a category is its code (0 = unknown), or its bucket (0 = absent), a set is a bit mask (bit
     0 = unknown), a number attribute is 2 · thousandths + 1 (0 = absent, which no number is).
     """
 
-    entities: list[str]
+    entities: Ids
     times: Ints
     ids: Ints
     matrix: Ints
 
     def __len__(self) -> int:
-        return len(self.entities)
+        return len(self.times)
 
     def take(self, index: Places) -> Columns:
         """The events at `index`, in that order."""
-        entities = self.entities
-        return Columns([entities[i] for i in index.tolist()], self.times[index], self.ids[index], self.matrix[index])
+        return Columns(self.entities.take(index), self.times[index], self.ids[index], self.matrix[index])
 
 
 class ColumnCoder:
@@ -74,7 +72,7 @@ class ColumnCoder:
             attributes = [e.attributes for e in events]
         for place, coder in enumerate(self._event, start=3 + len(coders)):
             matrix[:, place] = coder.codes(attributes)
-        return Columns(entities, _times(events), hash_ids([e.id or "" for e in events]), matrix)
+        return Columns(Ids.of(entities), _times(events), hash_ids([e.id or "" for e in events]), matrix)
 
     def updates(self, events: Sequence[Updating]) -> Columns:
         """Columns of attribute updates of this side's entities."""
@@ -83,7 +81,7 @@ class ColumnCoder:
         attributes = [e.attributes for e in events]
         for place, coder in enumerate(self._own):
             matrix[:, place] = coder.codes(attributes)
-        return Columns(entities, _times(events), hash_ids([e.id or "" for e in events]), matrix)
+        return Columns(Ids.of(entities), _times(events), hash_ids([e.id or "" for e in events]), matrix)
 
 
 def _times(events: Sequence[Behaving | Updating]) -> Ints:

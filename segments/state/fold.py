@@ -11,6 +11,7 @@ import numpy as np
 from forebay.arrays import Int8s, Ints, Places
 from forebay.segments.state import kernels
 from forebay.segments.state.columns import Columns
+from forebay.segments.state.ids import Ids
 from forebay.segments.state.kernels import DEEP, DUPLICATE, NEW
 from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
 
@@ -31,7 +32,7 @@ class Fold:
         that."""
         rows, none = np.zeros((1, self.layout.width), dtype=np.int64), np.zeros(0, dtype=np.int64)
         acted, updated = (
-            Columns([], none, none, np.zeros((0, len(columns)), dtype=np.int64))
+            Columns(Ids.of([]), none, none, np.zeros((0, len(columns)), dtype=np.int64))
             for columns in (self.layout.event_columns, self.layout.update_columns)
         )
         self.classify(rows, none, acted)
@@ -60,11 +61,11 @@ class Fold:
             kernels.classify(rows, block.offset, block.feature.size, block.stride, at, events.times, events.ids, out)
         return out
 
-    def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, dirty: Ints) -> Ints:
+    def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, pending: Ints) -> Ints:
         """Fold ordered, accepted events. `clock` is the partition's newest tick (ms).
 
-        Sets in `dirty` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the (time,
-        id) that left the duplicate list at each event, 0 where none did.
+        Sets in `pending` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the
+        (time, id) that left the duplicate list at each event, 0 where none did.
         """
         spilled = np.zeros((len(at), 2), dtype=np.int64)
         ignored = np.zeros((len(at), 2), dtype=np.int64)
@@ -78,19 +79,19 @@ class Fold:
                 out = spilled if block is self.layout.identity else ignored
                 kernels.fold_last(
                     rows, block.offset, feature.size, block.stride, self._pick[block], at, events.times, events.ids,
-                    events.matrix, match, block.bits, dirty, out,
+                    events.matrix, match, block.bits, pending, out,
                 )  # fmt: skip
             elif feature.kind in ("count", "mean"):
                 key_kind, key, pair = self._keys[block]
                 kernels.fold_sums(
                     rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean",
-                    key_kind,
-                    key, pair, columns.index("value"), at, events.times, events.matrix, match, clock, block.bits, dirty,
+                    key_kind, key, pair, columns.index("value"), at, events.times, events.matrix, match, clock,
+                    block.bits, pending,
                 )  # fmt: skip
         kernels.fold_header(rows, NEWEST, ACCEPTED, at, events.times)
         return spilled
 
-    def updates(self, rows: Ints, at: Ints, events: Columns, dirty: Ints) -> None:
+    def updates(self, rows: Ints, at: Ints, events: Columns, pending: Ints) -> None:
         """Fold attribute updates, in any order. An update seen twice changes nothing: no duplicate check is needed."""
         for block in self.layout.blocks:
             if block.feature.kind == "latest":
@@ -103,18 +104,18 @@ class Fold:
                     events.ids,
                     events.matrix,
                     block.bits,
-                    dirty,
+                    pending,
                 )
         kernels.fold_header(rows, UPDATED, -1, at, events.times)
 
-    def advance(self, rows: Ints, clock: int, new_clocks: Ints, dirty: Ints) -> None:
+    def advance(self, rows: Ints, clock: int, new_clocks: Ints, pending: Ints) -> None:
         """A tick: the windows of the first len(new_clocks) rows end no earlier than `new_clocks` int64 [m] (ms); until
         now no earlier than `clock`."""
         for block in self._windows:
             feature = block.feature
             kernels.advance_sums(
                 rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", clock,
-                new_clocks, block.bits, dirty,
+                new_clocks, block.bits, pending,
             )  # fmt: skip
 
     def _key(self, block: Block) -> tuple[int, int, Ints]:

@@ -1,16 +1,58 @@
 """Ids are UTF-8 strings outside and 64-bit hashes inside: xxh3, as a signed int64, the same on every machine and
-version."""
+version. A batch of them is one buffer with its places: no Python string for each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from forebay.arrays import Ints
+from forebay.arrays import Bools, Ints, Places
 
 _SIGN = 1 << 63
+
+
+@dataclass(frozen=True)
+class Ids:
+    """n ids. `data` uint8 [bytes] has them in UTF-8: id i lies from `starts[i]` to `ends[i]`, both int64 [n]. `hashes`
+    int64 [n]. Parts share their whole's buffer."""
+
+    data: npt.NDArray[np.uint8]
+    starts: Ints
+    ends: Ints
+    hashes: Ints
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def of(cls, ids: Sequence[str]) -> Ids:
+        """From strings. A lone surrogate raises UnicodeEncodeError: check ids where they come in."""
+        return cls.of_bytes(list(map(str.encode, ids)))
+
+    @classmethod
+    def of_bytes(cls, ids: Sequence[bytes]) -> Ids:
+        """From strings in UTF-8."""
+        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), dtype=np.int64)
+        starts = np.concatenate([np.zeros(min(1, len(ids)), np.int64), ends[:-1]])
+        hashes = np.fromiter(map(xxh3_64_intdigest, ids), np.uint64, len(ids)).view(np.int64)
+        return cls(np.frombuffer(b"".join(ids), np.uint8), starts, ends, hashes)
+
+    def take(self, index: Places | Ints | Bools | slice) -> Ids:
+        """Those at `index`, in that order."""
+        return Ids(self.data, self.starts[index], self.ends[index], self.hashes[index])
+
+    def to_bytes(self) -> list[bytes]:
+        """Each id in UTF-8."""
+        view = self.data.data
+        return [bytes(view[a:b]) for a, b in zip(self.starts.tolist(), self.ends.tolist(), strict=True)]
+
+    def to_strings(self) -> list[str]:
+        """Each id as a string."""
+        return [name.decode() for name in self.to_bytes()]
 
 
 def hash_id(entity: str) -> int:

@@ -41,7 +41,7 @@ def classify(rows: Ints, offset: int, size: int, stride: int, at: Ints, times: I
 @njit(cache=True)
 def fold_last(
     rows: Ints, offset: int, size: int, stride: int, pick: Ints, at: Ints, times: Ints, ids: Ints, matrix: Ints,
-    match: Bools, bits: int, dirty: Ints, spilled: Ints,
+    match: Bools, bits: int, pending: Ints, spilled: Ints,
 ) -> None:  # fmt: skip
     """The `size` greatest by (time, id). `spilled` int64 [n, 2] gets the (time, id) that left, or never entered, at
     each event; 0 where none did."""
@@ -76,13 +76,13 @@ def fold_last(
         row[column + 1] = ids[e]
         for k in range(len(pick)):
             row[column + 2 + k] = matrix[e, pick[k]]
-        dirty[at[e]] |= bits
+        pending[at[e]] |= bits
 
 
 @njit(cache=True)
 def fold_sums(
     rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, key_kind: int, key: int, pair: Ints,
-    value: int, at: Ints, times: Ints, matrix: Ints, match: Bools, clock: int, bits: int, dirty: Ints,
+    value: int, at: Ints, times: Ints, matrix: Ints, match: Bools, clock: int, bits: int, pending: Ints,
 ) -> None:  # fmt: skip
     """Counts (and sums of the `value` column) by key and time bucket, in a ring that ends at the newest of the row's
     events and the partition's clock. `pair` int64 [5] describes the two keys of KEY_PAIR: their columns, whether each
@@ -100,14 +100,14 @@ def fold_sums(
             bucket = time // bucket_ms
             if bucket > end:
                 if newest > 0 and clear_ring(row, offset, buckets, keys, sums, end, bucket):
-                    dirty[at[e]] |= bits
+                    pending[at[e]] |= bits
                 end = bucket
         newest = max(newest, time)
         if not match[e]:
             continue
         if time > row[offset]:
             row[offset] = time
-            dirty[at[e]] |= bits
+            pending[at[e]] |= bits
         if bucket_ms > 0 and bucket <= end - buckets:
             continue
         base = offset + 1 + (bucket % buckets) * keys
@@ -140,7 +140,7 @@ def fold_sums(
                     row[column] += 1
                     if sums:
                         row[column + buckets * keys] += matrix[e, value]
-        dirty[at[e]] |= bits
+        pending[at[e]] |= bits
 
 
 @njit(cache=True)
@@ -162,7 +162,7 @@ def clear_ring(row: Ints, offset: int, buckets: int, keys: int, sums: bool, end:
 def advance_sums(
     rows: Ints, offset: int, buckets: int, keys: int, bucket_ms: int, sums: bool, clock: int, new_clocks: Ints,
     bits: int,
-    dirty: Ints,
+    pending: Ints,
 ) -> None:  # fmt: skip
     """Move the end of each row's window to at least its `new_clocks`, as a tick does."""
     for r in range(len(new_clocks)):
@@ -170,12 +170,12 @@ def advance_sums(
         end = max(row[0], clock) // bucket_ms
         new_end = max(row[0], new_clocks[r]) // bucket_ms
         if new_end > end and clear_ring(row, offset, buckets, keys, sums, end, new_end):
-            dirty[r] |= bits
+            pending[r] |= bits
 
 
 @njit(cache=True)
 def fold_latest(
-    rows: Ints, offset: int, pick: Ints, at: Ints, times: Ints, ids: Ints, matrix: Ints, bits: int, dirty: Ints
+    rows: Ints, offset: int, pick: Ints, at: Ints, times: Ints, ids: Ints, matrix: Ints, bits: int, pending: Ints
 ) -> None:
     """The newest update's columns by (time, id)."""
     for e in range(len(at)):
@@ -185,7 +185,7 @@ def fold_latest(
             row[offset + 1] = ids[e]
             for k in range(len(pick)):
                 row[offset + 2 + k] = matrix[e, pick[k]]
-            dirty[at[e]] |= bits
+            pending[at[e]] |= bits
 
 
 @njit(cache=True)

@@ -4,7 +4,7 @@ A read-out is a function of (row, spec, vocabulary) alone: ages count from the r
 clock.
 
 A decayed count weighs each time bucket 2^(-age / half-life). Its age is that from the bucket of the newest event that
-this very feature counts: the newest of any other feature would change a vector that nothing marked dirty. So between
+this very feature counts: the newest of any other feature would change a vector that nothing marked pending. So between
 two such events nothing decays, and what decay tells is which keys are recent beside the older ones. The read-out is the
 one of plain counts and means, over the weighed numbers: log1p of the totals and their shares, or sums and counts over
 (count + 5).

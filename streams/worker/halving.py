@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from forebay.errors import EventError, RecordRefused, TopicMismatch
 from forebay.streams.deadletters import DeadLetter
-from forebay.streams.worker.processor import Outcome
+from forebay.streams.worker.batch import Outcome
 
 log = logging.getLogger("forebay.halving")
 Place = tuple[int, int]  # source partition, offset

@@ -11,6 +11,7 @@ for the supervisor to end.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import threading
 import time
@@ -38,9 +39,10 @@ from forebay.streams.clients import worker_consumer
 from forebay.streams.offsets import bounds, committed
 from forebay.streams.topics import Topics, describe
 from forebay.streams.worker.absence import Absence
+from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.ends import EndWatch
 from forebay.streams.worker.halving import Halving
-from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.restore import batch_of, fold_again
 from forebay.streams.worker.speakers import client_id, refuse_second_speaker
 from forebay.streams.worker.watchdog import Progress
@@ -212,7 +214,7 @@ class Host:
         ticks: dict[int, int] = {}
         if beat:
             self._beat_at = time.monotonic()
-            self._add_idle(outcome)
+            outcome = dataclasses.replace(outcome, watermarks=self._with_idle(outcome.watermarks))
             ticks = self._due_ticks()
         self._submit(outcome, ticks)
 
@@ -280,14 +282,17 @@ class Host:
             or time.monotonic() - self._flushed_at >= self.options.flush_interval_s
         )
 
-    def _add_idle(self, outcome: Outcome) -> None:
+    def _with_idle(self, watermarks: Mapping[int, int]) -> dict[int, int]:
+        """Those of a batch, and for partitions that stand at their end what the clock allows."""
+        found = dict(watermarks)
         for partition, owned in self.processor.partitions.items():
             if partition in self._restoring:
                 continue
             as_of, end = owned.meta.newest_append, self._ends.end(partition)
             if end is not None and max(owned.meta.offset, self._met_end.get(partition, -1)) >= end.offset:
                 as_of = max(as_of, end.asked_ms - CLOCK_MARGIN_MS)
-            outcome.watermarks[partition] = max(as_of, outcome.watermarks.get(partition, 0))
+            found[partition] = max(as_of, found.get(partition, 0))
+        return found
 
     def _due_ticks(self) -> dict[int, int]:
         hour = now_ms() // HOUR_MS * HOUR_MS

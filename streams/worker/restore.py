@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
-from forebay.streams.worker.processor import PartitionBatch, Processor
+from forebay.streams.worker.batch import PartitionBatch
+from forebay.streams.worker.processor import Processor
 
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
 

@@ -26,7 +26,7 @@ from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused
 from forebay.events import Tick, encode
 from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
 from forebay.streams.topics import Topics
-from forebay.streams.worker.processor import Outcome
+from forebay.streams.worker.batch import Outcome
 
 TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
 OPERATION_TIMEOUT_S = (

@@ -13,10 +13,10 @@ from confluent_kafka import TopicPartition
 
 from forebay.errors import Fenced, RecordRefused
 from forebay.streams.topics import Topics
+from forebay.streams.worker.batch import Outcome
 from forebay.streams.worker.commits import Commits
 from forebay.streams.worker.groups import members
 from forebay.streams.worker.halving import Halving
-from forebay.streams.worker.processor import Outcome
 from forebay.streams.worker.transactions import TransactionLog
 from forebay.telemetry import emit
 

@@ -28,7 +28,8 @@ from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.processor import Processor
 
 PARTITIONS = 2
 GROUP = "forebay.g1."

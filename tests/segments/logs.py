@@ -1,19 +1,14 @@
-"""Random logs of one side, and the stream that folds them as streams/worker/processor.py does."""
+"""Random logs of one side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
 
-import numpy as np
-
 from forebay.clock import DAY_MS
 from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, Tick, UserProfile
 from forebay.segments.spec import Side, Spec
 from forebay.segments.spec.attribute import AttributeSpec
-from forebay.segments.state.columns import ColumnCoder
-from forebay.segments.state.fold import DEEP, DUPLICATE, Fold
-from forebay.segments.state.layout import Layout
 
 Behaving = Behaviour | Interaction
 Updating = UserProfile | ItemUpdate
@@ -73,67 +68,3 @@ def _attributes(random: Random, declared: Sequence[AttributeSpec]) -> Attributes
         if random.random() < 0.85:
             out[attribute.name] = random.choice(choices) if random.random() < 0.1 else choices[place]
     return out
-
-
-class Stream:
-    """State of one partition: rows, the ids that left the lists (in a plain set), and the clock."""
-
-    def __init__(self, spec: Spec, side: Side) -> None:
-        self.layout = Layout.of(spec, side)
-        self.rows = np.zeros((8, self.layout.width), dtype=np.int64)
-        self.dirty = np.zeros(8, dtype=np.int64)
-        self.row: dict[str, int] = {}
-        self.spilled: set[tuple[int, int, int]] = set()  # row, time, id
-        self.clock = 0
-        self.accepted = self.duplicates = 0
-        self._fold, self._coder = Fold(self.layout), ColumnCoder(spec, side)
-
-    def apply(self, batch: Sequence[Entry]) -> None:
-        """One batch, cut at its ticks."""
-        behaviours: list[Behaving] = []
-        updates: list[Updating] = []
-        for entry in batch:
-            if isinstance(entry, Tick):
-                self._fold_events(behaviours, updates)
-                behaviours, updates = [], []
-                self._tick(entry.time)
-            elif isinstance(entry, Behaviour | Interaction):
-                behaviours.append(entry)
-            else:
-                updates.append(entry)
-        self._fold_events(behaviours, updates)
-
-    def reload(self) -> None:
-        """As if every row had been written, and read again by another process."""
-        for place in range(len(self.row)):
-            self.rows[place] = self.layout.unpack(self.layout.pack(self.rows[place]))
-
-    def _rows_of(self, entities: list[str]) -> np.ndarray:
-        return np.array([self.row.setdefault(e, len(self.row)) for e in entities], dtype=np.int64)
-
-    def _fold_events(self, behaviours: list[Behaving], updates: list[Updating]) -> None:
-        if behaviours:
-            columns = self._coder.behaviours(behaviours)
-            at = self._rows_of(columns.entities)
-            order = Fold.order(at, columns)
-            at, columns = at[order], columns.take(order)
-            verdict = self._fold.classify(self.rows, at, columns)
-            new = verdict != DUPLICATE
-            for e in np.flatnonzero(verdict == DEEP).tolist():
-                new[e] = (int(at[e]), int(columns.times[e]), int(columns.ids[e])) not in self.spilled
-            keep = np.flatnonzero(new)
-            at, columns = at[keep], columns.take(keep)
-            left = self._fold.behaviours(self.rows, at, columns, self.clock, self.dirty)
-            for e in np.flatnonzero(left[:, 0]).tolist():
-                self.spilled.add((int(at[e]), int(left[e, 0]), int(left[e, 1])))
-            self.accepted += len(keep)
-            self.duplicates += len(behaviours) - len(keep)
-        if updates:
-            columns = self._coder.updates(updates)
-            self._fold.updates(self.rows, self._rows_of(columns.entities), columns, self.dirty)
-
-    def _tick(self, time: int) -> None:
-        if time > self.clock:
-            clocks = np.full(len(self.row), time, dtype=np.int64)
-            self._fold.advance(self.rows, self.clock, clocks, self.dirty)
-            self.clock = time

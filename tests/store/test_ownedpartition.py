@@ -3,18 +3,29 @@ refused."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 
+from forebay.arrays import Ints
 from forebay.errors import StoreError, StoreLocked, StoreMissing, TopicMismatch
+from forebay.events import Behaviour, Event, Tick
 from forebay.segments.bundle import Bundle
+from forebay.segments.segmentvectors import SegmentVectors
+from forebay.segments.spec import parse_spec
+from forebay.segments.state.columns import ColumnCoder
 from forebay.segments.state.fold import Fold
+from forebay.segments.state.ids import Ids
+from forebay.segments.state.layout import ACCEPTED
+from forebay.segments.state.stretch import stretches
+from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.ownedpartition import OwnedPartition
-from forebay.store.partitionstore import PartitionMeta
+from forebay.store.partitionstore import PartitionMeta, spilled_keys
 
 NOW, HOUR_MS = 1_790_000_000_000, 3_600_000
 KEEP_MS = 24 * HOUR_MS
@@ -26,18 +37,59 @@ def meta(bundle: Bundle) -> PartitionMeta:
     return PartitionMeta("behaviour", 3, "topic-1", 4, bundle.layouts["user"].digest, 7)
 
 
+YEAR_MS = 365 * 24 * HOUR_MS
+
+
 def _open(
     bundle: Bundle, path: Path, meta: PartitionMeta, *, whole: bool = False, create: bool = True
 ) -> OwnedPartition:
-    return OwnedPartition.open(path, bundle.layouts["user"], codec_of(bundle, "user"), meta, whole=whole, create=create)
+    """With `whole`, users retire after a year: such a partition is held whole."""
+    retire = YEAR_MS if whole else 0
+    fold, codec = Fold(bundle.layouts["user"]), codec_of(bundle, "user")
+    return OwnedPartition.open(path, fold, codec, meta, create=create, retire_after_ms=retire)
 
 
-def _emitted(partition: OwnedPartition, entities: list[str], state: int = 5) -> None:
-    """Give `entities` a state, as if folded, encoded and committed."""
-    rows = partition.rows_of(entities)
-    partition.rows[rows, 0], partition.rows[rows, 1] = NOW, state
-    partition.dirty[rows] = 0
-    partition.touched(rows)
+def _rows(partition: OwnedPartition, *entities: str) -> Ints:
+    return partition.rows_of(Ids.of(entities))
+
+
+def _fold(bundle: Bundle, partition: OwnedPartition, *events: Event, encode: bool = True) -> list[str]:
+    """Fold events and, with `encode`, put zero vectors where some wait; returns the ids that a tick retired."""
+    folded = [partition.fold(stretch) for stretch in stretches(ColumnCoder(bundle.spec, "user"), events)]
+    if encode:
+        _encode(partition)
+    return [name.decode() for part in folded for name in part.retired]
+
+
+def _encode(partition: OwnedPartition) -> list[str]:
+    """Put zero vectors where some wait; returns the ids that go into the log."""
+    waits, found = partition.waiting(), {}
+    for place, segment in enumerate(partition.codec.segments):
+        count = len(waits.of(place))
+        zeros, none = np.zeros((count, segment.dim), np.int8), np.zeros(segment.dim, np.int8)
+        ones = np.ones(count)
+        found[place] = SegmentVectors(
+            zeros, ones.astype(np.float32), ones.astype(np.int64), ones.astype(np.bool_), True, none, np.float32(0)
+        )
+    return [name.decode() for name, _ in partition.put(waits, found)]
+
+
+def _clicks(user: str, count: int = 1, at: int = NOW) -> list[Event]:
+    return [Behaviour(user, "i", "view", 1.0, at + n, f"{user} {n}") for n in range(count)]
+
+
+def _counted(partition: OwnedPartition, *entities: str) -> list[int]:
+    counted: list[int] = partition.rows[_rows(partition, *entities), ACCEPTED].tolist()
+    return counted
+
+
+def _spill(partition: OwnedPartition, *keys: tuple[int, int, int]) -> None:
+    partition._spilled.update(dict.fromkeys(spilled_keys(*np.array(keys).T)))
+
+
+def _seen(partition: OwnedPartition, *keys: tuple[int, int, int]) -> list[bool]:
+    seen: list[bool] = partition.seen(*np.array(keys).T).tolist()
+    return seen
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -48,96 +100,127 @@ def test_rows_are_the_same_after_a_flush_and_a_reopening(
     names = [f"ü{n}" for n in range(1500)]
     partition = _open(bundle, tmp_path, meta, whole=whole)
     assert partition.meta.offset == 7
-    _emitted(partition, names)
-    partition.rows[partition.rows_of(names), 1] = np.arange(1500) + 1
+    _fold(bundle, partition, *(e for n, name in enumerate(names) for e in _clicks(name, 1 + n % 3)))
+    expected = partition.rows[_rows(partition, *names)].copy()
+    assert expected[:, ACCEPTED].tolist() == [1 + n % 3 for n in range(1500)]
     partition.advance(2000, NOW)
     partition.flush(KEEP_MS)
     partition.close()
     partition = _open(bundle, tmp_path, meta, whole=whole)
     assert (partition.meta.offset, partition.meta.newest_append) == (2000, NOW)
     assert len(partition) == (1500 if whole else 0)
-    at = partition.rows_of([*names[::-1], "new"])
-    assert partition.rows[at, 1].tolist() == [*range(1500, 0, -1), 0]
-    assert np.flatnonzero(partition.dirty).tolist() == [at[-1]]
+    at = _rows(partition, *names[::-1], "new")
+    assert (partition.rows[at[:-1]] == expected[::-1]).all() and not partition.rows[at[-1]].any()
+    assert partition.waiting().rows.tolist() == [at[-1]]
     partition.close()
 
 
 def test_what_was_not_flushed_is_gone_after_a_reopening(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """The store is whole flushes: rows, deletions, event ids and the offset move together."""
-    partition = _open(bundle, tmp_path, meta)
-    _emitted(partition, ["a", "b"])
-    partition.spill(*(np.array([n]) for n in (NOW, 1, 2)))
+    partition = _open(bundle, tmp_path, meta, whole=True)
+    _fold(bundle, partition, *_clicks("a"), *_clicks("b", at=NOW - YEAR_MS))
+    _spill(partition, (NOW, 1, 2))
     partition.advance(8, NOW)
     partition.flush(KEEP_MS)
-    _emitted(partition, ["a"], state=6)
-    partition.delete(int(partition.rows_of(["b"])[0]))
-    partition.spill(*(np.array([n]) for n in (NOW, 3, 4)))
+    assert _fold(bundle, partition, *_clicks("a", 3), Tick(NOW + HOUR_MS)) == ["b"]
+    _spill(partition, (NOW, 3, 4))
     partition.advance(9, NOW)
     partition.close()
     partition = _open(bundle, tmp_path, meta)
     assert partition.meta.offset == 8
-    assert partition.rows[partition.rows_of(["a", "b"]), 1].tolist() == [5, 5]
-    assert partition.seen(np.array([NOW, NOW]), np.array([1, 3]), np.array([2, 4])).tolist() == [True, False]
+    assert _counted(partition, "a", "b") == [1, 1]
+    assert _seen(partition, (NOW, 1, 2), (NOW, 3, 4)) == [True, False]
     partition.close()
 
 
-def test_a_partition_with_pairs_to_emit_is_not_flushed(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
-    """The store has no dirty marks: a second silent fold finds them again."""
-    partition = _open(bundle, tmp_path, meta)
-    _emitted(partition, ["a"])
-    partition.rows_of(["new"])
-    partition.advance(9, NOW)
-    partition.flush(KEEP_MS)
-    stored = partition.store.meta()
-    assert stored is not None and stored.offset == 7
-    partition.dirty[:] = 0
-    partition.flush(KEEP_MS)
-    stored = partition.store.meta()
-    assert stored is not None and stored.offset == 9
-    partition.close()
-
-
-def test_a_deleted_entitys_row_is_used_again_and_its_record_leaves_the_store(
+def test_what_waits_is_flushed_and_encoded_by_the_next_owner(
     bundle: Bundle, tmp_path: Path, meta: PartitionMeta
 ) -> None:
-    """Nothing of the old entity is left for the new one."""
+    """A flush never waits for the encoders, and no event need touch what waits; once encoded it waits no more."""
+    partition = _open(bundle, tmp_path, meta)
+    _fold(bundle, partition, *_clicks("idle"))
+    _fold(bundle, partition, *_clicks("a"), *_clicks("b"), encode=False)
+    partition.advance(9, NOW)
+    partition.flush(KEEP_MS)
+    _fold(bundle, partition, *_clicks("a", 2), encode=False)
+    partition.flush(KEEP_MS)
+    partition.close()
+    partition = _open(bundle, tmp_path, meta)
+    assert partition.meta.offset == 9
+    waits = partition.waiting()
+    assert sorted(partition.index.names(waits.rows)) == [b"a", b"b"] and waits.masks.tolist() == [0b111] * 2
+    assert sorted(_encode(partition)) == ["a", "b"]
+    partition.flush(KEEP_MS)
+    partition.close()
+    partition = _open(bundle, tmp_path, meta)
+    assert len(partition.waiting()) == 0
+    assert _counted(partition, "a", "b", "idle") == [2, 1, 1]
+    partition.close()
+
+
+def test_what_a_tick_changes_in_a_row_that_waits_is_flushed(
+    spec_tables: dict[str, Any], tmp_path: Path, meta: PartitionMeta
+) -> None:
+    """The row was flushed while it waited: its mark says nothing of what the store knows."""
+    tables = json.loads(json.dumps(spec_tables))
+    tables["user"]["taste"]["features"].append({"count": "events", "bucket": "1h", "over": "2h"})
+    bundle = untrained(parse_spec(tables), np.arange(5), seed=1)
+    meta = msgspec.structs.replace(meta, layout=bundle.layouts["user"].digest)
+    partition = _open(bundle, tmp_path, meta)
+    _fold(bundle, partition, *_clicks("a"), encode=False)
+    partition.flush(KEEP_MS)
+    before = partition.rows[_rows(partition, "a")].copy()
+    _fold(bundle, partition, Tick(NOW + 5 * HOUR_MS), encode=False)
+    moved = partition.rows[_rows(partition, "a")].copy()
+    assert (moved != before).any()
+    partition.flush(KEEP_MS)
+    partition.close()
+    partition = _open(bundle, tmp_path, meta)
+    assert (partition.rows[_rows(partition, "a")] == moved).all()
+    partition.close()
+
+
+def test_a_retired_entitys_row_is_used_again_and_its_record_leaves_the_store(
+    bundle: Bundle, tmp_path: Path, meta: PartitionMeta
+) -> None:
+    """Nothing of the old entity is left for the new one, whether it waited or not."""
     partition = _open(bundle, tmp_path, meta, whole=True)
-    _emitted(partition, ["a", "b"])
+    _fold(bundle, partition, *_clicks("b"))
+    _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), encode=False)
+    row = _rows(partition, "a")
     partition.flush(KEEP_MS)
-    row = int(partition.rows_of(["a"])[0])
-    assert partition.delete(row) == "a" and not partition.is_known("a")
-    assert partition.rows_of(["c"]).tolist() == [row]
-    assert not partition.rows[row].any() and partition.dirty[row]
-    partition.dirty[:] = 0
-    partition.touched(partition.rows_of(["c"]))
+    assert _fold(bundle, partition, Tick(NOW + HOUR_MS), encode=False) == ["a"]
+    assert partition.index.find(Ids.of(["a"])).tolist() == [-1]
+    assert _rows(partition, "c").tolist() == row.tolist()
+    assert not partition.rows[row].any() and partition.waiting().rows.tolist() == row.tolist()
+    _encode(partition)
     partition.flush(KEEP_MS)
-    assert [e for e, _, _ in partition.store.scan()] == ["b", "c"]
+    assert [e for e, _ in partition.store.scan()] == [b"b", b"c"]
+    assert partition.store.pending() == []
     partition.close()
 
 
 def test_an_entity_that_left_and_came_back_is_in_the_store(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """Both between two flushes: the last word counts."""
     partition = _open(bundle, tmp_path, meta, whole=True)
-    _emitted(partition, ["a"])
+    _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS))
     partition.flush(KEEP_MS)
-    partition.delete(int(partition.rows_of(["a"])[0]))
-    _emitted(partition, ["a"], state=9)
+    assert _fold(bundle, partition, Tick(NOW + HOUR_MS), *_clicks("a", 3)) == ["a"]
     partition.flush(KEEP_MS)
     partition.close()
     partition = _open(bundle, tmp_path, meta, whole=True)
-    assert partition.rows[partition.rows_of(["a"]), 1].tolist() == [9]
+    assert _counted(partition, "a") == [3]
     partition.close()
 
 
 def test_settling_leaves_deleted_rows_alone(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """A backfill's last tick may retire users: no row without an entity reaches the store."""
     partition = _open(bundle, tmp_path, meta, whole=True)
-    _emitted(partition, ["a", "b"])
-    partition.delete(int(partition.rows_of(["a"])[0]))
+    _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), *_clicks("b"), Tick(NOW + HOUR_MS))
     partition.settle(40, NOW)
     partition.flush(KEEP_MS)
-    assert [e for e, _, _ in partition.store.scan()] == ["b"]
-    row = int(partition.rows_of(["c"])[0])
+    assert [e for e, _ in partition.store.scan()] == [b"b"]
+    row = int(_rows(partition, "c")[0])
     assert all(partition.vectors["segments"][s.name]["as_of"][row] == 0 for s in partition.codec.segments)
     partition.close()
 
@@ -147,36 +230,35 @@ def test_event_ids_are_kept_for_the_time_in_which_duplicates_are_not_late(
 ) -> None:
     """The bound itself is kept, what is older is forgotten."""
     partition = _open(bundle, tmp_path, meta)
-    times = np.array([NOW - KEEP_MS - 1, NOW - KEEP_MS, NOW])
-    partition.spill(times, times, times)
+    keys = [(time, time, time) for time in (NOW - KEEP_MS - 1, NOW - KEEP_MS, NOW)]
+    _spill(partition, *keys)
     partition.advance(8, NOW - HOUR_MS)
     partition.flush(KEEP_MS)
-    assert partition.seen(times, times, times).tolist() == [True, True, True]
+    assert _seen(partition, *keys) == [True, True, True]
     partition.advance(9, NOW)
     partition.flush(KEEP_MS)
-    assert partition.seen(times, times, times).tolist() == [False, True, True]
+    assert _seen(partition, *keys) == [False, True, True]
     partition.close()
 
 
 def test_rows_of_other_encoders_wait_to_be_encoded_again(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """The state of a bundle with the same features is taken over; its vectors are not."""
     partition = _open(bundle, tmp_path, meta)
-    _emitted(partition, ["a"])
+    _fold(bundle, partition, *_clicks("a", 5))
     partition.flush(KEEP_MS)
     partition.close()
     name = "user.taste.layers.0.weight"
     other = Bundle(bundle.spec, {**bundle.tensors, name: bundle.tensors[name] * np.float32(2)})
     partition = _open(other, tmp_path, meta)
-    at = partition.rows_of(["a"])
-    assert partition.rows[at, 1].tolist() == [5] and partition.dirty[at].tolist() == [0b111]
+    at = _rows(partition, "a")
+    assert _counted(partition, "a") == [5] and partition.pending[at].tolist() == [0b111]
     partition.close()
 
 
 def test_a_tick_moves_the_clock_forward_only(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """A clock that steps back changes nothing."""
-    partition, fold = _open(bundle, tmp_path, meta), Fold(bundle.layouts["user"])
-    partition.tick(fold, NOW)
-    partition.tick(fold, NOW - HOUR_MS)
+    partition = _open(bundle, tmp_path, meta)
+    _fold(bundle, partition, Tick(NOW), Tick(NOW - HOUR_MS))
     assert partition.meta.clock == NOW
     partition.close()
 

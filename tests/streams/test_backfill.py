@@ -210,7 +210,7 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
                 emitted."""
                 owned = user.host.processor.partitions
                 return len(owned) == PARTITIONS and lag(topics.behaviour, user.host.group, PARTITIONS) == 0 and all(
-                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.dirty.any() for n,
+                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.waiting() for n,
                     p in owned.items()
                 )  # fmt: skip
 

@@ -33,7 +33,8 @@ from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
-from forebay.streams.worker.processor import PartitionBatch, Processor
+from forebay.streams.worker.batch import PartitionBatch
+from forebay.streams.worker.processor import Processor
 
 ITEMS, USERS, CANDIDATES, LOOKUPS = 100_000, 10_000, 1_000, 1_000
 EVENTS, BATCH, SKEW = 100_000, 4_096, 1.1

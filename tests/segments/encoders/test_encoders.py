@@ -24,8 +24,8 @@ from forebay.segments.state.ids import hash_ids
 from forebay.segments.state.layout import Layout
 from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 
-from ..logs import Stream
 from ..models import spec, untrained
+from ..played import Played
 
 ITEMS = Vocabulary.of(hash_ids([f"i{n}" for n in range(40)]))
 SIZES = (1, 2, 7, CANONICAL - 1, CANONICAL, CANONICAL + 1, 300)
@@ -293,14 +293,14 @@ class TestAffinityOfAUser(EncoderContract):
 
     def test_it_is_what_it_says(self) -> None:
         """Three ratings by hand: 5 for a war film, 1 and 3 for two love films; unknown comes first."""
-        stream = Stream(self.spec, "user")
-        stream.apply(
-            [
-                Behaviour("u", f"i{n}", "", value, 1000 + n, f"e{n}", {"genres": [genre]})
-                for n, (value, genre) in enumerate([(5.0, "war"), (1.0, "love"), (3.0, "love")])
-            ]
-        )
-        vector = encode(self.encoder(), self.reader.read(stream.rows[[stream.row["u"]]], np.zeros(1, np.int64)))[0]
+        with Played(self.spec, "user") as played:
+            played.apply(
+                [
+                    Behaviour("u", f"i{n}", "", value, 1000 + n, f"e{n}", {"genres": [genre]})
+                    for n, (value, genre) in enumerate([(5.0, "war"), (1.0, "love"), (3.0, "love")])
+                ]
+            )
+            vector = encode(self.encoder(), self.reader.read(played.row("u")[None], np.zeros(1, np.int64)))[0]
         likes = [0, 10 * (5 - 3) / 6, 10 * (1 + 3 - 2 * 3) / 7, 0]
         assert vector == pytest.approx([*likes, 0, 10 / 3, 20 / 3, 0, 0, 10, 0, 0], abs=1e-5)
 

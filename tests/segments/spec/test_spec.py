@@ -59,7 +59,7 @@ def test_canonical_text_knows_no_layout() -> None:
 
 
 def test_equal_features_share_one_block() -> None:
-    """Both segments that read it are dirty when it changes; a condition makes it another feature."""
+    """Both segments that read it are pending when it changes; a condition makes it another feature."""
     layout = Layout.of(spec("nasty"), "user")
     titles = [s.name for s in spec("nasty").side("user")]
     events = [

@@ -25,7 +25,7 @@ def test_the_columns_of_a_behaviour_are_as_documented() -> None:
     """Item hash, action code, thousandths, then the item's attributes in the order of the spec."""
     event = Behaviour("u", "i", "like", 2.5, 7, "e", {"genres": ["love"], "colour": "blue", "price": 1.5})
     columns = ColumnCoder(spec("nasty"), "user").behaviours([event])
-    assert columns.entities == ["u"]
+    assert columns.entities.to_strings() == ["u"]
     assert (columns.times[0], columns.ids[0]) == (7, hash_id("e"))
     assert columns.matrix.tolist() == [[hash_id("i"), 2, 2500, 0b100, 2, 3001]]
 
@@ -33,7 +33,7 @@ def test_the_columns_of_a_behaviour_are_as_documented() -> None:
 def test_the_columns_of_an_interaction_are_as_documented() -> None:
     """The user's hash, action and value, keyed by the item: attributes do not travel on this side."""
     columns = ColumnCoder(spec("nasty"), "item").behaviours([Interaction("i", "u", "buy", -1.0, 7, "e", 9)])
-    assert columns.entities == ["i"]
+    assert columns.entities.to_strings() == ["i"]
     assert columns.matrix.tolist() == [[hash_id("u"), 3, -1000]]
 
 
@@ -165,7 +165,7 @@ def test_updates_use_the_attributes_of_their_own_side() -> None:
     coder = ColumnCoder(spec("nasty"), "user")
     update = UserProfile("u", {"languages": ["fr"], "country": "ch", "born": 1990.0, "colour": "red"}, 1, "e")
     columns = coder.updates([update])
-    assert columns.entities == ["u"] and columns.matrix.tolist() == [[0b100, 2, 3_980_001]]
+    assert columns.entities.to_strings() == ["u"] and columns.matrix.tolist() == [[0b100, 2, 3_980_001]]
 
 
 def test_an_empty_batch_has_its_columns() -> None:

@@ -14,8 +14,9 @@ from forebay.segments.state.fold import DEEP, DUPLICATE, NEW, Fold
 from forebay.segments.state.layout import Layout
 
 from .. import naive
-from ..logs import Entry, Stream, random_log
+from ..logs import Entry, random_log
 from ..models import spec
+from ..played import Played
 
 LOGS = 250  # for each of the cases below
 
@@ -38,10 +39,11 @@ def test_every_row_is_the_naive_one(name: str, side: Side) -> None:
     for seed in range(LOGS):
         random = Random(f"{name} {side} {seed}")
         log = random_log(random, spec(name), side, size=random.choice([6, 40, 160]))
-        stream = _played(random, name, side, log)
-        _check_rows(stream, name, log, f"seed {seed}")
-        deep += len(stream.spilled)
-        duplicates += stream.duplicates
+        with Played(spec(name), side) as played:
+            _play(random, side, log, played)
+            _check_rows(played, name, log, f"seed {seed}")
+            deep += len(played.spilled())
+            duplicates += played.duplicates
     # The logs were hard enough to mean something. (The item side is sent each interaction once, and keeps no list.)
     assert side == "item" or (duplicates > 1000 and deep > 200)
 
@@ -52,55 +54,56 @@ def test_two_orders_leave_the_same_spilled_ids() -> None:
         log = random_log(Random(seed), spec("nasty"), "user", size=80)
         sets = []
         for order in range(2):
-            stream = _played(Random(f"{seed} {order}"), "nasty", "user", log)
-            name_of = {row: entity for entity, row in stream.row.items()}
-            sets.append({(name_of[row], time, identity) for row, time, identity in stream.spilled})
+            with Played(spec("nasty"), "user") as played:
+                _play(Random(f"{seed} {order}"), "user", log, played)
+                sets.append(played.spilled())
         assert sets[0] == sets[1], f"seed {seed}"
 
 
-def test_a_segment_whose_slots_change_is_marked_dirty() -> None:
+def test_a_segment_whose_state_changes_is_pending() -> None:
     """A vector is a function of state: a change without its mark would leave an old vector in service."""
     layout = Layout.of(spec("nasty"), "user")
     for seed in range(40):
         random = Random(seed)
-        stream = Stream(spec("nasty"), "user")
-        for entry in random_log(random, spec("nasty"), "user", size=60):
-            before = stream.rows.copy()
-            stream.dirty[:] = 0
-            stream.apply([entry])
-            for block in layout.blocks:
-                columns = slice(block.offset, block.offset + block.size)
-                changed = (stream.rows[:, columns] != before[:, columns]).any(axis=1)
-                assert (stream.dirty[changed] & block.bits == block.bits).all(), f"seed {seed}, {block.feature}"
+        with Played(spec("nasty"), "user") as played:
+            state = played.partition
+            for entry in random_log(random, spec("nasty"), "user", size=60):
+                before = state.rows.copy()
+                state.pending[:] = 0
+                played.apply([entry])
+                for block in layout.blocks:
+                    columns = slice(block.offset, block.offset + block.size)
+                    changed = (state.rows[:, columns] != before[:, columns]).any(axis=1)
+                    assert (state.pending[changed] & block.bits == block.bits).all(), f"seed {seed}, {block.feature}"
 
 
 def test_an_event_folded_twice_in_one_batch_counts_once() -> None:
     """Duplicates meet in one batch as well as across batches, near the end of the list and far behind it."""
-    stream = Stream(spec("nasty"), "user")
     events = [Behaviour("u", "i", "view", 1.0, time, f"e{time}") for time in range(1, 11)]
-    stream.apply([*events, *events])
-    stream.apply(events[:3])
-    stream.apply(events[-3:])
-    assert stream.accepted == 10
-    assert stream.rows[0, 1] == 10
+    with Played(spec("nasty"), "user") as played:
+        played.apply([*events, *events])
+        played.apply(events[:3])
+        played.apply(events[-3:])
+        assert played.accepted == 10
+        assert played.row("u")[1] == 10
 
 
 def test_identity_is_entity_and_time_and_id() -> None:
     """The same id at another time, or of another user, is another event."""
-    stream = Stream(spec("nasty"), "user")
-    stream.apply([Behaviour("u", "i", "view", 1.0, 1, "e"), Behaviour("u", "i", "view", 1.0, 2, "e")])
-    stream.apply([Behaviour("v", "i", "view", 1.0, 1, "e")])
-    assert stream.rows[: len(stream.row), 1].tolist() == [2, 1]
+    with Played(spec("nasty"), "user") as played:
+        played.apply([Behaviour("u", "i", "view", 1.0, 1, "e"), Behaviour("u", "i", "view", 1.0, 2, "e")])
+        played.apply([Behaviour("v", "i", "view", 1.0, 1, "e")])
+        assert [played.row(user)[1] for user in "uv"] == [2, 1]
 
 
 def test_the_list_alone_decides_what_is_not_deep() -> None:
     """NEW above the oldest entry of a full list, DUPLICATE when found, DEEP below: only then are spilled ids looked
     up."""
-    stream = Stream(spec("nasty"), "user")
-    stream.apply([Behaviour("u", "i", "view", 1.0, time, "e") for time in (10, 20, 30, 40)])
     asked = [Behaviour("u", "i", "view", 1.0, time, "e") for time in (5, 10, 15, 40, 50)]
     columns = ColumnCoder(spec("nasty"), "user").behaviours(asked)
-    verdict = Fold(stream.layout).classify(stream.rows, np.zeros(5, dtype=np.int64), columns)
+    with Played(spec("nasty"), "user") as played:
+        played.apply([Behaviour("u", "i", "view", 1.0, time, "e") for time in (10, 20, 30, 40)])
+        verdict = Fold(played.layout).classify(played.row("u")[None], np.zeros(5, dtype=np.int64), columns)
     assert verdict.tolist() == [DEEP, DUPLICATE, NEW, DUPLICATE, NEW]
 
 
@@ -122,62 +125,62 @@ def test_a_tick_empties_the_window_that_it_ends(shuffled: bool) -> None:
     window = next(b for b in layout.blocks if b.feature.bucket_ms == 1000)
     log: list[Entry] = [Behaviour("u", "i", "view", 1.0, 1000 * second, "e") for second in range(1, 6)]
     log.insert(0 if shuffled else 5, Tick(7000))
-    stream = Stream(spec("nasty"), "user")
-    for entry in log:
-        stream.apply([entry])
-    assert stream.rows[0, window.offset + 1 : window.offset + 6].sum() == 3
+    with Played(spec("nasty"), "user") as played:
+        for entry in log:
+            played.apply([entry])
+        assert played.row("u")[window.offset + 1 : window.offset + 6].sum() == 3
 
 
 def test_a_late_tick_moves_nothing_back() -> None:
-    """The clock is the newest tick: an older one that comes later changes no row and marks nothing dirty."""
-    stream = Stream(spec("nasty"), "user")
-    stream.apply([Behaviour("u", "i", "view", 1.0, 1000, "e"), Tick(100_000)])
-    before = stream.rows.copy()
-    stream.dirty[:] = 0
-    stream.apply([Tick(5000)])
-    assert (stream.rows == before).all() and not stream.dirty.any()
+    """The clock is the newest tick: an older one that comes later changes no row and leaves nothing pending."""
+    with Played(spec("nasty"), "user") as played:
+        state = played.partition
+        played.apply([Behaviour("u", "i", "view", 1.0, 1000, "e"), Tick(100_000)])
+        before = state.rows.copy()
+        state.pending[:] = 0
+        played.apply([Tick(5000)])
+        assert (state.rows == before).all() and not state.pending.any()
 
 
 def test_the_newest_update_wins_whenever_it_comes() -> None:
     """By (time, id): of two updates of one millisecond the greater hashed id stays, in both orders."""
     updates = [UserProfile("u", {"country": c}, 5, i) for c, i in (("at", "x"), ("ch", "y"), ("at", "z"))]
     for order in (updates, updates[::-1]):
-        stream = Stream(spec("nasty"), "user")
-        for update in [UserProfile("u", {"country": "ch"}, 4, "older"), *order, order[0]]:
-            stream.apply([update])
-        assert (stream.rows[0] == naive.row(spec("nasty"), stream.layout, [], updates)).all()
+        with Played(spec("nasty"), "user") as played:
+            for update in [UserProfile("u", {"country": "ch"}, 4, "older"), *order, order[0]]:
+                played.apply([update])
+            assert (played.row("u") == naive.row(spec("nasty"), played.layout, [], updates)).all()
 
 
-def _played(random: Random, name: str, side: Side, log: list[Entry]) -> Stream:
-    """The stream after the log in a random order and random batches, with copies of behaviours anywhere after the
-    first."""
+def _play(random: Random, side: Side, log: list[Entry], into: Played) -> None:
+    """The log in a random order and random batches, with copies of behaviours anywhere after the first."""
     again: list[Entry] = []
     if side == "user":  # the item side is sent each interaction once
         again = [e for e in log if random.random() < 0.5]
-    played = [*log, *again, *(e for e in log if isinstance(e, ItemUpdate | UserProfile))]
-    random.shuffle(played)
-    stream = Stream(spec(name), side)
+    order = [*log, *again, *(e for e in log if isinstance(e, ItemUpdate | UserProfile))]
+    random.shuffle(order)
     at = 0
-    while at < len(played):
-        size = random.choice([1, 2, 7, 30, len(played)])
-        stream.apply(played[at : at + size])
+    while at < len(order):
+        size = random.choice([1, 2, 7, 30, len(order)])
+        into.apply(order[at : at + size])
         at += size
-        if random.random() < 0.3:
-            stream.reload()
-    return stream
+        if random.random() < 0.1:
+            into.reload()
 
 
-def _check_rows(stream: Stream, name: str, log: list[Entry], note: str) -> None:
+def _check_rows(played: Played, name: str, log: list[Entry], note: str) -> None:
     clock = max((e.time for e in log if isinstance(e, Tick)), default=0)
-    assert stream.clock == clock
+    assert played.partition.meta.clock == clock
     acted = [e for e in log if isinstance(e, Behaviour | Interaction)]
     updated = [e for e in log if isinstance(e, UserProfile | ItemUpdate)]
-    assert stream.accepted == len(acted), note
-    for entity, place in stream.row.items():
+    assert played.accepted == len(acted), note
+    left = played.spilled()
+    for entity in played.entities:
         own = [e for e in acted if entity_of(e) == entity]
         changes = [e for e in updated if entity_of(e) == entity]
-        expected = naive.row(spec(name), stream.layout, own, changes, clock)
-        assert stream.rows[place].tobytes() == expected.tobytes(), f"{note}, {entity}"
-        left = {(time, identity) for row, time, identity in stream.spilled if row == place}
-        assert left == naive.spilled(stream.layout, own), f"{note}, {entity}"
-    assert not stream.rows[len(stream.row) :].any(), note
+        expected = naive.row(spec(name), played.layout, own, changes, clock)
+        assert played.row(entity).tobytes() == expected.tobytes(), f"{note}, {entity}"
+        assert {(t, i) for e, t, i in left if e == entity} == naive.spilled(played.layout, own), f"{note}, {entity}"
+    others = np.ones(played.partition.index.capacity, np.bool_)
+    others[played.partition.index.rows()] = False
+    assert not played.partition.rows[others].any(), note

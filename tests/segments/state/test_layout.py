@@ -149,7 +149,7 @@ def test_the_digest_follows_event_attributes_and_buckets(change: str) -> None:
 
 
 def test_half_lives_over_one_window_share_its_block() -> None:
-    """And the same window without a half-life is the same state too: all their segments are dirty together."""
+    """And the same window without a half-life is the same state too: all their segments are pending together."""
     data = tables("nasty")
     window = {"count": "genres", "bucket": "30m", "over": "10h"}
     data["user"]["counts"]["features"] += [window, {**window, "half_life": "9h"}]

@@ -16,8 +16,9 @@ from forebay.segments.state.layout import Layout
 from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 
 from .. import naive
-from ..logs import Stream, random_log
+from ..logs import random_log
 from ..models import spec
+from ..played import Played
 
 KNOWN = Vocabulary.of(hash_ids(["i1", "i2", "i3"]))
 Ints = npt.NDArray[np.int64]
@@ -86,15 +87,16 @@ def test_every_decayed_count_is_the_naive_one() -> None:
     for seed in range(120):
         for side in SIDES:
             log = random_log(Random(f"decay {side} {seed}"), spec("nasty"), side, size=60)
-            stream = Stream(spec("nasty"), side)
-            stream.apply(log)
+            with Played(spec("nasty"), side) as played:
+                played.apply(log)
+                rows = {entity: played.row(entity)[None].copy() for entity in played.entities}
             for segment in spec("nasty").side(side):
                 reader, _ = _reader(segment.title)
                 for feature, columns in reader.dense_columns:
                     if not feature.half_life_ms:
                         continue
-                    keys = stream.layout.block(feature).keys
-                    for entity, place in stream.row.items():
+                    keys = played.layout.block(feature).keys
+                    for entity, row in rows.items():
                         own = [e for e in log if isinstance(e, Behaviour | Interaction) and entity_of(e) == entity]
                         clock = max((e.time for e in log if isinstance(e, Tick)), default=0)
                         counts, sums = map(np.array, naive.decayed(spec("nasty"), feature, own, clock, keys))
@@ -103,7 +105,7 @@ def test_every_decayed_count_is_the_naive_one() -> None:
                         else:
                             shares = counts / max(counts.sum(), 1) if keys > 1 else []
                             expected = np.concatenate([np.log1p(counts), shares])
-                        read = reader.read(stream.rows[place : place + 1], np.zeros(1, np.int64)).dense[0, columns]
+                        read = reader.read(row, np.zeros(1, np.int64)).dense[0, columns]
                         assert np.allclose(read, expected, rtol=1e-5, atol=1e-6), f"{seed} {entity} {feature}"
                         weighed += bool(((counts % 1) > 0).any())
     assert weighed > 100  # the logs had something to decay

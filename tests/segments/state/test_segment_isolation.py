@@ -12,13 +12,15 @@ import pytest
 
 from forebay.events import Tick, entity_of
 from forebay.segments.bundle import Bundle
-from forebay.segments.sideencoders import Encoded, SideEncoders
+from forebay.segments.segmentvectors import SegmentVectors
+from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.state.ids import hash_ids
 from forebay.segments.state.readout import Vocabulary
 
-from ..logs import Stream, random_log
+from ..logs import random_log
 from ..models import spec, tables, untrained
+from ..played import Played
 
 ITEMS = Vocabulary.of(hash_ids([f"other{n}" for n in range(5)] + ["item0", "item1"]))
 Change = Callable[[dict[str, Any]], object]
@@ -131,17 +133,17 @@ def _tag(bundle: Bundle, title: str) -> int:
     return bundle.encoder_tag(next(s for s in bundle.spec.segments if s.title == title))
 
 
-def _bytes(encoded: Encoded) -> tuple[bytes, ...]:
+def _bytes(encoded: SegmentVectors) -> tuple[bytes, ...]:
     return tuple(a.tobytes() for a in (encoded.vectors, encoded.scale, encoded.newest, encoded.finite))
 
 
-def _vectors(bundle: Bundle, side: Side) -> dict[str, Encoded]:
+def _vectors(bundle: Bundle, side: Side) -> dict[str, SegmentVectors]:
     """Vectors of every segment by title, of the entities of one log that both bundles see."""
-    stream = Stream(bundle.spec, side)
     of = "own" if bundle.spec.event_attributes else "nasty" if "view" in bundle.spec.events.actions else "movielens"
     log = random_log(Random(f"isolation {side}"), spec(of), side, size=200)
-    stream.apply(log)
     entities = sorted({entity_of(e) for e in log if not isinstance(e, Tick)})
-    rows = stream.rows[[stream.row[e] for e in entities]]
+    with Played(bundle.spec, side) as played:
+        played.apply(log)
+        rows = np.stack([played.row(e) for e in entities])
     encoders = SideEncoders(bundle, side)
     return {s.title: encoders.encode(p, rows, hash_ids(entities)) for p, s in enumerate(encoders.segments)}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from forebay.errors import RecordRefused, TopicMismatch
 from forebay.streams.deadletters import DeadLetter
+from forebay.streams.worker.batch import Outcome
 from forebay.streams.worker.halving import Halving
-from forebay.streams.worker.processor import Outcome
 
 REFUSED = RecordRefused("too large")
 

@@ -19,7 +19,7 @@ from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.processor import Outcome
+from forebay.streams.worker.batch import Outcome
 from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
 
 pytestmark = pytest.mark.broker

@@ -26,7 +26,8 @@ from forebay.streams import tail
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.processor import Outcome, PartitionBatch, Processor
+from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.undeclared import MAX_NAMES, OTHER, Undeclared
 from forebay.telemetry import add_hook
 
