@@ -129,7 +129,7 @@ def undisturbed(
         for message in read(topic, dict.fromkeys(range(partitions), 0)):
             if message.offset() < ends[message.partition()]:
                 by_partition[message.partition()].append(message)
-        total = Outcome()
+        found: list[Outcome] = []
         for partition, messages in by_partition.items():
             processor.open(partition, "any", 0)
             for start in range(0, len(messages), 500):
@@ -141,11 +141,13 @@ def undisturbed(
                     [m.offset() for m in part],
                     [m.timestamp()[1] for m in part],
                 )
-                outcome = processor.apply([batch])
-                total.interactions += outcome.interactions
-                total.dead_letters += outcome.dead_letters
-                total.events += outcome.events
-                total.accepted += outcome.accepted
+                found.append(processor.apply([batch]))
+        total = Outcome(
+            interactions=[i for o in found for i in o.interactions],
+            dead_letters=[d for o in found for d in o.dead_letters],
+            events=sum(o.events for o in found),
+            accepted=sum(o.accepted for o in found),
+        )
         processor.flush()
         for partition in range(partitions):
             processor.close(partition)
