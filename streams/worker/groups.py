@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from forebay.errors import BrokerUnavailable
 from forebay.streams.connection import connected, kafka_python
 
 ANSWER_MS = 5000
+PATIENCE_S = 15.0
 _WITH_MEMBERS = ("stable", "preparing-rebalance", "completing-rebalance")
 
 
@@ -31,18 +33,23 @@ def members(bootstrap: str, group: str) -> list[Member]:
 
 
 def alive(bootstrap: str) -> set[str]:
-    """The groups of the cluster that have members. Raises BrokerUnavailable within about 10 s."""
-    found = _asked(bootstrap, lambda admin: admin.list_groups(states_filter=_WITH_MEMBERS))
+    """The groups of the cluster that have members. Raises BrokerUnavailable within about 20 s: a broker that has just
+    started is given time to load what it knows of groups."""
+    found = _asked(bootstrap, lambda admin: admin.list_groups(states_filter=_WITH_MEMBERS), PATIENCE_S)
     return {g["group_id"] for g in found}
 
 
-def _asked(bootstrap: str, question: Callable[[Any], Any]) -> Any:
+def _asked(bootstrap: str, question: Callable[[Any], Any], patience_s: float = 0.0) -> Any:
+    deadline = time.monotonic() + patience_s
     # kafka-python: librdkafka's admin client can abort the process when a broker answers after its time-out.
     with connected("KafkaAdminClient", bootstrap, request_timeout_ms=ANSWER_MS) as admin:
-        try:
-            return question(admin)
-        except kafka_python().errors.KafkaError as error:
-            raise _silent(str(error), bootstrap) from None
+        while True:
+            try:
+                return question(admin)
+            except kafka_python().errors.KafkaError as error:
+                if not error.retriable or time.monotonic() > deadline:
+                    raise _silent(str(error), bootstrap) from None
+            time.sleep(0.2)
 
 
 def _silent(said: str, bootstrap: str) -> BrokerUnavailable:
