@@ -102,6 +102,15 @@ def fill_cells(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
 
 
 @_kernel
+def same_bytes(one: Bytes, at: int, other: Bytes, there: int, length: int) -> bool:
+    """Whether `length` bytes are equal, of `one` from `at` on and of `other` from `there` on."""
+    for k in range(length):  # noqa: SIM110 - numba compiles no generators
+        if one[at + k] != other[there + k]:
+            return False
+    return True
+
+
+@_kernel
 def find_ids(
     cells: npt.NDArray[np.int32], hashes: Ints, starts: Ints, lengths: Ints, names: Bytes, wanted: Ints,
     wanted_starts: Ints, wanted_ends: Ints, data: Bytes, rows: Ints,
@@ -118,15 +127,14 @@ def find_ids(
         rows[i] = -1
         while cells[at] != -1:
             row = cells[at]
-            if row >= 0 and hashes[row] == wanted[i] and lengths[row] == length:
-                same = True
-                for k in range(length):
-                    if names[starts[row] + k] != data[wanted_starts[i] + k]:
-                        same = False
-                        break
-                if same:
-                    rows[i] = row
-                    break
+            if (
+                row >= 0
+                and hashes[row] == wanted[i]
+                and lengths[row] == length
+                and same_bytes(names, starts[row], data, wanted_starts[i], length)
+            ):
+                rows[i] = row
+                break
             at = (at + 1) & mask
 
 
@@ -148,16 +156,15 @@ def claim_ids(
         fresh[i] = True
         while cells[at] != -1:  # dead cells are not reused: they go when the cells are filled anew
             row = cells[at]
-            if row >= 0 and hashes[row] == wanted[i] and lengths[row] == length:
-                same = True
-                for k in range(length):
-                    if names[starts[row] + k] != data[wanted_starts[i] + k]:
-                        same = False
-                        break
-                if same:
-                    rows[i] = row
-                    fresh[i] = False
-                    break
+            if (
+                row >= 0
+                and hashes[row] == wanted[i]
+                and lengths[row] == length
+                and same_bytes(names, starts[row], data, wanted_starts[i], length)
+            ):
+                rows[i] = row
+                fresh[i] = False
+                break
             at = (at + 1) & mask
         if fresh[i]:
             taken += 1
