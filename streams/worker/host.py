@@ -206,6 +206,8 @@ class Host:
             self._since_flush, self._flushed_at = 0, time.monotonic()
         for partition in list(self._restoring):
             self._restore(partition)
+        if self._restoring:  # told to stop in the middle: half a state has nothing to tell
+            return
         batches = self._poll()
         beat = time.monotonic() - self._beat_at >= self.options.heartbeat_interval_s
         if not batches and not beat:
@@ -262,7 +264,10 @@ class Host:
         """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is
         folded."""
         self._settle()
-        offsets = [TopicPartition(self._topic, p, o) for p, o in outcome.offsets.items()]
+        # Vectors of what had waited may come without an event: with them goes where their partition stands, as offsets
+        # are what a worker that has lost it is refused for.
+        spoken = {partition for partition, _, _ in outcome.vectors} | set(outcome.offsets)
+        offsets = [TopicPartition(self._topic, p, self.processor.partitions[p].meta.offset) for p in sorted(spoken)]
         self._writer.submit(outcome, offsets, self._consumer.consumer_group_metadata(), ticks)
         self._since_flush += bool(offsets)
 

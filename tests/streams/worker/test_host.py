@@ -18,24 +18,26 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from forebay.clock import HOUR_MS
 from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
 from forebay.events import Behaviour, Event, Interaction, Tick, decode
 from forebay.segments import lint
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, SegmentSpec, Side
+from forebay.segments.state.ids import Ids
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, unpack_heartbeat
 from forebay.store.partitionstore import PartitionStore
 from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.topics import Topics, ensure
+from forebay.streams.topics import Topics, describe, ensure
 from forebay.streams.worker.host import CLOCK_MARGIN_MS, Host, HostOptions
 from forebay.streams.worker.processor import Processor
 from forebay.telemetry import add_hook
 
 pytestmark = pytest.mark.broker
-PARTITIONS, HOUR_MS = 2, 3_600_000
+PARTITIONS = 2
 BRISK = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
 
 
@@ -119,6 +121,65 @@ def test_a_second_run_finds_nothing_to_do(
         wait_for(lambda: all(m > beats[p] for p, m in heartbeats().items()), "heartbeats")
         assert not second.ended
     assert len(vectors()) == before
+
+
+def test_what_had_waited_is_told_with_where_its_partition_stands(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None],
+    work: Callable[..., Any], wait_for: Callable[..., None], vectors: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """It comes without an event, and a worker that has lost the partition is refused for its offsets alone: without
+    them its old vectors would be taken."""
+    from forebay.streams.worker.transactions import TransactionLog
+
+    worked(200)
+    processor = Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path)
+    topic_id, stood = describe(kafka.bootstrap, [there.behaviour])[there.behaviour].topic_id, {}
+    for partition in range(PARTITIONS):  # as if it had been flushed before its vectors were made
+        owned = processor.open(partition, topic_id, 0, create=False)
+        rows = owned.rows_of(Ids.of_bytes([name for name, _ in owned.store.scan()][:3]))
+        owned.pending[rows] = owned._changed[rows] = 1
+        stood[partition] = owned.meta.offset
+        owned.flush(1 << 50)
+        processor.close(partition)
+    commit, spoken, before = TransactionLog.commit, [], len(vectors())
+
+    def noted(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
+        spoken.append(({p for p, _, _ in outcome.vectors}, {o.partition: o.offset for o in offsets}))
+        commit(self, outcome, offsets, *rest, **more)
+
+    monkeypatch.setattr(TransactionLog, "commit", noted)
+    with work(there, "user", tmp_path) as second:
+        wait_for(lambda: second.ended or len(vectors()) == before + 6, "what had waited")
+    assert [told for told in spoken if told[0]]
+    for partitions, offsets in spoken:
+        assert offsets == {p: stood[p] for p in partitions}
+
+
+def test_a_stop_in_the_middle_of_a_restore_tells_nothing(
+    there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int],
+    wait_for: Callable[..., None], now_history: Callable[..., History], whole: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Half a state is older than the vectors in the log, and its offset older than the group's."""
+    from forebay.streams.worker import host
+
+    publish(there.behaviour, now_history(300).behaviours)
+    with work(there, "user", tmp_path / "a") as first:
+        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+    fold_again, before = host.fold_again, len(whole(there.vectors("g1", "user")))
+
+    def stopped_half_way(processor: Any, settings: Any, partition: int, end: int, *rest: Any) -> int:
+        done = fold_again(processor, settings, partition, end // 2, *rest)
+        rest[-1].set()
+        return done
+
+    monkeypatch.setattr(host, "fold_again", stopped_half_way)
+    always = HostOptions(heartbeat_interval_s=0.01)  # so that a heartbeat is due in the very turn of the stop
+    with work(there, "user", tmp_path / "b", options=always) as second:
+        wait_for(lambda: second.ended, "the stop")
+    assert lag(there.behaviour, second.host.group, PARTITIONS) == 0
+    assert len(whole(there.vectors("g1", "user"))) == before
 
 
 @pytest.mark.parametrize("side", SIDES)
