@@ -132,7 +132,9 @@ class OwnedPartition:
             names = self.index.names(new)
             if not self.whole:  # else all that the store has is here
                 self._load(new, self.store.get(names))
-            self._deleted.difference_update(names)
+            if self._deleted:  # one that came back: the store may still say of the old one that it waits
+                self._marked[new] = [name in self._deleted for name in names]
+                self._deleted.difference_update(names)
         return rows
 
     # -- the fold

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from forebay.arrays import Ints
+from forebay.clock import HOUR_MS
 from forebay.errors import StoreError, StoreLocked, StoreMissing, TopicMismatch
 from forebay.events import Behaviour, Event, Tick
 from forebay.segments.bundle import Bundle
@@ -27,7 +28,7 @@ from forebay.store.codec import codec_of
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.partitionstore import PartitionMeta, spilled_keys
 
-NOW, HOUR_MS = 1_790_000_000_000, 3_600_000
+NOW = 1_790_000_000_000
 KEEP_MS = 24 * HOUR_MS
 
 
@@ -201,15 +202,17 @@ def test_a_retired_entitys_row_is_used_again_and_its_record_leaves_the_store(
 
 
 def test_an_entity_that_left_and_came_back_is_in_the_store(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
-    """Both between two flushes: the last word counts."""
+    """Both between two flushes: the last word counts, also of whether it waits."""
     partition = _open(bundle, tmp_path, meta, whole=True)
-    _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS))
+    _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), encode=False)
     partition.flush(KEEP_MS)
+    assert partition.store.pending() == [(b"a", 0b111)]
     assert _fold(bundle, partition, Tick(NOW + HOUR_MS), *_clicks("a", 3)) == ["a"]
     partition.flush(KEEP_MS)
+    assert partition.store.pending() == []
     partition.close()
     partition = _open(bundle, tmp_path, meta, whole=True)
-    assert _counted(partition, "a") == [3]
+    assert _counted(partition, "a") == [3] and len(partition.waiting()) == 0
     partition.close()
 
 
