@@ -102,12 +102,27 @@ def fill_cells(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
 
 
 @_kernel
-def same_bytes(one: Bytes, at: int, other: Bytes, there: int, length: int) -> bool:
-    """Whether `length` bytes are equal, of `one` from `at` on and of `other` from `there` on."""
-    for k in range(length):  # noqa: SIM110 - numba compiles no generators
-        if one[at + k] != other[there + k]:
-            return False
-    return True
+def probe_id(
+    cells: npt.NDArray[np.int32], hashes: Ints, starts: Ints, lengths: Ints, names: Bytes,
+    wanted: int, data: Bytes, start: int, length: int,
+) -> tuple[np.int64, int]:  # fmt: skip
+    """The row of one id, -1 where it has none, and the cell at which probing ended: its own, or a free one.
+
+    Row r has the hash `hashes[r]`, and its id lies in `names` from `starts[r]`, `lengths[r]` bytes long; the wanted
+    one, of hash `wanted`, lies in `data` from `start`. Ids of one hash are told apart by their bytes.
+    """
+    mask = len(cells) - 1
+    at = wanted & mask
+    while cells[at] != -1:  # dead cells are not reused: they go when the cells are filled anew
+        row = np.int64(cells[at])
+        if row >= 0 and hashes[row] == wanted and lengths[row] == length:
+            k = 0
+            while k < length and names[starts[row] + k] == data[start + k]:
+                k += 1
+            if k == length:
+                return row, at
+        at = (at + 1) & mask
+    return np.int64(-1), at
 
 
 @_kernel
@@ -115,27 +130,12 @@ def find_ids(
     cells: npt.NDArray[np.int32], hashes: Ints, starts: Ints, lengths: Ints, names: Bytes, wanted: Ints,
     wanted_starts: Ints, wanted_ends: Ints, data: Bytes, rows: Ints,
 ) -> None:  # fmt: skip
-    """Write the row of each wanted id to `rows` int64 [n], -1 where there is none. Ids of one hash are told apart.
-
-    Row r has the hash `hashes[r]`, and its id lies in `names` from `starts[r]`, `lengths[r]` bytes long; wanted id i
-    lies in `data` from `wanted_starts[i]` to `wanted_ends[i]`.
-    """
-    mask = len(cells) - 1
+    """Write the row of each wanted id to `rows` int64 [n], -1 where there is none. Wanted id i lies in `data` from
+    `wanted_starts[i]` to `wanted_ends[i]`; the rest is as in `probe_id`."""
     for i in range(len(wanted)):
-        at = wanted[i] & mask
-        length = wanted_ends[i] - wanted_starts[i]
-        rows[i] = -1
-        while cells[at] != -1:
-            row = cells[at]
-            if (
-                row >= 0
-                and hashes[row] == wanted[i]
-                and lengths[row] == length
-                and same_bytes(names, starts[row], data, wanted_starts[i], length)
-            ):
-                rows[i] = row
-                break
-            at = (at + 1) & mask
+        start = wanted_starts[i]
+        length = wanted_ends[i] - start
+        rows[i] = probe_id(cells, hashes, starts, lengths, names, wanted[i], data, start, length)[0]
 
 
 @_kernel
@@ -148,33 +148,21 @@ def claim_ids(
 
     The caller has made room: free cells, free rows and bytes for all of `wanted`.
     """
-    mask = len(cells) - 1
     taken = 0
     for i in range(len(wanted)):
-        at = wanted[i] & mask
-        length = wanted_ends[i] - wanted_starts[i]
-        fresh[i] = True
-        while cells[at] != -1:  # dead cells are not reused: they go when the cells are filled anew
-            row = cells[at]
-            if (
-                row >= 0
-                and hashes[row] == wanted[i]
-                and lengths[row] == length
-                and same_bytes(names, starts[row], data, wanted_starts[i], length)
-            ):
-                rows[i] = row
-                fresh[i] = False
-                break
-            at = (at + 1) & mask
+        start = wanted_starts[i]
+        length = wanted_ends[i] - start
+        row, at = probe_id(cells, hashes, starts, lengths, names, wanted[i], data, start, length)
+        fresh[i] = row < 0
         if fresh[i]:
             taken += 1
             row = free[len(free) - taken]
             hashes[row], starts[row], lengths[row] = wanted[i], end, length
             for k in range(length):
-                names[end + k] = data[wanted_starts[i] + k]
+                names[end + k] = data[start + k]
             end += length
             cells[at] = row
-            rows[i] = row
+        rows[i] = row
     return taken, end
 
 
