@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import pytest
 
+from forebay.clock import DAY_MS
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, encode
 from forebay.segments.spec import load_spec
 from forebay.segments.training import untrained
@@ -24,7 +25,7 @@ from forebay.streams.topics import Topics, ensure
 
 SOURCE = str(Path(__file__).parents[1] / "src")
 SPEC = Path(__file__).parents[1] / "segments" / "movielens.toml"
-YEAR_2019, DAY_MS = 1_550_000_000_000, 86_400_000
+YEAR_2019 = 1_550_000_000_000
 NOBODY = "127.0.0.1:1"  # nothing listens there: what is said was said before anything was sent
 
 

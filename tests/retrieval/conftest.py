@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from forebay.arrays import Floats
 from forebay.retrieval.engine import Engine, EngineLimits
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.quantize import dequantize
@@ -20,7 +20,6 @@ from forebay.store.table import SegmentTable
 from .fusions import D, weighted_sum
 
 NOW = 1_790_000_000_000
-Floats = npt.NDArray[np.float32]
 
 
 def _segment(side: Side, name: str, expires_after_ms: int = 0) -> SegmentSpec:

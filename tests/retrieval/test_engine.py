@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from forebay.arrays import Floats
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, RetrieveRequest
@@ -43,7 +43,7 @@ def test_a_fusion_that_does_not_fold_scores_by_kept_halves(make_node: Callable[.
     node.put("user", ["u"], seed=2)
     names = [*ITEMS, "unknown"]
 
-    def check(items: npt.NDArray[np.float32], user: npt.NDArray[np.float32]) -> None:
+    def check(items: Floats, user: Floats) -> None:
         hits = node.engine.rank(RankRequest("u", names, k=40))
         expected = dict(zip(names, node.fusion.scores(user, items).tolist(), strict=True))
         assert {hit.item: hit.score for hit in hits} == pytest.approx(expected, rel=1e-4, abs=1e-5)

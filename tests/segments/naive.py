@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import numpy as np
-import numpy.typing as npt
 
+from forebay.arrays import Ints
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
 from forebay.segments.spec import FeatureSpec, Side, Spec
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.state.ids import hash_id
 from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
 
-Ints = npt.NDArray[np.int64]
 Behaving = Behaviour | Interaction
 Updating = UserProfile | ItemUpdate
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forebay.arrays import Doubles, Floats, Int8s, Ints
 from forebay.store import kernels
 
 
 def _naive_scores(
-    vectors: npt.NDArray[np.int8],
-    scales: npt.NDArray[np.float32],
-    rows: npt.NDArray[np.int64],
-    query: npt.NDArray[np.float32],
-    bounds: npt.NDArray[np.int64],
-    default: npt.NDArray[np.float32],
-) -> npt.NDArray[np.float64]:
+    vectors: Int8s,
+    scales: Floats,
+    rows: Ints,
+    query: Floats,
+    bounds: Ints,
+    default: Floats,
+) -> Doubles:
     scores = []
     for row in rows:
         parts = [

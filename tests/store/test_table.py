@@ -6,12 +6,12 @@ import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from forebay.arrays import Int8s, Ints
 from forebay.errors import HashCollision
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import HELD, RowCodec, Rows, SlotSpec
@@ -170,7 +170,7 @@ def test_no_row_is_torn_or_misattributed() -> None:
             table.upsert([ids[i] for i in chosen], rows, np.zeros(16, np.int32))
             table.delete([ids[i] for i in chosen[:8]])
 
-    def check(entity: int, row: int, vector: npt.NDArray[np.int8], times: npt.NDArray[np.int64]) -> None:
+    def check(entity: int, row: int, vector: Int8s, times: Ints) -> None:
         if (vector != entity).any() or len(set(times.tolist())) != 1 or times[0] % 64 != entity:
             wrong.append(f"e{entity} row {row}: {vector.tolist()} {times.tolist()}")
 

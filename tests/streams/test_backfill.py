@@ -17,6 +17,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from forebay.cli.train import backfill as verb
+from forebay.clock import HOUR_MS
 from forebay.config import Settings
 from forebay.errors import BundleError, GenerationError, StoreCorrupt, StoreMissing, UsageError
 from forebay.events import Behaviour, Event, encode
@@ -35,7 +36,7 @@ from forebay.streams.worker.host import HostOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-NOW, HOUR_MS = 1_790_000_000_000, 3_600_000
+NOW = 1_790_000_000_000
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from forebay.arrays import Floats, Ints
 from forebay.events import Behaviour, ItemUpdate, UserProfile
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders.bounds import MARGIN, Bounds
@@ -23,8 +23,6 @@ from forebay.segments.state.layout import Layout
 from forebay.segments.training import RetrieveOptions, TrainingOptions, train, train_segment
 
 from .. import models
-
-Ints = npt.NDArray[np.int64]
 
 SPEC = parse_spec(
     tomllib.loads("""
@@ -124,7 +122,7 @@ def states(history: History) -> dict[Side, tuple[Ints, Ints]]:
     return {s: (part.states(Layout.of(SPEC, s), part.times), part.hashes(s)) for s in SIDES}
 
 
-def _vectors(bundle: Bundle, side: Side, rows: Ints, hashes: Ints) -> npt.NDArray[np.float32]:
+def _vectors(bundle: Bundle, side: Side, rows: Ints, hashes: Ints) -> Floats:
     with SideEncoders(bundle, side) as encoders:
         return encoders.encode_exact(rows, hashes)
 

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
 import forebay
+from forebay.arrays import Ints
 from forebay.events import Behaviour
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import CANONICAL, ENCODERS, Aligned, SegmentEncoder, build, encode, tensors
@@ -384,7 +384,7 @@ def test_another_process_gives_the_same_bits(tmp_path: Path) -> None:
     assert answered.stdout.split() == expected
 
 
-def _random_rows(bundle: Bundle, user: bool) -> npt.NDArray[np.int64]:
+def _random_rows(bundle: Bundle, user: bool) -> Ints:
     """Rows whose columns hold small numbers, lists in use to a random length."""
     layout = bundle.layouts["user" if user else "item"]
     random = np.random.default_rng(4)

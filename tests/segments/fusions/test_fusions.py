@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from forebay.arrays import Floats
 from forebay.errors import BundleError, SpecError
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Shape
 from forebay.segments.fusions.kinds import FUSIONS, build
 from forebay.segments.spec import Spec, Use, parse_spec
 from forebay.segments.training.twins import TWINS, Twin, twin
-
-Floats = npt.NDArray[np.float32]
 
 # Two widths, so that not every part meets every other; `many` is taken apart into two vectors.
 TABLES = """

@@ -6,7 +6,6 @@ from math import log1p
 from random import Random
 
 import numpy as np
-import numpy.typing as npt
 
 from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, Tick, UserProfile, entity_of
 from forebay.segments.spec import SIDES, Side
@@ -21,7 +20,6 @@ from ..models import spec
 from ..played import Played
 
 KNOWN = Vocabulary.of(hash_ids(["i1", "i2", "i3"]))
-Ints = npt.NDArray[np.int64]
 
 
 def _reader(title: str, name: str = "nasty") -> tuple[SegmentReader, Layout]:

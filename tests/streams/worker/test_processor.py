@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from forebay.clock import HOUR_MS
 from forebay.events import (
     MAX_RECORD_BYTES,
     Behaviour,
@@ -46,7 +47,7 @@ from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.processor import Processor
 from forebay.telemetry import add_hook
 
-NOW, HOUR_MS = 1_790_000_000_000, 3_600_000
+NOW = 1_790_000_000_000
 COUNT = 4  # partitions
 MakeHistory = Callable[..., History]
 Arrivals = Callable[..., list[Event]]
