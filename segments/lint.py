@@ -252,8 +252,7 @@ def _windows(spec: Spec) -> Iterator[Remark]:
                     "warning",
                     where,
                     f"{in_words(f)}: one bucket of {duration(f.bucket_ms)} is longer than the half-life, and its "
-                    f"events "
-                    "decay as one",
+                    "events decay as one",
                     "Use buckets of a quarter of the half-life",
                 )
 

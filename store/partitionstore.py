@@ -32,8 +32,7 @@ _ENTITY, _SPILLED, _PENDING, _META = b"e", b"d", b"p", b"m"
 # Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
     "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another "
-    "generation "
-    "from a history that reaches to now: forebay backfill --generation NEW"
+    "generation from a history that reaches to now: forebay backfill --generation NEW"
 )
 
 

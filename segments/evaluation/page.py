@@ -74,8 +74,7 @@ def _early_sentence(study: Study, models: Mapping[str, ModelResult]) -> str:
             told.append(f"{difference.mean:+.4f}{_margin(difference)} {METRICS[key][0]}")
     return (
         f"Late fusion against the tuned early-interaction ranker: {', '.join(told)}, at <b>1/{share:.0f}</b> of its "
-        f"request "
-        f"time ({served.ms_per_1000.mean:.2f} against {early.ms_per_1000.mean:.1f} ms for 1,000 candidates)."
+        f"request time ({served.ms_per_1000.mean:.2f} against {early.ms_per_1000.mean:.1f} ms for 1,000 candidates)."
     )
 
 
@@ -99,8 +98,7 @@ def _freshness(study: Study) -> str:
     heads = "".join(f"<th scope='col'>{METRICS[k][0]}</th>" for k in _STALE)
     return (
         "<section><h2>What freshness is worth</h2><p>The same model and the same requests; only how late the user's "
-        "events become "
-        "visible changes. Nightly is the last midnight UTC.</p>"
+        "events become visible changes. Nightly is the last midnight UTC.</p>"
         f"<div class='pair'>{''.join(figures)}</div><div class='scroll'><table><caption>By age of the user's "
         f"vectors</caption>"
         f"<thead><tr><th scope='col'>age</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
@@ -131,8 +129,7 @@ def _pareto(study: Study) -> str:
         return ""
     return (
         "<section><h2>Quality against request cost</h2><p>One thread, everything precomputed that can be: item halves "
-        "for late "
-        f"fusion, features for the early ranker.</p><div class='pair'>{''.join(figures)}</div></section>"
+        f"for late fusion, features for the early ranker.</p><div class='pair'>{''.join(figures)}</div></section>"
     )
 
 

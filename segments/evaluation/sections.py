@@ -124,8 +124,7 @@ def experiments(one: Served) -> Section:
     return Section(
         "experiments", "As an experiment would show it",
         "Users of the test part split by a hash, one arm scored with fresh vectors, one with last night's; and both "
-        "retrievals "
-        "interleaved by team draft before each choice. One seed.",
+        "retrievals interleaved by team draft before each choice. One seed.",
         rows,
     )  # fmt: skip
 
@@ -217,8 +216,7 @@ def _encoders(one: Served) -> Section:
         rows.append(RowResult(name, _of(other, other.scores()), extra))
     text = (
         "Encoders with their matrices on an int8 grid (stored small, run in float32), and with hidden units taken out "
-        "for good, no "
-        "retraining; of one seed."
+        "for good, no retraining; of one seed."
     )
     against = _of(one, one.scores())
     return Section(
@@ -302,8 +300,7 @@ def of_training(
         Section(
             "recipes", "Ways to train",
             "One seed; differences to the recipe as configured. Staleness in training is for vectors that are late "
-            "when they serve: "
-            "its worth is in the column of last night's.",
+            "when they serve: its worth is in the column of last night's.",
             recipes, recipes[0].figures,
         ),
         Section(

@@ -193,8 +193,7 @@ class Demo:
         self._say(
             5,
             f"event → servable p50 {waits[0]:.0f} ms, p99 {waits[1]:.0f} ms · lookup over HTTP ({CANDIDATES:,} "
-            f"candidates) "
-            f"p50 {lookups[0]:.2f} ms, p99 {lookups[1]:.2f} ms",
+            f"candidates) p50 {lookups[0]:.2f} ms, p99 {lookups[1]:.2f} ms",
         )
 
     def _check_served(self, client: Client, bundle: Bundle, history: History) -> None:
