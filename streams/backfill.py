@@ -24,9 +24,9 @@ from forebay.store.generation import MANIFEST, Generation
 from forebay.streams.offsets import bounds
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe
-from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.transports.librdkafka.transactions import TransactionLog
+from forebay.streams.worker.batch import TICK_KEY, Outcome, PartitionBatch
 from forebay.streams.worker.processor import Processor
-from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
 
 BATCH = 4096
 Progress = Callable[[int, int], None]

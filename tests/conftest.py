@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.segments.bundle import Bundle
     from forebay.segments.history import History
     from forebay.store.codec import RowCodec
-    from forebay.streams.worker.host import Host
+    from forebay.streams.worker.protocol import Worker
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
 _number = itertools.count(1)
@@ -285,17 +285,17 @@ def newest(read: Callable[..., list[Any]]) -> Callable[[str, int], dict[str, byt
 
 
 class Work:
-    """A Host on a thread of its own until the block ends; what it raised is raised there."""
+    """A worker on a thread of its own until the block ends; what it raised is raised there."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    def __init__(self, worker: Worker) -> None:
+        self.worker, self.group, self.processor = worker, worker.group, worker.processor
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
         try:
-            self.host.run(self._stop)
+            self.worker.run(self._stop)
         except BaseException as error:  # noqa: BLE001 - raised again where the block ends
             self.error = error
 
@@ -310,7 +310,7 @@ class Work:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._stop.set()
         self._thread.join(60)
-        assert not self._thread.is_alive(), "the host did not stop"
+        assert not self._thread.is_alive(), "the worker did not stop"
         if self.error is not None and error is None:
             raise self.error
 
@@ -319,7 +319,8 @@ class Work:
 def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
     """`with work(topics, side, folder, generation="g1", partitions=2, options=…)`: one side's worker, running."""
     from forebay.segments.spec import Side
-    from forebay.streams.worker.host import Host, HostOptions
+    from forebay.streams.transports.librdkafka.transport import worker
+    from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.processor import Processor
 
     def start(
@@ -329,10 +330,10 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
         *,
         generation: str = "g1",
         partitions: int = 2,
-        options: HostOptions = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2),
+        options: WorkerOptions = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2),
         bundle: Bundle = bundle,
     ) -> Work:
         processor = Processor(bundle, side, topics.source(side), partitions, folder)
-        return Work(Host(processor, kafka.bootstrap, topics, generation, options))
+        return Work(worker(processor, kafka.bootstrap, topics, generation, options))
 
     return start

@@ -4,8 +4,8 @@
 
 | name | said by | details |
 | --- | --- | --- |
-| step | Host | number 1–5 of the batch's steps (streams/worker/processor.py), name, side, seconds, events |
-| restored | Host | side, partition, events folded silently, seconds |
+| step | worker | number 1–5 of the batch's steps (streams/worker/processor.py), name, side, seconds, events |
+| restored | worker | side, partition, events folded silently, seconds |
 | dead_letter | Processor | side, reason |
 | undeclared | Processor | side, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |

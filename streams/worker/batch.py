@@ -10,6 +10,7 @@ from typing import TypeAlias
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.worker.undeclared import Counts
 
+TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
 Message: TypeAlias = tuple[int, bytes, bytes | None]  # source partition, key, value (None: a tombstone)
 
 
@@ -22,6 +23,14 @@ class PartitionBatch:
     values: Sequence[bytes | None]
     offsets: Sequence[int]
     append_times: Sequence[int]
+
+    def since(self, start: int) -> PartitionBatch:
+        """The records from place `start` on."""
+        if start == 0:
+            return self
+        return PartitionBatch(
+            self.partition, self.keys[start:], self.values[start:], self.offsets[start:], self.append_times[start:]
+        )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """The Processor: one side's events in, vectors out. No Kafka in it.
 
-A Host polls, and calls for each batch, in this order and with these numbers in metrics, tests and logs:
+A Worker (protocol.py) polls, and calls for each batch, in this order and with these numbers in metrics, tests and logs:
 
     1 accept     `apply`: records become events, bad ones dead letters (accept.py)
     2 fold       `apply`: into EntityState, collecting pending (entity, segment) pairs: ten clicks are one encode
     3 encode     `apply`: what is pending in all partitions together, in canonical batches (encode.py)
-    4 transact   the Host: vectors, interactions, dead letters and source offsets in one transaction
+    4 transact   the Worker: vectors, interactions, dead letters and source offsets in one commit
     5 store      `flush`, after the commit, every few batches: the store may lag the group, never lead it
 
 A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner folds the gap silently (`apply` with
@@ -56,7 +56,7 @@ class Processor:
         self._encoders = SideEncoders(bundle, side)
 
     def warm(self) -> None:
-        """Compile what a batch runs, before the first one waits for it. The Host calls this before it joins its
+        """Compile what a batch runs, before the first one waits for it. A Worker calls this before it joins its
         group."""
         self._fold.warm()
         self._acceptor.warm()

@@ -19,14 +19,18 @@ END_WITHIN_S = 8.0  # SIGTERM ends a worker within 10 s: what is left is for the
 _STEP_S = 0.2
 
 
-class Worker(Watched, Protocol):
+class Supervised(Watched, Protocol):
     """What is supervised: `run` works until `stop` is set, and raises what it cannot go on with."""
 
     def run(self, stop: threading.Event) -> None: ...
 
 
 def supervise(
-    workers: Sequence[Worker], stop: threading.Event, *, stall_after_s: float, look: Callable[[], None] = lambda: None
+    workers: Sequence[Supervised],
+    stop: threading.Event,
+    *,
+    stall_after_s: float,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Run all until `stop` is set, one ends or one stalls; then ask the others to end, and wait 8 s at most.
 
@@ -60,7 +64,7 @@ def stuck() -> bool:
 
 
 class _Thread(threading.Thread):
-    def __init__(self, worker: Worker, stop: threading.Event) -> None:
+    def __init__(self, worker: Supervised, stop: threading.Event) -> None:
         super().__init__(name=worker.name, daemon=True)
         self._worker, self._ends = worker, stop
         self.error: BaseException | None = None

@@ -1,4 +1,4 @@
-"""One worker process for the fault tests: Hosts of the given sides that kill, pause or slow themselves at a step.
+"""One worker process for the fault tests: workers of the given sides that kill, pause or slow themselves at a step.
 
     python worker.py '{"bootstrap": …, "prefix": …, "bundle": …, "state": …, "fault": {"side": …, "step": …, "at": …}}'
 
@@ -22,7 +22,8 @@ from forebay.cli.readiness import Readiness
 from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
 from forebay.streams.topics import Topics
-from forebay.streams.worker.host import Host, HostOptions
+from forebay.streams.transports.librdkafka.transport import worker
+from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.supervisor import stuck, supervise
 from forebay.telemetry import add_hook
@@ -60,15 +61,15 @@ def main() -> int:
 
     Processor.open = opened  # type: ignore[method-assign]
 
-    hosts = []
-    options = HostOptions(**given["options"])
+    workers = []
+    options = WorkerOptions(**given["options"])
     for side in given["sides"]:
         processor = Processor(bundle, side, topics.source(side), given["partitions"], Path(given["state"]))
-        hosts.append(Host(processor, given["bootstrap"], topics, given["generation"], options))
-    readiness = Readiness(hosts, "worker")
+        workers.append(worker(processor, given["bootstrap"], topics, given["generation"], options))
+    readiness = Readiness(workers, "worker")
     code = 0
     try:
-        supervise(hosts, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+        supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
     except ForebayError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         code = 1

@@ -32,7 +32,7 @@ from forebay.streams.backfill import backfill
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.host import HostOptions
+from forebay.streams.worker.options import WorkerOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -78,11 +78,11 @@ def test_a_backfill_and_the_stream_after_it_are_what_the_stream_alone_would_be(
     publish(topics.behaviour, arrivals(part))
 
     def drain(generation: str, folder: Path, *, interactions: bool) -> None:
-        options = HostOptions(interactions=interactions, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+        options = WorkerOptions(interactions=interactions, heartbeat_interval_s=0.2, flush_interval_s=0.2)
         with work(topics, "user", folder, generation=generation, options=options) as user:
-            wait_for(lambda: lag(topics.behaviour, user.host.group, PARTITIONS) == 0 or user.ended, "the user side")
+            wait_for(lambda: lag(topics.behaviour, user.group, PARTITIONS) == 0 or user.ended, "the user side")
         with work(topics, "item", folder, generation=generation, options=options) as item:
-            wait_for(lambda: lag(topics.item_updates, item.host.group, PARTITIONS) == 0 or item.ended, "the item side")
+            wait_for(lambda: lag(topics.item_updates, item.group, PARTITIONS) == 0 or item.ended, "the item side")
 
     drain("g1", tmp_path / "state-g1", interactions=True)
     counted: list[tuple[int, int]] = []
@@ -200,17 +200,17 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     part = History(whole.behaviours[:200], whole.profiles, whole.items)
     make(part, "g2", now)
     folder = tmp_path / "state-g2"
-    options = HostOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    options = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
 
     def drain(generation: str = "g2") -> None:
         with work(topics, "user", tmp_path / f"state-{generation}", generation=generation, options=options) as user:
-            group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.host.group})
+            group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.group})
 
             def is_done() -> bool:
                 """Nothing is left to read, the folder has caught up with its group, and what that changed has been
                 emitted."""
-                owned = user.host.processor.partitions
-                return len(owned) == PARTITIONS and lag(topics.behaviour, user.host.group, PARTITIONS) == 0 and all(
+                owned = user.processor.partitions
+                return len(owned) == PARTITIONS and lag(topics.behaviour, user.group, PARTITIONS) == 0 and all(
                     p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.waiting() for n,
                     p in owned.items()
                 )  # fmt: skip

@@ -17,7 +17,7 @@ log = logging.getLogger("forebay.deadletters")
 
 
 class LetterLog:
-    """A hook that counts `dead_letter` and writes at the next `step`: a Host says one with every batch and heartbeat.
+    """A hook that counts `dead_letter` and writes at the next `step`: a worker says one with every batch and heartbeat.
 
     The first refusals are told at once, with their whole batch, those after them at most every minute. A batch whose
     transaction is aborted is done again and counted again.
@@ -26,7 +26,7 @@ class LetterLog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._told_at = clock, -EVERY_S - 1e9
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()  # both sides' Hosts emit
+        self._lock = threading.Lock()  # both sides' workers emit
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if name == "dead_letter":

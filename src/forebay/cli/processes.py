@@ -26,7 +26,7 @@ def stop_event() -> threading.Event:
 
 
 def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str | None) -> None:
-    """A Host for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it
+    """A worker for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it
     again.
 
     `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item
@@ -38,8 +38,10 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
     from forebay.segments.spec import SIDES
     from forebay.store.generation import Generation
     from forebay.streams.topics import Topics, describe
-    from forebay.streams.worker.host import Host, HostOptions
+    from forebay.streams.transports.librdkafka.transport import worker
+    from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.processor import Processor
+    from forebay.streams.worker.protocol import Worker
     from forebay.streams.worker.supervisor import stuck, supervise
 
     if side not in (*SIDES, "both"):
@@ -47,18 +49,18 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
     topics = Topics(settings.topic_prefix)
-    options = HostOptions(slot=slot, create_stores=False, interactions=not silent)
-    hosts: list[Host] = []
+    options = WorkerOptions(slot=slot, create_stores=False, interactions=not silent)
+    workers: list[Worker] = []
     for one in SIDES if side == "both" else (side,):
         topic = topics.source(one)
         partitions = describe(settings.bootstrap, [topic])[topic].partitions
         processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
-        hosts.append(Host(processor, settings.bootstrap, topics, generation.name, options))
-        log.info("%s, bundle %s, group %s", hosts[-1].name, bundle.name, hosts[-1].group)
-    readiness = Readiness(hosts, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
+        workers.append(worker(processor, settings.bootstrap, topics, generation.name, options))
+        log.info("%s, bundle %s, group %s", workers[-1].name, bundle.name, workers[-1].group)
+    readiness = Readiness(workers, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
     with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
         try:
-            supervise(hosts, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+            supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
         except ForebayError as error:
             if not stuck():
                 raise

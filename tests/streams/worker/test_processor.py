@@ -454,7 +454,7 @@ def test_states_and_vectors_do_not_depend_on_batch_cuts_neighbours_or_reopenings
 
 
 def _run_with_crashes(bundle: Bundle, side: Side, folder: Path, records: list[Record], pick: random.Random) -> None:
-    """As a Host would: batches are committed, the store lags, crashes drop what is in memory, the gap is folded
+    """As a worker does: batches are committed, the store lags, crashes drop what is in memory, the gap is folded
     silently."""
     committed = 0
     while committed < len(records):

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -26,9 +26,8 @@ from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused
 from forebay.events import Tick, encode
 from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import Outcome
+from forebay.streams.worker.batch import TICK_KEY, Outcome
 
-TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
 OPERATION_TIMEOUT_S = (
     30.0  # of each call; a frozen broker was seen to outlast it, so that callers wait with a bound of their own
 )
@@ -94,7 +93,7 @@ class TransactionLog:
         outcome: Outcome,
         offsets: Sequence[TopicPartition],
         group: Any,
-        ticks: dict[int, int],
+        ticks: Mapping[int, int],
         *,
         interactions: bool,
     ) -> None:

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from forebay.errors import BrokerError, TransactionLost
-from forebay.streams.worker import commits
-from forebay.streams.worker.commits import Commits
+from forebay.streams.transports.librdkafka.commits import Commits
+from forebay.streams.transports.librdkafka import commits
 
 GO_ON = threading.Event()
 

@@ -12,25 +12,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from forebay.clock import now_ms
+from forebay.streams.worker.transport import End
 
 log = logging.getLogger("forebay.ends")
 ANSWER_S = 2.0
 READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is in no hurry
-
-
-@dataclass(frozen=True)
-class End:
-    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms);
-    `readable` the one after the last that is in no open transaction, as of a moment some questions ago."""
-
-    offset: int
-    readable: int
-    asked_ms: int
 
 
 class EndWatch:

@@ -1,4 +1,4 @@
-"""The Host against a real broker: from events to vectors, each once, and by name refused where state and log do not
+"""A worker against a real broker: from events to vectors, each once, and by name refused where state and log do not
 fit."""
 
 from __future__ import annotations
@@ -32,13 +32,15 @@ from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
-from forebay.streams.worker.host import CLOCK_MARGIN_MS, Host, HostOptions
+from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport, worker
+from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.protocol import CLOCK_MARGIN_MS, Worker
 from forebay.telemetry import add_hook
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-BRISK = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
+BRISK = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
 
 
 @pytest.fixture
@@ -86,8 +88,8 @@ def test_both_sides_from_events_to_vectors(
     publish(there.behaviour, [(b"u1", b"not JSON"), (b"u1", None)])
     publish(there.item_updates, history.items)
     with work(there, "user", tmp_path) as user, work(there, "item", tmp_path) as item:
-        wait_for(lambda: lag(there.behaviour, user.host.group, PARTITIONS) == 0 or user.ended, "the user side")
-        wait_for(lambda: lag(there.item_updates, item.host.group, PARTITIONS) == 0 or item.ended, "the item side")
+        wait_for(lambda: lag(there.behaviour, user.group, PARTITIONS) == 0 or user.ended, "the user side")
+        wait_for(lambda: lag(there.item_updates, item.group, PARTITIONS) == 0 or item.ended, "the item side")
 
     sent = [decode(m.value()) for m in whole(there.item_updates)]
     counted = Counter((e.user, e.item, e.id) for e in sent if isinstance(e, Interaction))
@@ -114,7 +116,7 @@ def test_a_second_run_finds_nothing_to_do(
     """Offsets are in the group and in the store: no event is read twice, and no vectors are sent again."""
     publish(there.behaviour, now_history(200).behaviours)
     with work(there, "user", tmp_path) as first:
-        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
     before, beats = len(vectors()), heartbeats()
     assert before
     with work(there, "user", tmp_path) as second:
@@ -130,7 +132,7 @@ def test_what_had_waited_is_told_with_where_its_partition_stands(
 ) -> None:  # fmt: skip
     """It comes without an event, and a worker that has lost the partition is refused for its offsets alone: without
     them its old vectors would be taken."""
-    from forebay.streams.worker.transactions import TransactionLog
+    from forebay.streams.transports.librdkafka.transactions import TransactionLog
 
     worked(200)
     processor = Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path)
@@ -162,23 +164,22 @@ def test_a_stop_in_the_middle_of_a_restore_tells_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Half a state is older than the vectors in the log, and its offset older than the group's."""
-    from forebay.streams.worker import host
-
     publish(there.behaviour, now_history(300).behaviours)
     with work(there, "user", tmp_path / "a") as first:
-        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
-    fold_again, before = host.fold_again, len(whole(there.vectors("g1", "user")))
+        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
+    read, before = LibrdkafkaTransport.read, len(whole(there.vectors("g1", "user")))
 
-    def stopped_half_way(processor: Any, settings: Any, partition: int, end: int, *rest: Any) -> int:
-        done = fold_again(processor, settings, partition, end // 2, *rest)
-        rest[-1].set()
-        return done
+    def stopped_half_way(
+        self: LibrdkafkaTransport, partition: int, start: int, end: int, most: int, stop: threading.Event
+    ) -> Any:
+        yield from read(self, partition, start, end // 2, most, stop)
+        stop.set()
 
-    monkeypatch.setattr(host, "fold_again", stopped_half_way)
-    always = HostOptions(heartbeat_interval_s=0.01)  # so that a heartbeat is due in the very turn of the stop
+    monkeypatch.setattr(LibrdkafkaTransport, "read", stopped_half_way)
+    always = WorkerOptions(heartbeat_interval_s=0.01)  # so that a heartbeat is due in the very turn of the stop
     with work(there, "user", tmp_path / "b", options=always) as second:
         wait_for(lambda: second.ended, "the stop")
-    assert lag(there.behaviour, second.host.group, PARTITIONS) == 0
+    assert lag(there.behaviour, second.group, PARTITIONS) == 0
     assert len(whole(there.vectors("g1", "user"))) == before
 
 
@@ -207,7 +208,7 @@ def test_an_idle_partition_is_not_old(
 
 def test_the_default_bounds_agree_with_what_a_heartbeat_can_show() -> None:
     """Asked for, claimed and margin, with as much again for the way through the log."""
-    options = HostOptions()
+    options = WorkerOptions()
     shown = 2 * options.heartbeat_interval_s * 1000 + CLOCK_MARGIN_MS
     assert shown < lint.SHOWN_AGE_MS < SegmentSpec.late_after_ms
 
@@ -256,7 +257,7 @@ def worked(
     def run(count: int) -> None:
         publish(there.behaviour, now_history(count).behaviours)
         with work(there, "user", tmp_path, options=BRISK) as worker:
-            wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+            wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
 
     return run
 
@@ -305,13 +306,13 @@ def test_a_first_start_on_an_old_log_begins_at_what_is_there_and_survives_a_cras
     """No group has been there: nothing is missing. Where it began is remembered, though nothing else was written."""
     publish(there.behaviour, now_history(300).behaviours)
     _delete_records(kafka, there.behaviour, 50)
-    lazy = HostOptions(flush_batches=10_000, flush_interval_s=10_000, heartbeat_interval_s=0.2)
+    lazy = WorkerOptions(flush_batches=10_000, flush_interval_s=10_000, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path, options=lazy) as first:
-        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
         for partition in range(PARTITIONS):  # what a crash at this moment would leave
             shutil.copytree(tmp_path / f"user-{partition}", tmp_path / "crashed" / f"user-{partition}")
     with work(there, "user", tmp_path / "crashed", options=BRISK) as second:
-        wait_for(lambda: second.ended or len(second.host.processor.partitions) == PARTITIONS, "the takeover")
+        wait_for(lambda: second.ended or len(second.processor.partitions) == PARTITIONS, "the takeover")
         assert not second.ended
 
 
@@ -410,13 +411,13 @@ def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_
     history = now_history(400)
     publish(there.behaviour, history.behaviours[:300])
     with work(there, "user", tmp_path / "first", options=BRISK) as first:
-        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
     publish(there.behaviour, history.behaviours[300:])
     restored: list[dict[str, Any]] = []
     remove = add_hook(lambda name, details: restored.append(dict(details)) if name == "restored" else None)
-    patient = HostOptions(poll_s=5.0, heartbeat_interval_s=0.2)
+    patient = WorkerOptions(poll_s=5.0, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path / "second", options=patient) as second:
-        wait_for(lambda: lag(there.behaviour, second.host.group, PARTITIONS) == 0 or second.ended, "the rest")
+        wait_for(lambda: lag(there.behaviour, second.group, PARTITIONS) == 0 or second.ended, "the rest")
     remove()
     assert sum(r["events"] for r in restored) >= 300
     acted = [decode(m.value()) for m in whole(there.item_updates)]
@@ -437,7 +438,7 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
     from confluent_kafka import KafkaError, KafkaException
 
     from forebay.errors import BrokerError
-    from forebay.streams.worker.transactions import TransactionLog
+    from forebay.streams.transports.librdkafka.transactions import TransactionLog
 
     history = now_history(1000)
     publish(there.behaviour, history.behaviours)
@@ -457,9 +458,9 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
         commit(self, outcome, offsets, *rest, **more)
 
     monkeypatch.setattr(TransactionLog, "commit", flaky)
-    small = HostOptions(batch_events=100, flush_batches=2, heartbeat_interval_s=0.2)
+    small = WorkerOptions(batch_events=100, flush_batches=2, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path, options=small) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
     assert tries["of events"] > 5
     acted = [decode(m.value()) for m in whole(there.item_updates)]
     assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
@@ -476,10 +477,10 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
 ) -> None:  # fmt: skip
     """One partition goes to another worker while a transaction is aborted: the one that stays is read again as well."""
     from forebay.errors import BrokerError
-    from forebay.streams.worker.transactions import TransactionLog
+    from forebay.streams.transports.librdkafka.transactions import TransactionLog
 
     history = now_history(400)
-    commit, revoked = TransactionLog.commit, Host._revoked
+    commit, revoked = TransactionLog.commit, Worker.revoked
     under_way, going, done = threading.Event(), threading.Event(), Counter[str]()
 
     def aborted_once(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
@@ -492,23 +493,21 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
             time.sleep(1)  # so that what is fetched meanwhile, of both partitions, is the batch that is aborted
         commit(self, outcome, offsets, *rest, **more)
 
-    def going_now(self: Host, *rest: Any) -> None:
+    def going_now(self: Worker, *rest: Any) -> None:
         going.set()
         revoked(self, *rest)
 
     monkeypatch.setattr(TransactionLog, "commit", aborted_once)
-    monkeypatch.setattr(Host, "_revoked", going_now)
+    monkeypatch.setattr(Worker, "revoked", going_now)
     # Nothing but the revoke may wait for the commit under way.
     never = {"flush_batches": 1 << 30, "flush_interval_s": 1e9, "heartbeat_interval_s": 1e9}
     publish(there.behaviour, history.behaviours[:200])
-    with work(there, "user", tmp_path / "a", options=HostOptions(slot="a", **never)) as first:
+    with work(there, "user", tmp_path / "a", options=WorkerOptions(slot="a", **never)) as first:
         wait_for(under_way.is_set, "the last commit")
-        with work(there, "user", tmp_path / "b", options=HostOptions(slot="b", **never)) as second:
-            wait_for(lambda: len(second.host.processor.partitions) == 1, "the second worker's partition")
+        with work(there, "user", tmp_path / "b", options=WorkerOptions(slot="b", **never)) as second:
+            wait_for(lambda: len(second.processor.partitions) == 1, "the second worker's partition")
             publish(there.behaviour, history.behaviours[200:])
-            wait_for(
-                lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0 or first.ended or second.ended, "all"
-            )
+            wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0 or first.ended or second.ended, "all")
             assert not first.ended and not second.ended
     acted = [decode(m.value()) for m in whole(there.item_updates)]
     assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
@@ -520,9 +519,9 @@ def test_a_generation_beside_the_serving_one_tells_the_item_side_nothing(
     whole: Callable[..., Any]) -> None:  # fmt: skip
     """It folds and encodes; the interactions are the other one's."""
     publish(there.behaviour, now_history(100).behaviours)
-    quiet = HostOptions(interactions=False, heartbeat_interval_s=0.2)
+    quiet = WorkerOptions(interactions=False, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path, options=quiet) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0, "the events")
     assert whole(there.item_updates) == []
     assert any(m.key() != HEARTBEAT_KEY for m in whole(there.vectors("g1", "user")))
 
@@ -535,29 +534,29 @@ def test_an_event_of_a_producer_with_another_hash_is_a_dead_letter(
     for partition in range(PARTITIONS):
         publish(there.behaviour, [event], partition)
     with work(there, "user", tmp_path) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0, "the events")
     assert [d.reason for d in read_letters(kafka.bootstrap, there)] == ["misrouted"]
     assert len(whole(there.item_updates)) == 1
 
 
-def test_a_stopped_host_leaves_its_group_at_once(
+def test_a_stopped_worker_leaves_its_group_at_once(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
     wait_for: Callable[..., None]
 ) -> None:  # fmt: skip
     """The next one needs no session to run out: with a session of a quarter of an hour it would otherwise wait for that
     long."""
-    slow = HostOptions(session_timeout_ms=800_000, heartbeat_interval_s=0.2)
+    slow = WorkerOptions(session_timeout_ms=800_000, heartbeat_interval_s=0.2)
     for _ in range(2):
         with work(there, "user", tmp_path, options=slow) as worker:
-            wait_for(lambda: len(worker.host.processor.partitions) == PARTITIONS, "the takeover")
+            wait_for(lambda: len(worker.processor.partitions) == PARTITIONS, "the takeover")
 
 
-def test_hosts_may_be_stopped_before_they_own_anything(
+def test_workers_may_be_stopped_before_they_own_anything(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle
 ) -> None:
     """Stop before the first turn: nothing is left open, nothing is written."""
-    host = Host(Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path), kafka.bootstrap, there, "g1", BRISK)
+    processor = Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path)
     stop = threading.Event()
     stop.set()
-    host.run(stop)
+    worker(processor, kafka.bootstrap, there, "g1", BRISK).run(stop)
     assert list(tmp_path.glob("user-*")) == []

@@ -19,8 +19,8 @@ from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
+from forebay.streams.transports.librdkafka.transactions import TICK_KEY, TransactionLog
 from forebay.streams.worker.batch import Outcome
-from forebay.streams.worker.transactions import TICK_KEY, TransactionLog
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -157,7 +157,7 @@ def test_a_worker_that_lost_its_partitions_commits_nothing(
 ABANDON = """
 import os, signal, sys
 from forebay.streams.topics import Topics
-from forebay.streams.worker.transactions import TransactionLog
+from forebay.streams.transports.librdkafka.transactions import TransactionLog
 mine = {"transactional_id": sys.argv[2] + "0", "timeout_ms": 600_000}
 log = TransactionLog(sys.argv[1], Topics(sys.argv[2]), "g1", "user", **mine)
 log._producer.begin_transaction()
@@ -182,6 +182,6 @@ def test_what_a_killed_worker_left_open_is_aborted_by_the_next_one_in_its_slot(
 
 def test_without_a_broker_the_address_is_named(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what to do about it."""
-    monkeypatch.setattr("forebay.streams.worker.transactions.OPERATION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("forebay.streams.transports.librdkafka.transactions.OPERATION_TIMEOUT_S", 0.5)
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*forebay doctor"):
         TransactionLog("127.0.0.1:1", topics, "g1", "user", transactional_id="x", timeout_ms=1000)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from forebay.errors import GenerationConflict
 from forebay.streams.topics import Topics
-from forebay.streams.worker.groups import alive, members
+from forebay.streams.transports.librdkafka.groups import alive, members
 
 SILENT = ".silent"  # at the end of the client id of a worker that does not tell the item side
 

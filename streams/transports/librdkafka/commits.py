@@ -20,7 +20,7 @@ _STEP_S = 0.1
 
 
 class Commits:
-    """Runs one commit at a time. The Host submits and settles, from one thread."""
+    """Runs one commit at a time. Submits and settles come from one thread."""
 
     def __init__(self, name: str, patience_s: float) -> None:
         """`patience_s` bounds each `settle`. Nothing runs before the first `submit`."""

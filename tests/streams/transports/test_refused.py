@@ -17,7 +17,7 @@ from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.host import HostOptions
+from forebay.streams.worker.options import WorkerOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -47,11 +47,11 @@ def test_a_dead_letter_that_the_broker_refuses_goes_without_its_content(
     publish(narrow.behaviour, [(b"u1", large), (b"u1", small)], 0)
     publish(narrow.behaviour, events[150:300])
     publish(narrow.behaviour, [(b"u1", large)], 1)
-    options = HostOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    options = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
     for part in ([], events[300:]):
         publish(narrow.behaviour, part)
         with work(narrow, "user", tmp_path, options=options) as worker:
-            wait_for(lambda: lag(narrow.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+            wait_for(lambda: lag(narrow.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
     acted = [decode(m.value()) for m in read(narrow.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
     assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(e.id for e in events)
     letters = read_letters(kafka.bootstrap, narrow)
@@ -75,7 +75,7 @@ def test_a_record_as_large_as_a_topic_takes_stops_nobody(
     publish(topics.behaviour, [(b"u1", large)], 0)
     publish(topics.behaviour, events)
     with work(topics, "user", tmp_path) as worker:
-        wait_for(lambda: lag(topics.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "the events")
+        wait_for(lambda: lag(topics.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
     (letter,) = read_letters(kafka.bootstrap, topics)
     assert (letter.reason, letter.length, letter.partition, letter.offset) == ("too_large", len(large), 0, 0)
     assert letter.value == large[: 64 << 10]

@@ -16,11 +16,11 @@ from forebay.errors import Fenced, GenerationConflict, StoreMissing
 from forebay.segments.history import History
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.host import HostOptions
+from forebay.streams.worker.options import WorkerOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-STRICT = HostOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
+STRICT = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
 
 
 @pytest.fixture
@@ -51,11 +51,11 @@ def healthy(
     """`healthy(worker, seed)`: publish some more, and return when a running worker has done it."""
     with work(there, "user", tmp_path / "state", options=replace(STRICT, create_stores=True)) as first:
         send(0)
-        wait_for(lambda: lag(there.behaviour, first.host.group, PARTITIONS) == 0 or first.ended, "the first events")
+        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0 or first.ended, "the first events")
 
     def goes_on(worker: Any, seed: int) -> None:
         send(seed)
-        wait_for(lambda: lag(there.behaviour, worker.host.group, PARTITIONS) == 0 or worker.ended, "its events")
+        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "its events")
         assert not worker.ended, worker.error
 
     return goes_on
@@ -116,7 +116,7 @@ def test_only_one_generation_tells_the_item_side(
     healthy: Callable[..., None],
 ) -> None:
     """Two would double every item count. A silent one is fed beside it, and is no speaker when the first comes back."""
-    silent = HostOptions(interactions=False, heartbeat_interval_s=0.2)
+    silent = WorkerOptions(interactions=False, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path / "state", options=STRICT) as worker:
         healthy(worker, 1)
         with pytest.raises(GenerationConflict, match="generation g1 tells the item side already"):

@@ -5,19 +5,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from forebay.errors import Fenced, RecordRefused
+from forebay.errors import Fenced
 from forebay.streams.topics import Topics
+from forebay.streams.transports.librdkafka.commits import Commits
+from forebay.streams.transports.librdkafka.groups import members
+from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.worker.batch import Outcome
-from forebay.streams.worker.commits import Commits
-from forebay.streams.worker.groups import members
-from forebay.streams.worker.halving import Halving
-from forebay.streams.worker.transactions import TransactionLog
 from forebay.telemetry import emit
 
 _ASK_AGAIN_S = 0.2
@@ -46,12 +45,11 @@ class Slot:
 class Writer:
     """Commits one batch after another for a slot. One thread calls it; the commits run on another."""
 
-    def __init__(self, slot: Slot, halving: Halving, *, interactions: bool) -> None:
+    def __init__(self, slot: Slot, *, interactions: bool) -> None:
         """Nothing is taken before `take`. `interactions` False leaves the item side untold."""
-        self._slot, self._halving, self._interactions = slot, halving, interactions
+        self._slot, self._interactions = slot, interactions
         self._log: TransactionLog | None = None
         self._commits: Commits | None = None
-        self._submitted: Outcome | None = None
 
     def take(self, member: str, stop: threading.Event) -> None:
         """The slot's transactional id, unless a running worker has it; `member` is this one's id in the group.
@@ -70,48 +68,37 @@ class Writer:
         # Flush, offsets (twice its time-out, as seen), commit and abort may each take theirs.
         self._commits = Commits(f"commit-{slot.side}", 6 * timeout_s)
 
-    def submit(self, outcome: Outcome, offsets: Sequence[TopicPartition], group: Any, ticks: dict[int, int]) -> None:
+    def submit(self, outcome: Outcome, offsets: Sequence[TopicPartition], group: Any, ticks: Mapping[int, int]) -> None:
         """Begin a commit. The one before is settled. Without a taken slot, nothing was ever assigned, and nothing is to
         be told."""
         if self._log is None or self._commits is None:
             return
         log, side = self._log, self._slot.side
-        prepared = self._halving.prepared(outcome, self._slot.topics.source(side), side)
 
         def commit() -> None:
             started = time.perf_counter()
-            log.commit(prepared, offsets, group, ticks, interactions=self._interactions)
+            log.commit(outcome, offsets, group, ticks, interactions=self._interactions)
             took = time.perf_counter() - started
-            emit("step", number=4, name="transact", side=side, seconds=took, events=prepared.events)
+            emit("step", number=4, name="transact", side=side, seconds=took, events=outcome.events)
 
-        self._submitted = outcome
         self._commits.submit(commit)
 
-    def settle(self, stop: threading.Event) -> Outcome | None:
-        """What the commit under way has put into the log, None when there is none. Waits with a bound, a short one once
-        `stop` is set; raises what the commit raised, or TransactionLost."""
-        outcome, self._submitted = self._submitted, None
-        if self._commits is None or outcome is None:
-            return None
-        try:
-            self._commits.settle(stop)
-        except RecordRefused as error:
-            self._halving.refused(outcome, error)
-            raise
-        self._halving.committed(outcome.offsets)
-        return outcome
+    def settle(self, stop: threading.Event) -> bool:
+        """Wait for the commit under way, with a bound, a short one once `stop` is set; returns whether there was one.
+        Raises what the commit raised, or TransactionLost."""
+        return self._commits is not None and self._commits.settle(stop)
 
     def abandon(self) -> None:
         """Leave the id and its thread behind: the next producer of the id fences what they still do."""
         if self._commits is not None:
             self._commits.leave()
-        self._log = self._commits = self._submitted = None
+        self._log = self._commits = None
 
     def close(self) -> None:
         """The end. A thread that does not come back is left behind."""
         if self._log is not None and self._commits is not None and self._commits.leave():
             self._log.close()
-        self._log = self._commits = self._submitted = None
+        self._log = self._commits = None
 
     def _refuse_taken(self, member: str, stop: threading.Event) -> None:
         slot = self._slot

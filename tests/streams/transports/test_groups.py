@@ -9,7 +9,7 @@ import pytest
 from forebay.errors import BrokerUnavailable
 from forebay.streams.connection import kafka_python
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.worker import groups
+from forebay.streams.transports.librdkafka import groups
 
 
 def _failing(kind: str, times: int) -> Any:

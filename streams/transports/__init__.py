@@ -1,0 +1,1 @@
+"""What carries a worker's records: Kafka by librdkafka, or a log in memory. One contract suite holds for both."""

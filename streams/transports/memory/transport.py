@@ -1,0 +1,239 @@
+"""The memory transport: one worker's way to a MemoryLog. It never waits and has no thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+
+from forebay.errors import Fenced
+from forebay.events import Tick, encode
+from forebay.segments.spec import Side
+from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
+from forebay.streams.routing import partitions_of
+from forebay.streams.topics import Topics
+from forebay.streams.transports.memory.log import Member, MemoryLog, Sent, Stored, Write
+from forebay.streams.worker.batch import TICK_KEY, Outcome, PartitionBatch
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.refusals import log_gap
+from forebay.streams.worker.transport import End, Owner, Polled
+
+
+class MemoryTransport:
+    """Transport of one side of a generation. A commit lands when it is settled, unless whoever runs the log has landed
+    it before. `fault` is called with the name of each point at which a process may end: a simulation raises there."""
+
+    def __init__(
+        self,
+        memory: MemoryLog,
+        topics: Topics,
+        generation: str,
+        side: Side,
+        options: WorkerOptions = WorkerOptions(),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        """The topics are there."""
+        self.topic, self.group, self.where = topics.source(side), topics.group(generation, side), "memory"
+        self.topic_id = self.topic
+        self.fault: Callable[[str], None] = lambda point: None
+        self.member: Member | None = None
+        self._log, self._topics, self._vectors = memory, topics, topics.vectors(generation, side)
+        self._side, self._options, self._clock, self._wall_ms = side, options, clock, wall_ms
+        self._owner: Owner | None = None
+        self._at: dict[int, int] = {}  # partitions that are read, and the next offset of each
+        self._told: dict[int, int] = {}  # the ends that were told
+        self._ends: dict[int, End] = {}
+        self._epoch = -1
+        self._write: Write | None = None
+        self._answered_at = clock()
+
+    @property
+    def answered_at(self) -> float:
+        """See Transport."""
+        if self._log.up:
+            self._answered_at = self._clock()
+        return self._answered_at
+
+    def end(self, partition: int) -> End | None:
+        """See Transport. As of the last poll."""
+        return self._ends.get(partition)
+
+    # -- membership and reading
+
+    def join(self, owner: Owner) -> None:
+        """See Transport."""
+        self._owner = owner
+        self._enter()
+
+    def poll(self, most: int, wait_s: float) -> Polled:
+        """See Transport. Partitions that it brings along are read from their beginning in the same call, which Kafka's
+        consumers do, too."""
+        if not self._log.up:
+            return Polled()
+        asked_ms = self._wall_ms()
+        for partition in range(self._log.partitions(self.topic)):
+            end = self._log.end(self.topic, partition)
+            self._ends[partition] = End(end, end, asked_ms)
+        fresh = self._membership()
+        found, ends = [], {}
+        for partition, start in [*self._at.items(), *((p, self._log.first(self.topic, p)) for p in fresh)]:
+            if start < self._log.first(self.topic, partition):
+                raise log_gap(f"{self.topic}[{partition}]")
+            records = self._log.records(self.topic, partition, start)[:most]
+            most -= len(records)
+            if records:
+                found.append(_batch(partition, records))
+            if partition in self._at:
+                end = self._log.end(self.topic, partition)
+                left = self._log.records(self.topic, partition, records[-1].offset + 1 if records else start)
+                self._at[partition] = left[0].offset if left else end
+                if not left and self._told.get(partition) != end:
+                    ends[partition] = self._told[partition] = end
+            if most <= 0:
+                break
+        self.fault("polled")
+        return Polled(found, ends)
+
+    def hold(self, partitions: Sequence[int]) -> None:
+        """See Transport."""
+        for partition in partitions:
+            self._at.pop(partition, None)
+            self._told.pop(partition, None)
+
+    def go_on(self, partition: int, offset: int, stop: threading.Event) -> None:
+        """See Transport."""
+        self._at[partition] = offset
+
+    def read(
+        self, partition: int, start: int, end: int, most: int, stop: threading.Event
+    ) -> Generator[PartitionBatch | None]:
+        """See Transport."""
+        while start < end and not stop.is_set():
+            self._log.ask()
+            if start < self._log.first(self.topic, partition):
+                raise log_gap(f"{self.topic}[{partition}]")
+            records = self._log.records(self.topic, partition, start, end)[:most]
+            start = records[-1].offset + 1 if records else end
+            self.fault("read")
+            yield _batch(partition, records) if records else None
+
+    def close(self) -> None:
+        """See Transport."""
+        self._owner = None
+        if self.member is not None:
+            self.member.running = False
+            if self._log.up:
+                self._log.leave(self.member)
+
+    def _enter(self) -> None:
+        self.member = self._log.join(self._log.group(self.group, self.topic), self._options.slot)
+
+    def _membership(self) -> list[int]:
+        """Give away, lose and get partitions; returns those that came."""
+        member, owner = self.member, self._owner
+        assert member is not None and owner is not None, "join comes first"
+        if member.expelled:
+            gone = sorted(member.owned)
+            self.hold(gone)
+            self._enter()  # before the owner hears of it: what it raises must not leave it outside
+            member.owned.clear()
+            if gone:
+                owner.lost(gone)
+            return []
+        group, member.generation = member.group, member.group.generation
+        going = sorted(p for p in member.owned if group.wanted.get(p) is not member)
+        if going:
+            self.hold(going)
+            try:
+                owner.revoked(going)
+            finally:
+                self._log.give_away(member, going)
+            return []
+        coming = [p for p, m in sorted(group.wanted.items()) if m is member and group.free(p)]
+        if coming:
+            member.owned.update(coming)
+            owner.assigned(coming)
+        return coming
+
+    # -- the log
+
+    def take(self, stop: threading.Event) -> None:
+        """See Transport. A predecessor's session is over at once."""
+        if self._epoch >= 0:
+            return
+        self._log.ask()
+        assert self.member is not None
+        for other in [m for m in self.member.group.members if m.client == self._options.slot and m is not self.member]:
+            if other.running:
+                raise Fenced(f"slot {self._options.slot} is that of a running worker", where=f"group {self.group}")
+            self._log.leave(other)
+        self._epoch = self._log.take(self._producer)
+        self.fault("taken")
+
+    def committed(self, partition: int) -> int | None:
+        """See Transport."""
+        self._log.ask()
+        return self._log.group(self.group, self.topic).offsets.get(partition)
+
+    def first(self, partition: int) -> int:
+        """See Transport."""
+        self._log.ask()
+        return self._log.first(self.topic, partition)
+
+    def submit(self, outcome: Outcome, offsets: Mapping[int, int], ticks: Mapping[int, int]) -> None:
+        """See Transport."""
+        if self._epoch < 0:
+            return
+        assert self.member is not None and self._write is None, "the commit before is not settled"
+        records = [
+            *(Sent(self._vectors, p, key, value) for p, key, value in outcome.vectors),
+            *(Sent(self._vectors, p, HEARTBEAT_KEY, pack_heartbeat(as_of)) for p, as_of in outcome.watermarks.items()),
+            *(self._interactions(outcome) if self._options.interactions else ()),
+            *(Sent(self._topics.dead_letters, 0, *letter.to_record()) for letter in outcome.dead_letters),
+            *(Sent(self.topic, p, TICK_KEY, encode(Tick(moment))) for p, moment in ticks.items()),
+        ]
+        self._write = Write(self._producer, self._epoch, self.member, self.member.generation, records, offsets)
+        self._log.begin(self._write)
+        self.fault("submitted")
+
+    def settle(self, stop: threading.Event) -> bool:
+        """See Transport."""
+        write, self._write = self._write, None
+        if write is None:
+            return False
+        if write.open:
+            self._log.land(write)
+        elif write.error is not None:
+            raise write.error
+        self.fault("landed")
+        return True
+
+    def abandon(self) -> None:
+        """See Transport."""
+        self._write, self._epoch = None, -1
+
+    def reset_command(self, partition: int, offset: int) -> str:
+        """See Transport."""
+        return f"set the offset of {self.topic}[{partition}] to {offset}"
+
+    @property
+    def _producer(self) -> str:
+        return f"{self.group}.{self._options.slot}"
+
+    def _interactions(self, outcome: Outcome) -> list[Sent]:
+        topic = self._topics.item_updates
+        keys = [key for key, _ in outcome.interactions]
+        homes = partitions_of(keys, self._log.partitions(topic)).tolist() if keys else []
+        return [Sent(topic, home, *record) for home, record in zip(homes, outcome.interactions, strict=True)]
+
+
+def _batch(partition: int, records: Sequence[Stored]) -> PartitionBatch:
+    return PartitionBatch(
+        partition,
+        [r.key for r in records],
+        [r.value for r in records],
+        [r.offset for r in records],
+        [r.append_time for r in records],
+    )

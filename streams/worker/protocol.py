@@ -1,0 +1,392 @@
+"""Ownership of partitions, without Kafka: what a worker opens, folds silently, tells, writes and gives away.
+
+A partition that is assigned stands still until its store is open and folded silently from its own offset to the group's
+committed one, and goes on aloud from there. On revoke the batch under way is committed, the store written and closed
+before the group may give the partition away. The store may lag the group and never lead it.
+
+No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the slot taken
+anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the supervisor to
+end.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from forebay.clock import HOUR_MS, now_ms
+from forebay.errors import BrokerError, BrokerUnavailable, RecordRefused, StoreMissing, TransactionLost
+from forebay.store.ownedpartition import OwnedPartition
+from forebay.streams.worker.absence import Absence
+from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.halving import Halving
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.refusals import log_gap, no_state, other_count, store_leads
+from forebay.streams.worker.transport import Transport
+from forebay.streams.worker.watchdog import Progress
+from forebay.telemetry import emit
+
+# The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
+CLOCK_MARGIN_MS = 1000
+log = logging.getLogger("forebay.worker")
+
+
+class Worker:
+    """Runs one Processor over one Transport. `run` is for a thread; `join`, `turn`, `finish` and `leave` are its parts,
+    for whoever takes turns himself. `clock` (monotonic s) and `wall_ms` may be a simulation's."""
+
+    def __init__(
+        self,
+        processor: Processor,
+        transport: Transport,
+        generation: str,
+        options: WorkerOptions = WorkerOptions(),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        """Raises StoreMissing where `options` demand state and there is none at all: nothing is joined by then."""
+        if not options.create_stores and not processor.has_stores():
+            raise no_state(processor.topic, str(processor.folder))
+        self.processor, self.options, self.generation = processor, options, generation
+        self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
+        self._stop = threading.Event()
+        self._absence = Absence(options.broker_away_s, clock)
+        self._halving = Halving(options.batch_events)
+        self._under_way: Outcome | None = None  # of the commit that is not settled
+        self._joined = False
+        self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
+        self._restoring: dict[int, int] = {}  # partition -> fold silently up to this offset
+        self._met_end: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._progress: Mapping[int, Progress] = {}
+        self._ticked: dict[int, int] = {}
+        self._since_flush, self._flushed_at, self._beat_at = 0, clock(), float("-inf")
+        self.turned_at = clock()
+
+    # -- what others may ask, from any thread
+
+    @property
+    def name(self) -> str:
+        return f"{self.processor.side} worker of {self.generation}, slot {self.options.slot}"
+
+    @property
+    def group(self) -> str:
+        """The group whose offsets say how far the log has come."""
+        return self._transport.group
+
+    @property
+    def excused(self) -> bool:
+        """Whether partitions are restored, or the broker is waited for."""
+        return bool(self._restoring) or bool(self._absence)
+
+    def progress(self) -> Mapping[int, Progress]:
+        """How far each partition has come, as of the last turn."""
+        return self._progress
+
+    def readable_end(self, partition: int) -> int | None:
+        """The end of a source partition, as the broker last told it."""
+        end = self._transport.end(partition)
+        return None if end is None else end.readable
+
+    def not_ready(self) -> str:
+        """Why this worker does not do its work now; "" when it does."""
+        if self._absence:
+            return self._absence.reason
+        if not self._joined:
+            return "joining the group"
+        waiting = len(self._unopened) + len(self._restoring)
+        return f"{waiting} partitions are being restored" if waiting else ""
+
+    # -- the loop
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set, then leave the group with everything written.
+
+        Raises Fenced, LogGap, StoreLeads and the store's errors, and BrokerUnavailable when the broker was away for too
+        long: the caller ends the process, and the next one resumes as on assignment. A transaction that the broker
+        aborted or refused, or that was lost with the broker, is not an error: state is read again and the batch done
+        again.
+        """
+        try:
+            self.join(stop)
+            while not stop.is_set():
+                self.turn()
+            self.finish()
+        finally:
+            self.leave()
+
+    def join(self, stop: threading.Event) -> None:
+        """Compile what a batch runs, and ask the group for partitions."""
+        self._stop = stop
+        self.processor.warm()
+        self._transport.join(self)
+
+    def turn(self) -> None:
+        """One turn of the loop: at most one flush, one poll and one commit begun. Raises as `run` does."""
+        self._turned()
+        try:
+            self._work()
+        except (TransactionLost, BrokerUnavailable) as error:
+            log.warning("%s", error)
+            if isinstance(error, TransactionLost):
+                self._transport.abandon()
+            self._drop()
+            self._absence.failed(error)
+        except BrokerError as error:
+            if type(error) not in (BrokerError, RecordRefused):
+                raise
+            log.warning("%s; reading the state again", error)
+            self._drop()
+
+    def finish(self) -> None:
+        """The last batch into the log, then everything into the stores. Without a broker both are left to the next
+        start."""
+        try:
+            self._settle()
+        except BrokerError as error:
+            log.warning("%s; that batch is done again at the next start", error)
+            return
+        self.processor.flush()
+
+    def leave(self) -> None:
+        """Let go of everything without writing, and leave the group."""
+        for partition in list(self.processor.partitions):
+            self.processor.close(partition)
+        self._transport.close()
+
+    def _work(self) -> None:
+        if not self._absence.over(self._transport.answered_at):
+            self._poll()  # everything stands still; this keeps the membership
+            return
+        if self._unopened or self._restoring:
+            self._settle()  # what follows asks the broker: where it does not answer, nothing may be under way
+        self._open_assigned()
+        if self._flush_due():
+            self._settle()  # the store may not hold what is not committed
+            self._flush()
+        for partition in list(self._restoring):
+            self._restore(partition)
+        if self._restoring:  # told to stop in the middle: half a state has nothing to tell
+            return
+        batches = self._poll()
+        beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
+        if not batches and not beat:
+            return
+        outcome = self.processor.apply(batches)
+        ticks: dict[int, int] = {}
+        if beat:
+            self._beat_at = self._clock()
+            outcome = dataclasses.replace(outcome, watermarks=self._with_idle(outcome.watermarks))
+            ticks = self._due_ticks()
+        self._submit(outcome, ticks)
+
+    def _turned(self) -> None:
+        self.turned_at, found = self._clock(), {}
+        for partition, done in self._committed.items():
+            owned = self.processor.partitions.get(partition)
+            applied = done if owned is None else owned.meta.offset
+            found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
+        self._progress = found
+
+    def _poll(self) -> list[PartitionBatch]:
+        polled = self._transport.poll(self._halving.limit, self.options.poll_s)
+        for partition, offset in polled.ends.items():
+            # One that was met before the store was open stands behind records that are still to be folded.
+            if partition in self.processor.partitions and partition not in self._restoring:
+                self._met_end[partition] = offset
+        return [batch for found in polled.batches if (batch := self._ours(found)) is not None]
+
+    def _ours(self, batch: PartitionBatch) -> PartitionBatch | None:
+        """What of a batch is to be folded. The rest was fetched before a revoke: no longer ours, or ours again and
+        folded already."""
+        owned = self.processor.partitions.get(batch.partition)
+        if owned is None:
+            return None
+        start = bisect.bisect_left(batch.offsets, owned.meta.offset)
+        return batch.since(start) if start < len(batch.offsets) else None
+
+    # -- steps 4 and 5
+
+    def _submit(self, outcome: Outcome, ticks: Mapping[int, int]) -> None:
+        """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is
+        folded."""
+        self._settle()
+        # Vectors of what had waited may come without an event: with them goes where their partition stands, as offsets
+        # are what a worker that has lost it is refused for.
+        spoken = {partition for partition, _, _ in outcome.vectors} | set(outcome.offsets)
+        offsets = {partition: self.processor.partitions[partition].meta.offset for partition in sorted(spoken)}
+        prepared = self._halving.prepared(outcome, self.processor.topic, self.processor.side)
+        self._transport.submit(prepared, offsets, ticks)
+        self._under_way = outcome
+        self._since_flush += bool(offsets)
+
+    def _settle(self) -> None:
+        """Wait for the commit under way, with a bound; raises what it raised, or TransactionLost."""
+        outcome, self._under_way = self._under_way, None
+        if outcome is None:
+            return
+        try:
+            if not self._transport.settle(self._stop):
+                return
+        except RecordRefused as error:
+            self._halving.refused(outcome, error)
+            raise
+        self._halving.committed(outcome.offsets)
+        self._committed.update(outcome.offsets)
+        if (away_s := self._absence.ended()) is not None:
+            log.info("%s: the broker was away for %.0f s, work goes on", self.name, away_s)
+
+    def _flush_due(self) -> bool:
+        if not self._since_flush:
+            return False
+        return (
+            self._since_flush >= self.options.flush_batches
+            or self._clock() - self._flushed_at >= self.options.flush_interval_s
+        )
+
+    def _flush(self) -> None:
+        started = time.perf_counter()
+        self.processor.flush()
+        took = time.perf_counter() - started
+        emit("step", number=5, name="store", side=self.processor.side, seconds=took, events=0)
+        self._since_flush, self._flushed_at = 0, self._clock()
+
+    def _with_idle(self, watermarks: Mapping[int, int]) -> dict[int, int]:
+        """Those of a batch, and for partitions that stand at their end what the clock allows."""
+        found = dict(watermarks)
+        for partition, owned in self.processor.partitions.items():
+            as_of, end = owned.meta.newest_append, self._transport.end(partition)
+            if end is not None and max(owned.meta.offset, self._met_end.get(partition, -1)) >= end.offset:
+                as_of = max(as_of, end.asked_ms - CLOCK_MARGIN_MS)
+            found[partition] = max(as_of, found.get(partition, 0))
+        return found
+
+    def _due_ticks(self) -> dict[int, int]:
+        hour = self._wall_ms() // HOUR_MS * HOUR_MS
+        due = {
+            p: hour
+            for p, owned in self.processor.partitions.items()
+            if owned.meta.clock < hour and self._ticked.get(p, 0) < hour
+        }
+        self._ticked.update(due)
+        return due
+
+    # -- ownership: the first three are called by the Transport
+
+    def assigned(self, partitions: Sequence[int]) -> None:
+        """Take note only: what asks the broker is for the loop, where an answer may fail to come."""
+        self._joined = True
+        self._unopened.update(partitions)
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """Commit and write what is under way, and close."""
+        try:
+            self._settle()
+            self.processor.flush()
+        finally:  # what was not committed is left to the next owner; what stays ours is read again by `turn`
+            self._let_go(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Another worker has them already: nothing may be written any more."""
+        try:
+            self._settle()
+        finally:
+            self._let_go(partitions)
+
+    def _open_assigned(self) -> None:
+        for partition in sorted(self._unopened):
+            if self._stop.is_set():
+                return
+            self._take_over(partition)
+            self._unopened.discard(partition)
+            self._turned()
+
+    def _take_over(self, partition: int) -> None:
+        """Open the partition's store and go on where the group is, or restore first.
+
+        What can be refused for want of state is refused before the slot is taken: taking it ends whoever had it.
+        """
+        place = self._place(partition)
+        if partition >= self.processor.count:
+            raise other_count(self.processor.topic, partition + 1, self.processor.count, self._transport.where)
+        self._met_end.pop(partition, None)
+        self._ticked.pop(partition, None)
+        owned = self._open_existing(partition)
+        try:
+            self._transport.take(self._stop)
+            done, first = self._transport.committed(partition), self._transport.first(partition)
+            if owned is None:
+                # Where the group has been already, an empty store needs the log from its beginning on.
+                owned = self.processor.open(partition, self._transport.topic_id, first if done is None else 0)
+            store = owned.meta.offset
+            if store < first:
+                raise log_gap(place)
+            if done is not None and store > done:
+                command = self._transport.reset_command(partition, store)
+                raise store_leads(store, done, f"{place}, group {self.group}", command)
+        except BaseException:
+            self.processor.close(partition)
+            raise
+        self._committed[partition] = store if done is None else done
+        if done is not None and store < done:
+            self._restoring[partition] = done
+        else:
+            self._transport.go_on(partition, store, self._stop)
+
+    def _open_existing(self, partition: int) -> OwnedPartition | None:
+        """The partition with the state that is here; None where there is none and one may be made."""
+        try:
+            return self.processor.open(partition, self._transport.topic_id, 0, create=False)
+        except StoreMissing as error:
+            if self.options.create_stores:
+                return None
+            raise no_state(self._place(partition), error.where) from None
+
+    def _restore(self, partition: int) -> None:
+        """Fold what lies between the store's offset and the group's: the log has been told of it, so nothing is told
+        again. 65 thousand events take half a second or less."""
+        owned, end = self.processor.partitions[partition], self._restoring[partition]
+        started, events = time.perf_counter(), 0
+        most = self.options.batch_events
+        with contextlib.closing(self._transport.read(partition, owned.meta.offset, end, most, self._stop)) as batches:
+            for batch in batches:
+                if batch is not None:
+                    events += self.processor.apply([batch], aloud=False).events
+                self._turned()
+        if self._stop.is_set():
+            return
+        owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
+        del self._restoring[partition]
+        self._transport.go_on(partition, end, self._stop)
+        seconds = time.perf_counter() - started
+        log.info("%s: %d events folded again in %.2f s", self._place(partition), events, seconds)
+        emit("restored", side=self.processor.side, partition=partition, events=events, seconds=seconds)
+
+    def _let_go(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._unopened.discard(partition)
+            self._restoring.pop(partition, None)
+            self._met_end.pop(partition, None)
+            self._committed.pop(partition, None)
+            self._halving.forget(partition)
+            self.processor.close(partition)
+
+    def _drop(self) -> None:
+        """State is ahead of the log: drop it, and open every partition again as on assignment."""
+        self._restoring.clear()
+        self._met_end.clear()  # what lies before it is to be read again
+        owned = list(self.processor.partitions)
+        for partition in owned:
+            self.processor.close(partition)
+        self._unopened.update(owned)
+        self._transport.hold(owned)
+
+    def _place(self, partition: int) -> str:
+        return f"{self.processor.topic}[{partition}]"

@@ -1,0 +1,42 @@
+"""Why a worker does not go on: each names what an operator does about it."""
+
+from __future__ import annotations
+
+from forebay.errors import LogGap, StoreLeads, StoreMissing, TopicMismatch
+
+
+def log_gap(where: str) -> LogGap:
+    """`where` is the partition whose next record is gone."""
+    return LogGap(
+        "records that the state needs have left the log",
+        where=where,
+        do="Build another generation from a history that reaches to now: forebay backfill --generation NEW",
+    )
+
+
+def no_state(of: str, where: str) -> StoreMissing:
+    """`of` is a topic or a partition, `where` the folder in which its state was looked for."""
+    return StoreMissing(
+        f"no state of {of} is here, and this generation's history is not in the log",
+        where=where,
+        do="Bring the partition's directory from its last owner, or build another generation: "
+        "forebay backfill --generation NEW",
+    )
+
+
+def other_count(topic: str, found: int, folded: int, where: str) -> TopicMismatch:
+    """`topic` has `found` partitions, and keys were spread over `folded`."""
+    return TopicMismatch(
+        f"topic {topic} has {found} partitions, and state is folded for {folded}",
+        where=where,
+        do="Build another generation: forebay backfill --generation NEW",
+    )
+
+
+def store_leads(store: int, group: int, where: str, command: str) -> StoreLeads:
+    """The store is at one offset and the group at a lower one, which `command` would move."""
+    return StoreLeads(
+        f"the store is at offset {store}, the group at {group}",
+        where=where,
+        do=f"Is this the right --state? If the group was reset: stop its workers, then {command}",
+    )

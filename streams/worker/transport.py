@@ -1,0 +1,127 @@
+"""What a worker asks of whatever carries its records: a group's membership, reading, one commit at a time, and ends.
+
+A Transport only carries. What to open, fold silently, tell, write and give away is the Worker's to decide
+(protocol.py). Implementations stand in streams/transports/; each passes tests/streams/transports/contract.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from forebay.streams.worker.batch import Outcome, PartitionBatch
+
+
+@dataclass(frozen=True)
+class End:
+    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms);
+    `readable` the one after the last that is in no open transaction, as of a moment some questions ago."""
+
+    offset: int
+    readable: int
+    asked_ms: int
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What a poll found: records, a batch for each partition that has some, and the `ends` of partitions that the
+    reader met on the way (partition -> offset of the next record)."""
+
+    batches: Sequence[PartitionBatch] = ()
+    ends: Mapping[int, int] = field(default_factory=dict)
+
+
+class Owner(Protocol):
+    """Who owns partitions. A Transport calls it from inside `poll` and `close`, on their thread."""
+
+    def assigned(self, partitions: Sequence[int]) -> None:
+        """They are this member's now, and stand still until `Transport.go_on`."""
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        """The group gives them away when this returns, and not before."""
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        """Another member has had them for some time: nothing may be written any more."""
+
+
+class Transport(Protocol):
+    """One worker's way to its source topic and to the log. One thread calls it; `end` may be asked from any.
+
+    Every call comes back in bounded time, and where that takes waiting, soon after `stop` is set.
+    """
+
+    topic: str  # the source
+    topic_id: str  # another one after the topic was deleted and made again
+    group: str  # whose offsets the commits move
+    where: str  # for errors: an address
+
+    @property
+    def answered_at(self) -> float:
+        """When the other side last answered anything (monotonic s)."""
+
+    def join(self, owner: Owner) -> None:
+        """Become a member of the group. `owner` hears of partitions in later polls. Called once."""
+
+    def poll(self, most: int, wait_s: float) -> Polled:
+        """Wait for one record, then take what already waits, up to `most` records: a batch is never held open for
+        company. This also keeps the membership.
+
+        What was fetched before a revoke, or before `go_on`, may be in it. Raises LogGap where what is to be read next
+        has left the log, and Fenced when this member cannot go on.
+        """
+
+    def hold(self, partitions: Sequence[int]) -> None:
+        """Owned partitions stand still until `go_on`."""
+
+    def go_on(self, partition: int, offset: int, stop: threading.Event) -> None:
+        """Read an owned partition from `offset`. Raises BrokerUnavailable."""
+
+    def take(self, stop: threading.Event) -> None:
+        """Take the slot: whoever had it before is fenced, and what it left open is aborted. A no-op where it is taken.
+
+        Raises Fenced when a running worker has it (a killed one's membership is waited out), BrokerUnavailable.
+        """
+
+    def committed(self, partition: int) -> int | None:
+        """Where the group is: the next offset, None before its first commit. Asked after `take`, it is final for all
+        that a predecessor of the slot did. Raises BrokerUnavailable."""
+
+    def first(self, partition: int) -> int:
+        """The first offset that the log still has. Raises BrokerUnavailable."""
+
+    def read(
+        self, partition: int, start: int, end: int, most: int, stop: threading.Event
+    ) -> Generator[PartitionBatch | None]:
+        """The records from `start` to before `end`, in batches of up to `most`, whoever owns the partition. None stands
+        for a moment in which nothing came. Ends early when `stop` is set.
+
+        Raises LogGap, or BrokerUnavailable after 15 s without a word.
+        """
+
+    def submit(self, outcome: Outcome, offsets: Mapping[int, int], ticks: Mapping[int, int]) -> None:
+        """Begin one commit, all or nothing: the vectors, watermarks, interactions and dead letters of `outcome`, a tick
+        (ms) for each partition of `ticks`, and the group's new `offsets`. The commit before is settled.
+
+        Without a taken slot this does nothing: no partition was ever opened then.
+        """
+
+    def settle(self, stop: threading.Event) -> bool:
+        """Wait for the commit under way; returns whether there was one.
+
+        Raises BrokerError (it was aborted), RecordRefused (aborted, for what is in it), Fenced (another worker has the
+        slot or the partitions) or TransactionLost (nobody knows).
+        """
+
+    def abandon(self) -> None:
+        """After TransactionLost: leave the slot and the commit behind. The next `take` ends what they still do."""
+
+    def end(self, partition: int) -> End | None:
+        """Where a partition of the source ends, as last answered; None before the first answer."""
+
+    def reset_command(self, partition: int, offset: int) -> str:
+        """For an error: what an operator does to move the group's offset."""
+
+    def close(self) -> None:
+        """Leave the group: `Owner.revoked` is not called. Nothing is called after it."""

@@ -1,0 +1,474 @@
+"""A whole installation in one thread: a log in memory, processes with a worker of each side, and producers, under one
+seed.
+
+What happens next is drawn from the seed alone: records come, workers take turns, processes crash at any point, pause and
+wake up, join and leave, a broker goes away, time jumps, a commit lands early or late. In the end everything is mended,
+and what is left is held against the naive fold of what was sent. A seed replays exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from forebay.clock import HOUR_MS, MINUTE_MS
+from forebay.errors import BrokerError, Fenced, ForebayError, StoreLocked
+from forebay.events import Attributes, Behaviour, Event, Interaction, ItemUpdate, Tick, UserProfile, decode, encode
+from forebay.segments.bundle import Bundle
+from forebay.segments.sideencoders import SideEncoders
+from forebay.segments.spec import SIDES, Side
+from forebay.segments.state.ids import hash_id
+from forebay.store.codec import HEARTBEAT_KEY, HELD, codec_of, unpack_heartbeat
+from forebay.store.ownedpartition import OwnedPartition
+from forebay.store.partitionstore import PartitionStore
+from forebay.streams.deadletters import DeadLetter
+from forebay.streams.routing import partitions_of
+from forebay.streams.topics import Topics
+from forebay.streams.transports.memory.log import MemoryLog, Sent, Write
+from forebay.streams.transports.memory.transport import MemoryTransport
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.protocol import Worker
+
+from ..segments import naive
+
+PARTITIONS = 3
+START_MS = 1_790_000_000_000
+TOPICS = Topics("s.")
+GENERATION = "g1"
+# What a process may end by: it lost a race for a slot or a folder. Anything else is a failure.
+BY_NAME = (Fenced, StoreLocked)
+MOST_TURNS = 600  # until everything is done, when nothing goes wrong any more
+
+
+class Crash(BaseException):
+    """kill -9. No `except Exception` sees it."""
+
+
+@dataclass(eq=False)
+class Process:
+    """A process in a slot: its state lies in `folder`. `workers` is empty while it does not run; a paused one takes no
+    turn, and does not know that its sessions end."""
+
+    slot: str
+    folder: Path
+    workers: dict[Side, tuple[Worker, MemoryTransport]] = field(default_factory=dict)
+    paused: bool = False
+    crash_in: int = 0  # points to go; 0: none is planned
+
+    @property
+    def running(self) -> bool:
+        return bool(self.workers)
+
+
+class World:
+    """One run. `shared` says whether the processes are on one machine, with one state folder."""
+
+    def __init__(self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path) -> None:
+        self.pick = random.Random(seed)
+        self.now_ms = START_MS
+        self.bundle, self._encoders = bundle, encoders
+        self.log = MemoryLog(lambda: self.now_ms, max_record_bytes=3_000)
+        for topic in (TOPICS.behaviour, TOPICS.item_updates, *(TOPICS.vectors(GENERATION, side) for side in SIDES)):
+            self.log.create(topic, PARTITIONS)
+        self.log.create(TOPICS.dead_letters, 1)
+        self.log.landed.append(self._honest)
+        self.shared = self.pick.random() < 0.5
+        self.options = {
+            slot: WorkerOptions(
+                slot=slot, batch_events=self.pick.choice([2, 9, 64]), poll_s=0, flush_batches=self.pick.choice([1, 3, 50]),
+                flush_interval_s=self.pick.choice([0.5, 20]), heartbeat_interval_s=0.5, broker_away_s=1e9,
+            )
+            for slot in "ab"
+        }  # fmt: skip
+        self.processes = [Process(slot, folder / ("ab"[0] if self.shared else slot)) for slot in "ab"]
+        self.sent: list[Event] = []
+        self.refused: Counter[tuple[str, int, int]] = Counter()
+        self.trace: list[str] = []
+
+    # -- the actions
+
+    def run(self, actions: int) -> None:
+        """So many actions, then mend everything, drain and check."""
+        self.start(self.processes[0])
+        for _ in range(actions):
+            name = self.pick.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+            self.trace.append(name)
+            getattr(self, name)()
+            self.now_ms += self.pick.randint(1, 400)
+        self.drain()
+        self.check()
+
+    def produce(self) -> None:
+        """Some events, of which some were sent before, and sometimes a record that nobody can take."""
+        for _ in range(self.pick.randint(1, 12)):
+            kind, user, item = self.pick.random(), f"u{self._low(12)}", f"i{self._low(8)}"
+            moment = self.now_ms - self.pick.randint(0, 8 * 3600) * 1000
+            number = len(self.sent)
+            recent = [e for e in self.sent[-60:] if naive.time_of(e) > self.now_ms - 20 * HOUR_MS]  # type: ignore[arg-type]
+            if kind < 0.12 and recent:
+                self._send(self.pick.choice(recent))
+                continue
+            event: Event
+            if kind < 0.2:
+                event = UserProfile(user, {"age": float(self.pick.randint(18, 60)), "plan": "paid"}, moment, f"e{number}")
+            elif kind < 0.3:
+                event = ItemUpdate(item, self._about(), moment, f"e{number}")
+            else:
+                action, value = self.pick.choice(["rate", "view", "other"]), float(self.pick.randint(1, 5))
+                event = Behaviour(user, item, action, value, moment, f"e{number}", self._about())
+            self.sent.append(event)
+            self._send(event)
+        if self.pick.random() < 0.3:
+            self._send_bad()
+
+    def turn(self) -> None:
+        """A worker's turn."""
+        awake = [p for p in self.processes if p.running and not p.paused]
+        if awake:
+            process = self.pick.choice(awake)
+            self._turn(process, self.pick.choice(list(process.workers)))
+
+    def crash(self) -> None:
+        """A process will end at one of its next points."""
+        process = self.pick.choice(self.processes)
+        process.crash_in = self.pick.randint(1, 14)
+
+    def start_one(self) -> None:
+        """Start a process that does not run."""
+        idle = [p for p in self.processes if not p.running]
+        if idle and self.log.up:
+            self.start(self.pick.choice(idle))
+
+    def stop_one(self) -> None:
+        """SIGTERM."""
+        awake = [p for p in self.processes if p.running and not p.paused]
+        if awake:
+            self._stop(self.pick.choice(awake))
+
+    def pause(self) -> None:
+        """SIGSTOP: its sessions end, and it does not know."""
+        awake = [p for p in self.processes if p.running and not p.paused]
+        if awake and self.log.up:
+            process = self.pick.choice(awake)
+            process.paused = True
+            self._expel(process)
+
+    def wake(self) -> None:
+        """SIGCONT for all."""
+        for process in self.processes:
+            process.paused = False
+
+    def expel(self) -> None:
+        """A running worker's sessions end for another reason: a network that was slow."""
+        running = [p for p in self.processes if p.running]
+        if running and self.log.up:
+            self._expel(self.pick.choice(running))
+
+    def expire(self) -> None:
+        """The sessions of processes that are gone end."""
+        for side in SIDES:
+            for member in list(self.log.group(TOPICS.group(GENERATION, side), TOPICS.source(side)).members):
+                if not member.running:
+                    self.log.leave(member)
+
+    def away(self) -> None:
+        """The broker answers nobody, until it is back."""
+        self.log.up = False
+
+    def back(self) -> None:
+        """The broker answers."""
+        self.log.up = True
+
+    def land(self) -> None:
+        """A commit under way lands, whoever waits for it or not."""
+        if self.log.open and self.log.up:
+            self._land(self.pick.choice(self.log.open))
+
+    def wait(self) -> None:
+        """Some seconds; sometimes an hour."""
+        self.now_ms += self.pick.choice([1_000, 5_000, 20_000, 20_000, HOUR_MS])
+
+    # -- processes
+
+    def start(self, process: Process) -> None:
+        """Both sides' workers join. What a predecessor left in the group is over when the slot is taken."""
+        for side in SIDES:
+            options = self.options[process.slot]
+            transport = MemoryTransport(
+                self.log, TOPICS, GENERATION, side, options, clock=self._clock, wall_ms=lambda: self.now_ms
+            )
+            transport.fault = lambda point, process=process: self._point(process)  # type: ignore[misc]
+            processor = Crashing(self.bundle, side, TOPICS.source(side), PARTITIONS, process.folder)
+            processor.point = lambda process=process: self._point(process)  # type: ignore[misc]
+            worker = Worker(
+                processor, transport, GENERATION, options, clock=self._clock, wall_ms=lambda: self.now_ms
+            )  # fmt: skip
+            worker.join(NEVER)
+            process.workers[side] = (worker, transport)
+
+    def _turn(self, process: Process, side: Side) -> None:
+        try:
+            process.workers[side][0].turn()
+        except Crash:
+            self.trace.append(f"crashed: {process.slot}")
+            self._gone(process)
+        except BY_NAME as error:
+            self.trace.append(f"ended: {process.slot}: {error}")
+            self._gone(process)
+
+    def _stop(self, process: Process) -> None:
+        try:
+            for worker, _ in process.workers.values():
+                try:
+                    worker.finish()
+                finally:
+                    worker.leave()
+        except Crash:
+            self.trace.append(f"crashed: {process.slot}")
+        self._gone(process)
+
+    def _gone(self, process: Process) -> None:
+        """The process ended without a word: its folders are free, its members' sessions still run."""
+        for worker, transport in process.workers.values():
+            for partition in list(worker.processor.partitions):
+                worker.processor.close(partition)
+            assert transport.member is not None
+            transport.member.running = False
+        process.workers, process.crash_in, process.paused = {}, 0, False
+
+    def _expel(self, process: Process) -> None:
+        for _, transport in process.workers.values():
+            assert transport.member is not None
+            self.log.leave(transport.member)
+
+    def _point(self, process: Process) -> None:
+        if process.crash_in:
+            process.crash_in -= 1
+            if not process.crash_in:
+                raise Crash
+
+    def _land(self, write: Write) -> None:
+        try:
+            self.log.land(write)
+        except BrokerError:
+            self.trace.append("refused")  # whoever waits for it is told
+
+    def _clock(self) -> float:
+        return self.now_ms / 1000
+
+    # -- what is sent
+
+    def _low(self, count: int) -> int:
+        return int(count * self.pick.random() ** 2)
+
+    def _about(self) -> Attributes:
+        return {"genres": self.pick.sample(["a", "b", "c", "other"], 2), "year": float(self.pick.randint(1950, 2020))}
+
+    def _send(self, event: Event) -> None:
+        topic = TOPICS.item_updates if isinstance(event, ItemUpdate) else TOPICS.behaviour
+        key = (event.item if isinstance(event, ItemUpdate) else event.user).encode()  # type: ignore[union-attr]
+        self.log.append(Sent(topic, home(key), key, encode(event)))
+
+    def _send_bad(self) -> None:
+        late = Behaviour("u1", "i1", "rate", 1.0, self.now_ms - 25 * HOUR_MS, "late")
+        future = Behaviour("u1", "i1", "rate", 1.0, self.now_ms + 6 * MINUTE_MS, "future")
+        right, wrong = home(b"u1"), (home(b"u1") + 1) % PARTITIONS
+        good = Behaviour("u1", "i1", "rate", 1.0, self.now_ms, "misrouted")
+        partition, value = self.pick.choice(
+            [(right, b"not JSON"), (right, encode(late)), (right, encode(future)), (wrong, encode(good))]
+        )
+        offset = self.log.append(Sent(TOPICS.behaviour, partition, b"u1", value))
+        self.refused[TOPICS.behaviour, partition, offset] += 1
+
+    # -- the end
+
+    def drain(self) -> None:
+        """Mend everything, and let all work until nothing is left to do."""
+        self.trace.append("drain")
+        self.log.up = True
+        for process in self.processes:
+            process.paused, process.crash_in = False, 0
+        for turn in range(MOST_TURNS):
+            for process in self.processes:
+                if not process.running:
+                    self.start(process)
+            self.expire()
+            for process in self.processes:
+                for side in list(process.workers):
+                    if side in process.workers:
+                        self._turn(process, side)
+            self.now_ms += 300
+            if turn > 2 and self._drained():
+                break
+        else:
+            raise AssertionError("it does not come to an end: " + "; ".join(self._waits()))
+        self.owners = {
+            (side, partition): process.folder
+            for process in self.processes
+            for side, (worker, _) in process.workers.items()
+            for partition in worker.processor.partitions
+        }
+        for process in self.processes:
+            self._stop(process)
+
+    def _drained(self) -> bool:
+        if any(w.not_ready() for p in self.processes for w, _ in p.workers.values()):
+            return False
+        for side in SIDES:
+            owned = [n for p in self.processes for n in p.workers[side][0].processor.partitions]
+            offsets = self.log.group(TOPICS.group(GENERATION, side), TOPICS.source(side)).offsets
+            if sorted(owned) != list(range(PARTITIONS)):
+                return False
+            if any(self.log.records(TOPICS.source(side), p, offsets.get(p, 0)) for p in range(PARTITIONS)):
+                return False
+            for process in self.processes:
+                if any(len(owned.waiting()) for owned in process.workers[side][0].processor.partitions.values()):
+                    return False
+        return True
+
+    def _waits(self) -> Iterator[str]:
+        for process in self.processes:
+            for side, (worker, _) in process.workers.items():
+                yield f"{process.slot} {side}: {worker.not_ready()} {sorted(worker.processor.partitions)}"
+
+    def check(self) -> None:
+        """What is left is what the naive fold makes of what was sent, once each."""
+        acted = {(e.user, e.time, e.id): e for e in self.sent if isinstance(e, Behaviour)}
+        told = [decode(r.value or b"") for p in range(PARTITIONS) for r in self.log.records(TOPICS.item_updates, p)]
+        interactions = [e for e in told if isinstance(e, Interaction)]
+        counts = Counter((e.user, e.time, e.id) for e in interactions)
+        assert counts == Counter(acted.keys()), f"interactions: {_difference(counts, Counter(acted.keys()))}"
+        read = [DeadLetter.from_record(r.key, r.value, r.headers) for r in self.log.records(TOPICS.dead_letters, 0)]
+        letters = Counter((letter.topic, letter.partition, letter.offset) for letter in read)
+        assert letters == self.refused, f"dead letters: {_difference(letters, self.refused)}"
+        profiles = [e for e in self.sent if isinstance(e, UserProfile)]
+        updates = [e for e in self.sent if isinstance(e, ItemUpdate)]
+        self._check_side("user", list(acted.values()), profiles)
+        self._check_side("item", interactions, updates)
+
+    def _check_side(self, side: Side, acted: list[naive.Behaving], told: list[naive.Updating]) -> None:
+        layout, codec = self.bundle.layouts[side], codec_of(self.bundle, side)
+        name: Callable[[object], str] = lambda event: getattr(event, side)  # noqa: E731
+        emitted: dict[bytes, bytes | None] = {}
+        for partition in range(PARTITIONS):
+            for record in self.log.records(TOPICS.vectors(GENERATION, side), partition):
+                if record.key != HEARTBEAT_KEY:
+                    assert record.key is not None
+                    emitted[record.key] = record.value
+        seen: set[str] = set()
+        for partition in range(PARTITIONS):
+            with PartitionStore.open(self.owners[side, partition] / f"{side}-{partition}", create=False) as store:
+                meta, kept = store.meta(), dict(store.scan())
+            assert meta is not None
+            ticks = [t.time for r in self.log.records(TOPICS.source(side), partition) if isinstance(t := _tick(r.value), Tick)]
+            assert meta.clock == max(ticks, default=0), f"{side} {partition}: the clock"
+            for entity, stored in kept.items():
+                word = entity.decode()
+                seen.add(word)
+                behaviours = [e for e in acted if name(e) == word]
+                row = naive.row(self.bundle.spec, layout, behaviours, [e for e in told if name(e) == word], meta.clock)
+                assert (layout.unpack(stored.state) == row).all(), f"the state of {word}"
+                vectors = np.frombuffer(stored.vectors, codec.dtype)
+                value = emitted[entity]
+                assert value is not None
+                rows, _ = codec.unpack([value])
+                for place, segment in enumerate(codec.segments):
+                    made = self._encoders[side].encode(place, row[None], np.array([hash_id(word)]))
+                    for have in (vectors, rows):
+                        part = have["segments"][segment.name]
+                        assert (part["vector"][0] == made.vectors[0]).all(), f"{segment.name} of {word}"
+                        assert not part["flags"][0] & HELD
+        expected = {name(e) for e in [*acted, *told]}
+        assert seen == expected == {entity.decode() for entity in emitted}, f"{side}: {seen ^ expected}"
+
+    def _honest(self, write: Write) -> None:
+        """No heartbeat claims more than what is committed with it: all that was appended before its moment."""
+        for sent in write.records:
+            if sent.key != HEARTBEAT_KEY:
+                continue
+            assert sent.value is not None
+            source, as_of = write.member.group.topic, unpack_heartbeat(sent.value)
+            done = write.member.group.offsets.get(sent.partition, 0)
+            left = [r.offset for r in self.log.records(source, sent.partition, done) if r.append_time < as_of]
+            assert not left, f"{source}[{sent.partition}] says {as_of}, and {left} are not applied"
+
+    def digest(self) -> str:
+        """A hash over the whole log."""
+        found = hashlib.sha256()
+        topics = [TOPICS.behaviour, TOPICS.item_updates, *(TOPICS.vectors(GENERATION, s) for s in SIDES)]
+        for topic in topics:
+            for partition in range(PARTITIONS):
+                for r in self.log.records(topic, partition):
+                    found.update(repr((r.offset, r.key, r.value, r.append_time)).encode())
+        return found.hexdigest()
+
+
+class Crashing(Processor):
+    """A Processor that may end before and after each of its steps, and between two partitions' writes."""
+
+    point: Callable[[], None]
+
+    def open(self, partition: int, topic_id: str, offset: int, *, create: bool = True) -> OwnedPartition:
+        owned = super().open(partition, topic_id, offset, create=create)
+        flush = owned.flush
+
+        def flushed(keep_ids_ms: int) -> None:
+            self.point()
+            flush(keep_ids_ms)
+
+        owned.flush = flushed  # type: ignore[method-assign]
+        self.point()
+        return owned
+
+    def flush(self) -> None:
+        super().flush()
+        self.point()
+
+
+class _Never:
+    """A stop that is never set, and at which nobody waits: the world has one thread."""
+
+    def is_set(self) -> bool:
+        return False
+
+
+NEVER: object = _Never()
+# How often each action is drawn.
+ACTIONS = {
+    "produce": 25, "turn": 90, "crash": 4, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2, "away": 2,
+    "back": 6, "land": 6, "wait": 6, "expire": 6,
+}  # fmt: skip
+
+
+def home(key: bytes) -> int:
+    """The partition of a key."""
+    return int(partitions_of([key], PARTITIONS)[0])
+
+
+@contextmanager
+def told_by(seed: int, world: World) -> Iterator[None]:
+    """Name the seed and the last actions in whatever goes wrong."""
+    try:
+        yield
+    except (AssertionError, ForebayError) as error:
+        last = ", ".join(world.trace[-12:])
+        raise AssertionError(f"seed {seed}, after {last}: {error}. Again: make simulate SEED={seed}") from error
+
+
+def _difference(have: Counter[tuple], wanted: Counter[tuple]) -> str:  # type: ignore[type-arg]
+    return f"{sum((have - wanted).values())} too many, {sum((wanted - have).values())} missing"
+
+
+def _tick(value: bytes | None) -> object:
+    try:
+        return decode(value or b"")
+    except ForebayError:
+        return None
