@@ -1,5 +1,5 @@
-"""A log in memory that keeps what Kafka promises: offsets, transactions with their marks, groups whose generations fence,
-transactional ids whose epochs do.
+"""A log in memory that keeps what Kafka promises: offsets, transactions with their marks, groups whose generations
+fence, transactional ids whose epochs do.
 
 Nothing in it waits, and nothing happens by itself: whoever uses it says when a write lands, when a member's session is
 over, and whether the broker answers. So a simulation decides every order of events.

@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from forebay.errors import BrokerError, TransactionLost
-from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka import commits
+from forebay.streams.transports.librdkafka.commits import Commits
 
 GO_ON = threading.Event()
 

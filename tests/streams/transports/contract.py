@@ -1,0 +1,297 @@
+"""What every Transport keeps (streams/worker/transport.py). A subclass brings a `place`: a log with topics in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import pytest
+
+from forebay.errors import Fenced, LogGap, RecordRefused
+from forebay.events import Interaction, Tick, decode, encode
+from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
+from forebay.streams.deadletters import DeadLetter
+from forebay.streams.topics import Topics
+from forebay.streams.worker.batch import TICK_KEY, Outcome
+from forebay.streams.worker.transport import Polled, Transport
+
+PARTITIONS = 2
+WITHIN_S = 60.0
+
+
+class Place(Protocol):
+    """A log for one test, with the topics of generation g1 of the user side."""
+
+    topics: Topics
+
+    def transport(self, slot: str = "0") -> Transport:
+        """A worker's way to it."""
+
+    def append(self, partition: int, values: Sequence[bytes]) -> None:
+        """Records of a producer in the source topic."""
+
+    def committed(self, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
+        """What readers see of a topic: partition, key, value."""
+
+    def delete_before(self, partition: int, offset: int) -> None:
+        """What retention does to the source topic."""
+
+
+class Ear:
+    """An owner that notes what it hears, under its name, in a list that it may share."""
+
+    def __init__(self, name: str, said: list[tuple[str, str, tuple[int, ...]]]) -> None:
+        self.name, self.said, self.owned = name, said, set[int]()
+
+    def assigned(self, partitions: Sequence[int]) -> None:
+        self.said.append((self.name, "assigned", tuple(partitions)))
+        self.owned.update(partitions)
+
+    def revoked(self, partitions: Sequence[int]) -> None:
+        self.said.append((self.name, "revoked", tuple(partitions)))
+        self.owned.difference_update(partitions)
+
+    def lost(self, partitions: Sequence[int]) -> None:
+        self.said.append((self.name, "lost", tuple(partitions)))
+        self.owned.difference_update(partitions)
+
+
+class Taking:
+    """Transports of one test, taking turns at polling; what each has read, by partition."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.stop = place, threading.Event()
+        self.said: list[tuple[str, str, tuple[int, ...]]] = []
+        self.open: dict[str, tuple[Transport, Ear]] = {}
+        self.read: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.ends: dict[int, int] = {}
+
+    def join(self, name: str, slot: str = "0") -> tuple[Transport, Ear]:
+        """A transport that is a member of the group."""
+        transport, ear = self.place.transport(slot), Ear(name, self.said)
+        self.open[name] = (transport, ear)
+        transport.join(ear)
+        return transport, ear
+
+    def owning(self, name: str = "first", slot: str = "0") -> Transport:
+        """A transport that has all partitions and its slot; they stand still."""
+        transport, ear = self.join(name, slot)
+        self.until(lambda: ear.owned == set(range(PARTITIONS)))
+        transport.take(self.stop)
+        for _ in range(5):  # what was fetched before they stood still
+            transport.poll(100, 0.05)
+        self.read = {p: [] for p in range(PARTITIONS)}
+        return transport
+
+    def poll(self, most: int = 100) -> list[Polled]:
+        """One poll of each."""
+        found = [transport.poll(most, 0.05) for transport, _ in self.open.values()]
+        for polled in found:
+            for batch in polled.batches:
+                self.read[batch.partition] += batch.offsets
+            self.ends.update(polled.ends)
+        return found
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Poll until something holds."""
+        deadline = time.monotonic() + WITHIN_S
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {WITHIN_S} s; heard {self.said}, read {self.read}"
+            self.poll()
+
+    def close(self, name: str) -> None:
+        """One of them leaves."""
+        self.open.pop(name)[0].close()
+
+
+def outcome(value: bytes = b"row") -> Outcome:
+    """One of everything."""
+    return Outcome(
+        vectors=[(1, b"u1", value)],
+        interactions=[(b"i1", encode(Interaction("i1", "u1", "rate", 1.0, 1, "e", 2)))],
+        dead_letters=[DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")],
+        watermarks={1: 123},
+    )
+
+
+class TransportContract:
+    """The tests. `place` is the subclass's."""
+
+    @pytest.fixture
+    def taking(self, place: Place) -> Iterator[Taking]:
+        """Nobody has joined yet."""
+        taking = Taking(place)
+        yield taking
+        for name in list(taking.open):
+            taking.close(name)
+
+    def test_what_is_assigned_stands_still_until_it_is_told_where_to_go_on(self, place: Place, taking: Taking) -> None:
+        """Records that wait are not delivered before, and after it from there on, in order."""
+        place.append(0, [b"a", b"b", b"c", b"d"])
+        place.append(1, [b"a", b"b"])
+        transport = taking.owning()
+        for _ in range(5):
+            assert all(not polled.batches for polled in taking.poll())
+        transport.go_on(0, 1, taking.stop)
+        taking.until(lambda: len(taking.read[0]) >= 3)
+        assert taking.read == {0: [1, 2, 3], 1: []}
+
+    def test_what_is_held_stands_still_again(self, place: Place, taking: Taking) -> None:
+        """And goes on anywhere, backwards too."""
+        place.append(0, [b"a", b"b"])
+        transport = taking.owning()
+        transport.go_on(0, 0, taking.stop)
+        taking.until(lambda: len(taking.read[0]) == 2)
+        transport.hold([0])
+        for _ in range(5):
+            taking.poll()
+        place.append(0, [b"c"])
+        for _ in range(5):
+            taking.poll()
+        assert taking.read[0] == [0, 1]
+        transport.go_on(0, 1, taking.stop)
+        taking.until(lambda: len(taking.read[0]) == 4)
+        assert taking.read[0] == [0, 1, 1, 2]
+
+    def test_a_poll_brings_no_more_than_asked_for_and_meets_the_end(self, place: Place, taking: Taking) -> None:
+        """Limits are how a refused record is found; the end is how an idle partition proves to be current."""
+        place.append(1, [b"a", b"b", b"c", b"d", b"e"])
+        transport = taking.owning()
+        transport.go_on(1, 0, taking.stop)
+        sizes = []
+        while len(taking.read[1]) < 5:
+            sizes += [len(batch.offsets) for polled in taking.poll(2) for batch in polled.batches]
+        assert max(sizes) <= 2 and taking.read[1] == [0, 1, 2, 3, 4]
+        taking.until(lambda: taking.ends.get(1) == 5)
+
+    def test_the_end_is_told_beside_the_reading(self, place: Place, taking: Taking) -> None:
+        """With the moment of the question, after which nothing is claimed."""
+        before = time.time_ns() // 1_000_000
+        place.append(0, [b"a", b"b"])
+        transport = taking.owning()
+        taking.until(lambda: (end := transport.end(0)) is not None and end.offset == 2)
+        end = transport.end(0)
+        assert end is not None and end.readable <= 2 and before <= end.asked_ms <= time.time_ns() // 1_000_000
+
+    def test_a_gap_is_read_by_whoever_asks(self, place: Place, taking: Taking) -> None:
+        """Between two offsets, in batches, whether the partition is read otherwise or not."""
+        place.append(1, [b"a", b"b", b"c", b"d", b"e"])
+        transport = taking.owning()
+        batches = [b for b in transport.read(1, 1, 4, 2, taking.stop) if b is not None]
+        assert [o for b in batches for o in b.offsets] == [1, 2, 3]
+        assert [v for b in batches for v in b.values] == [b"b", b"c", b"d"]
+        assert max(len(b.offsets) for b in batches) <= 2
+        assert list(transport.read(1, 4, 4, 2, taking.stop)) in ([], [None])
+
+    def test_a_stop_ends_the_reading_of_a_gap(self, place: Place, taking: Taking) -> None:
+        """Soon, and with what was read."""
+        place.append(1, [b"a"] * 50)
+        transport, found = taking.owning(), []
+        for batch in transport.read(1, 0, 50, 5, taking.stop):
+            found += [] if batch is None else list(batch.offsets)
+            if found:
+                taking.stop.set()
+        assert 0 < len(found) < 50
+
+    def test_what_has_left_the_log_is_a_gap_by_name(self, place: Place, taking: Taking) -> None:
+        """For either way of reading."""
+        place.append(0, [b"a", b"b", b"c"])
+        place.delete_before(0, 2)
+        transport = taking.owning()
+        assert transport.first(0) == 2
+        with pytest.raises(LogGap):
+            list(transport.read(0, 0, 3, 10, taking.stop))
+        transport.go_on(0, 0, taking.stop)
+        with pytest.raises(LogGap):
+            taking.until(lambda: False)
+
+    def test_a_commit_puts_everything_where_it_belongs(self, place: Place, taking: Taking) -> None:
+        """Vectors and heartbeats by partition, interactions, dead letters, ticks, and the group's offsets."""
+        place.append(1, [b"a", b"b", b"c"])
+        transport = taking.owning()
+        assert transport.committed(1) is None
+        transport.submit(outcome(), {1: 3}, {0: 3_600_000})
+        assert transport.settle(taking.stop)
+        assert (transport.committed(0), transport.committed(1)) == (None, 3)
+        vectors = place.committed(place.topics.vectors("g1", "user"))
+        assert (1, b"u1", b"row") in vectors and len(vectors) == 2
+        assert [(p, unpack_heartbeat(v or b"")) for p, k, v in vectors if k == HEARTBEAT_KEY] == [(1, 123)]
+        ((_, key, value),) = place.committed(place.topics.item_updates)
+        told = decode(value or b"")
+        assert key == b"i1" and isinstance(told, Interaction) and told.user == "u1"
+        assert [(k, v) for _, k, v in place.committed(place.topics.dead_letters)] == [(b"k", b"\xff")]
+        ticks = [(p, decode(v or b"")) for p, k, v in place.committed(transport.topic) if k == TICK_KEY]
+        assert ticks == [(0, Tick(3_600_000))]
+
+    def test_nothing_is_settled_where_nothing_was_begun(self, place: Place, taking: Taking) -> None:
+        """Nor anything begun without a slot."""
+        transport, ear = taking.join("first")
+        transport.submit(Outcome(), {}, {})
+        assert not transport.settle(taking.stop)
+        taking.until(lambda: bool(ear.owned))
+        transport.take(taking.stop)
+        assert not transport.settle(taking.stop)
+
+    def test_a_record_that_is_too_large_is_refused_with_all_that_goes_with_it(
+        self, place: Place, taking: Taking
+    ) -> None:
+        """By a name of its own, and the next commit goes through."""
+        transport = taking.owning()
+        transport.submit(outcome(b"x" * 2_000_000), {1: 3}, {})
+        with pytest.raises(RecordRefused):
+            transport.settle(taking.stop)
+        assert transport.committed(1) is None and place.committed(place.topics.item_updates) == []
+        transport.submit(outcome(), {1: 3}, {})
+        assert transport.settle(taking.stop) and transport.committed(1) == 3
+
+    def test_the_slot_of_a_running_worker_is_not_given_away(self, place: Place, taking: Taking) -> None:
+        """A second start with the same name is the one that ends."""
+        first = taking.owning()
+        second, _ = taking.join("second")
+        with pytest.raises(Fenced):
+            second.take(taking.stop)
+        taking.close("second")
+        first.submit(outcome(), {}, {})
+        assert first.settle(taking.stop)
+
+    def test_the_slot_is_free_when_its_worker_has_left(self, place: Place, taking: Taking) -> None:
+        """At once: no session has to run out."""
+        taking.owning()
+        taking.close("first")
+        second = taking.owning("second")
+        second.submit(outcome(), {1: 1}, {})
+        assert second.settle(taking.stop) and second.committed(1) == 1
+
+    def test_what_is_abandoned_ends_with_the_next_taking(self, place: Place, taking: Taking) -> None:
+        """Whole or absent, and nothing of it comes later."""
+        transport = taking.owning()
+        transport.submit(outcome(b"one"), {1: 1}, {})
+        transport.abandon()
+        transport.take(taking.stop)
+        done = transport.committed(1)
+        seen = [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"]
+        assert (done, seen) in ((None, []), (1, [b"one"]))
+        transport.submit(outcome(b"two"), {1: 2}, {})
+        assert transport.settle(taking.stop) and transport.committed(1) == 2
+        assert [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"] == [*seen, b"two"]
+
+    def test_a_partition_is_given_to_another_member_when_its_owner_has_let_go(
+        self, place: Place, taking: Taking
+    ) -> None:
+        """Not before; and what stays goes on."""
+        place.append(0, [b"a"])
+        place.append(1, [b"a"])
+        first = taking.owning()
+        for partition in range(PARTITIONS):
+            first.go_on(partition, 0, taking.stop)
+        _, ear = taking.join("second", slot="1")
+        taking.until(lambda: len(ear.owned) == 1)
+        (moved,) = ear.owned
+        assert taking.said.index(("first", "revoked", (moved,))) < taking.said.index(("second", "assigned", (moved,)))
+        place.append(1 - moved, [b"b"])
+        taking.until(lambda: taking.read[1 - moved] == [0, 1])
+        taking.close("second")
+        _, owner = taking.open["first"]
+        taking.until(lambda: owner.owned == set(range(PARTITIONS)))
