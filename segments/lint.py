@@ -28,7 +28,8 @@ ROW_BYTES = 16_384  # rows of this size make a million entities 16 GB, and each 
 ALWAYS = 32  # dimensions that are never too many: all segments of a weighted sum have those of the widest
 WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its inputs, a deep one hardly this many
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the
-# clocks, and the way through the log (tests/streams/worker/test_host.py holds it against the worker's own defaults).
+# clocks, and the way through the log. tests/streams/transports/test_worker_on_kafka.py holds it against the worker's
+# own defaults.
 SHOWN_AGE_MS = 5_000
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width

@@ -21,6 +21,8 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import MANIFEST, Generation
+from forebay.streams.clients import asking_consumer
+from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe
@@ -37,7 +39,7 @@ def backfill(
     history: History,
     *,
     name: str,
-    bootstrap: str,
+    bootstrap: Address,
     topics: Topics,
     folder: Path,
     state_folder: Path,
@@ -137,8 +139,8 @@ def _publish(processor: Processor, log: TransactionLog) -> None:
             log.commit(Outcome(vectors=records, watermarks=watermarks), [], None, {}, interactions=False)
 
 
-def _ends(bootstrap: str, topic: str, count: int) -> dict[int, int]:
-    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "forebay.backfill", "log_level": 0})
+def _ends(bootstrap: Address, topic: str, count: int) -> dict[int, int]:
+    consumer = Consumer(asking_consumer(bootstrap, committed=True))
     try:
         return {p: bounds(consumer, topic, p)[1] for p in range(count)}
     finally:

@@ -18,8 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from forebay.errors import BrokerUnavailable, ConfigError, MissingExtra
+from forebay.streams.clients import CONNECT_TIMEOUT_S
+from forebay.streams.cluster import PROTOCOLS, Address, cluster_of
+from forebay.streams.diagnosis import diagnosis, tls_problem
 
-CONNECT_TIMEOUT_S = 5.0
 _DIRECT = "forebay-direct"
 _REFUSALS = (
     ValueError,
@@ -29,7 +31,6 @@ _REFUSALS = (
     LookupError,
     AttributeError,
 )  # what it raises for odd values
-_PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 _PROXIES = ("proxy_url", "socks5_proxy")
 
 
@@ -45,18 +46,21 @@ def kafka_python() -> Any:
     return kafka
 
 
-def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S, **options: Any) -> Any:
+def connected(kind: str, bootstrap: Address, *, timeout_s: float = CONNECT_TIMEOUT_S, **options: Any) -> Any:
     """A connected `KafkaProducer`, `KafkaConsumer` or `KafkaAdminClient` (`kind`); the caller closes it.
 
     `options` are kafka-python's own (security_protocol, sasl_mechanism, ...). Raises BrokerUnavailable within
     about `timeout_s`, and ConfigError for options that cannot be. It names options and repeats no value: one may be a
     password.
     """
-    kafka = kafka_python()
+    kafka, cluster = kafka_python(), cluster_of(bootstrap)
+    options = cluster.for_kafka_python() | options
     known = getattr(kafka, kind).DEFAULT_CONFIG
     _check(options, known)
     _closing_sockets()
-    reach(bootstrap, timeout_s)
+    at = reach(cluster, timeout_s)
+    if (problem := tls_problem(cluster, *at)) is not None:
+        raise _unavailable(cluster, *problem)
     opened: list[Any] = []
 
     def open_client(**settings: Any) -> Any:
@@ -65,7 +69,7 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
 
     try:
         return getattr(kafka, kind)(
-            bootstrap_servers=addresses(bootstrap),
+            bootstrap_servers=addresses(cluster.bootstrap),
             bootstrap_timeout_ms=round(timeout_s * 1000),
             kafka_client=open_client,
             **({"proxy_url": f"{_DIRECT}://"} | options),
@@ -77,8 +81,7 @@ def connected(kind: str, bootstrap: str, *, timeout_s: float = CONNECT_TIMEOUT_S
         if isinstance(error, (kafka.errors.KafkaConfigurationError, *_REFUSALS)):
             raise _refused(error, options, known) from None
         if isinstance(error, kafka.errors.KafkaError):
-            said = f"something listens, but it did not answer as Kafka does ({error})"
-            raise _unavailable(bootstrap, said) from None
+            raise _unavailable(bootstrap, *diagnosis(cluster, *at)) from None
         raise
 
 
@@ -93,8 +96,8 @@ def _check(options: Mapping[str, Any], known: Collection[str]) -> None:
             do=f"Did you mean {meant[0]}?" if meant else "See its documentation",
         )
     # kafka-python takes any other word for PLAINTEXT.
-    if options.get("security_protocol", "PLAINTEXT") not in _PROTOCOLS:
-        raise ConfigError("security_protocol is not one of Kafka's", do=f"Known: {', '.join(_PROTOCOLS)}")
+    if options.get("security_protocol", "PLAINTEXT") not in PROTOCOLS:
+        raise ConfigError("security_protocol is not one of Kafka's", do=f"Known: {', '.join(PROTOCOLS)}")
     for name in _PROXIES:
         if options.get(name) is not None and not _is_proxy(options[name]):
             raise ConfigError(
@@ -148,21 +151,19 @@ def addresses(bootstrap: str) -> list[str]:
     ]
 
 
-def reach(bootstrap: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """Return when one of the addresses takes a connection; raise BrokerUnavailable when none does."""
-    parts = addresses(bootstrap)
+def reach(bootstrap: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> tuple[str, int]:
+    """The first of the addresses that takes a connection, as host and port; raises BrokerUnavailable when none does."""
+    parts = addresses(str(bootstrap))
     said = "no address given"
     for part in parts:
         host, _, port = part.rpartition(":")
         try:
             socket.create_connection((host.strip("[]"), int(port)), timeout_s / len(parts)).close()
-            return
+            return host.strip("[]"), int(port)
         except (OSError, OverflowError, UnicodeError) as error:
             said = getattr(error, "strerror", None) or str(error)
-    raise _unavailable(bootstrap, said)
+    raise _unavailable(bootstrap, said, "Run: forebay kafka (or name your broker's address)")
 
 
-def _unavailable(bootstrap: str, said: str) -> BrokerUnavailable:
-    return BrokerUnavailable(
-        f"no Kafka broker answers: {said}", where=bootstrap, do="Run: forebay kafka (or name your broker's address)"
-    )
+def _unavailable(bootstrap: Address, said: str, do: str) -> BrokerUnavailable:
+    return BrokerUnavailable(f"no Kafka broker answers: {said}", where=str(bootstrap), do=do)

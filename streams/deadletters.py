@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import forebay
 from forebay.errors import BrokerUnavailable, EventError, TopicMissing
+from forebay.streams.cluster import Address
 from forebay.streams.connection import connected
 from forebay.streams.topics import Topics
 
@@ -164,7 +165,7 @@ class Reason:
     newest: Placed
 
 
-def read(bootstrap: str, topics: Topics, limit: int = 100, **client: Any) -> list[DeadLetter]:
+def read(bootstrap: Address, topics: Topics, limit: int = 100, **client: Any) -> list[DeadLetter]:
     """The newest `limit` committed dead letters, oldest of them first. Raises TopicMissing and BrokerUnavailable."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
         newest: list[Placed] = []
@@ -181,7 +182,7 @@ def read(bootstrap: str, topics: Topics, limit: int = 100, **client: Any) -> lis
     return [placed.letter for placed in newest[-limit:]] if limit > 0 else []
 
 
-def count(bootstrap: str, topics: Topics, **client: Any) -> dict[str, int]:
+def count(bootstrap: Address, topics: Topics, **client: Any) -> dict[str, int]:
     """Committed dead letters by reason, most frequent first. Reads the whole topic: offsets count markers as well."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
         reasons = Counter(
@@ -190,7 +191,7 @@ def count(bootstrap: str, topics: Topics, **client: Any) -> dict[str, int]:
     return dict(reasons.most_common())
 
 
-def reasons(bootstrap: str, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
+def reasons(bootstrap: Address, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
     """Committed letters among the newest `last` offsets of each partition by reason, most frequent first.
 
     One letter of each reason is in memory at a time. A worker knows a dozen reasons; past 100 that strangers wrote, the
@@ -209,7 +210,7 @@ def reasons(bootstrap: str, topics: Topics, last: int = LAST, **client: Any) -> 
 
 
 def find(
-    bootstrap: str, topics: Topics, topic: str, partition: int, offset: int, last: int = LAST, **client: Any
+    bootstrap: Address, topics: Topics, topic: str, partition: int, offset: int, last: int = LAST, **client: Any
 ) -> Placed | None:
     """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without
     one.
@@ -226,7 +227,7 @@ def find(
     return newest
 
 
-def at(bootstrap: str, topics: Topics, partition: int, offset: int, **client: Any) -> Placed | None:
+def at(bootstrap: Address, topics: Topics, partition: int, offset: int, **client: Any) -> Placed | None:
     """The letter at its own `offset` in the topic of dead letters; None where there is none. Errors as in `find`."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
         for place, (first, end) in places.items():
@@ -237,7 +238,7 @@ def at(bootstrap: str, topics: Topics, partition: int, offset: int, **client: An
 
 @contextmanager
 def _consumer(
-    bootstrap: str, topics: Topics, client: dict[str, Any]
+    bootstrap: Address, topics: Topics, client: dict[str, Any]
 ) -> Iterator[tuple[Any, dict[Any, tuple[int, int]]]]:
     """A consumer outside any group, and the first and end offset of each partition."""
     consumer = connected(
@@ -254,7 +255,9 @@ def _consumer(
 
         partitions = consumer.partitions_for_topic(topics.dead_letters)
         if not partitions:
-            raise TopicMissing(f'no topic "{topics.dead_letters}"', where=bootstrap, do="Run: forebay topics create")
+            raise TopicMissing(
+                f'no topic "{topics.dead_letters}"', where=str(bootstrap), do="Run: forebay topics create"
+            )
         places: Sequence[Any] = [TopicPartition(topics.dead_letters, number) for number in sorted(partitions)]
         first, end = consumer.beginning_offsets(places), consumer.end_offsets(places)
         yield consumer, {place: (first[place], end[place]) for place in places}

@@ -18,10 +18,11 @@ import msgspec
 
 from forebay.errors import EventError, PublishError, TopicMissing, UsageError
 from forebay.events import Attributes, Behaviour, ItemUpdate, Published, UserProfile, check, decode, encode, stamped
-from forebay.streams.connection import CONNECT_TIMEOUT_S, connected, kafka_python, reach
+from forebay.streams.clients import publisher_producer
+from forebay.streams.cluster import Address
+from forebay.streams.connection import connected, kafka_python, reach
 from forebay.streams.topics import Topics
 
-BATCH_BYTES = 256 << 10  # kafka-python's 16 kB: 17 k events/s instead of 32 k
 EVENT_OVERHEAD_BYTES = (
     1024  # what the client's and our own objects for one unacknowledged event cost, besides its bytes
 )
@@ -40,14 +41,14 @@ class EventPublisher:
 
     `enrich` fills the absent `item_attributes` of a Behaviour by item id. `linger_ms` is how long a record waits for
     company; `timeout_s` how long an event may stay unacknowledged; `max_memory_bytes` bounds what waits for an
-    acknowledgement: past it `send` blocks. `client` is passed to kafka-python (security_protocol, sasl_mechanism,
-    compression_type, ...). Threads may share one publisher. Raises BrokerUnavailable at once when nobody listens at
-    `bootstrap`.
+    acknowledgement: past it `send` blocks. `bootstrap` is host:port, or a Cluster where brokers ask for TLS or SASL.
+    `client` is passed to kafka-python (compression_type, ...). Threads may share one publisher. Raises
+    BrokerUnavailable at once when nobody listens at `bootstrap`.
     """
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: Address,
         *,
         topics: Topics = Topics(),
         enrich: Mapping[str, Attributes] | None = None,
@@ -72,20 +73,7 @@ class EventPublisher:
         self._error: BaseException | None = None
         self._sent = self._acknowledged = self._released = 0
         self._closed = False
-        timeout_ms = round(timeout_s * 1000)
-        settings: dict[str, Any] = {
-            "linger_ms": linger_ms,
-            "batch_size": BATCH_BYTES,
-            "acks": "all",
-            "enable_idempotence": True,
-            "delivery_timeout_ms": timeout_ms,
-            "request_timeout_ms": (timeout_ms - linger_ms) // 2,  # so that one lost answer leaves time for a second try
-            "reconnect_backoff_max_ms": 1000,  # 30 s by default: a broker that came back would wait that long for us
-            "max_block_ms": round(min(timeout_s, CONNECT_TIMEOUT_S) * 1000),  # for a topic's metadata, in send()
-            "allow_auto_create_topics": False,
-            "metrics_enabled": False,
-            "partitioner": _partitioner(),
-        }
+        settings = publisher_producer(timeout_s, linger_ms) | {"partitioner": _partitioner()}
         self._settings = settings | client
         self._opening = threading.Lock()
         self._producer: Any = connected("KafkaProducer", bootstrap, **self._settings)
@@ -111,7 +99,7 @@ class EventPublisher:
         the next `send` connects anew.
         """
         if self._closed:
-            raise UsageError("this publisher is closed", where=self.bootstrap, do="Make a new one")
+            raise UsageError("this publisher is closed", where=str(self.bootstrap), do="Make a new one")
         match event:
             case Behaviour():
                 if self._enrich is not None and not event.item_attributes:
@@ -171,7 +159,7 @@ class EventPublisher:
             except errors.KafkaTimeoutError:
                 reach(self.bootstrap)
                 raise TopicMissing(
-                    f'no topic "{topic}"', where=self.bootstrap, do="Run: forebay topics create"
+                    f'no topic "{topic}"', where=str(self.bootstrap), do="Run: forebay topics create"
                 ) from None
         with self._lock:
             self._pending.append((future, event, cost))
@@ -232,7 +220,7 @@ class EventPublisher:
             raise PublishError(
                 f"{len(failed)} events were not acknowledged ({reason})",
                 failed,
-                where=self.bootstrap,
+                where=str(self.bootstrap),
                 do="Keep the events of this error and send them again: their ids let one that did arrive count once",
             )
 

@@ -24,6 +24,8 @@ from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
 from forebay.streams.bounded import CLOSE_S, within
+from forebay.streams.clients import replica_consumer
+from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, describe
 from forebay.telemetry import emit
@@ -46,7 +48,7 @@ class Replica:
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: Address,
         topics: Topics,
         generation: str,
         store: VectorStore,
@@ -61,19 +63,7 @@ class Replica:
         self._places = [(t, p) for t in self._side_of for p in range(info[t].partitions)]
         self._behind = set(self._places)
         self._ends: dict[tuple[str, int], int] = {}  # as they were at the start
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": bootstrap,
-                "group.id": "forebay.replica",  # required by the library; nothing is ever committed to it
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "isolation.level": "read_committed",
-                "enable.partition.eof": True,
-                "fetch.queue.backoff.ms": 5,
-                "fetch.wait.max.ms": 100,
-                "log_level": 2,
-            }
-        )
+        self._consumer = Consumer(replica_consumer(bootstrap))
 
     def load(self) -> int:
         """Fill tables and index from the store, as they were when it was last written; returns the rows read."""

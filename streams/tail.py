@@ -7,13 +7,15 @@ from collections.abc import Iterator
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from forebay.streams.clients import tail_consumer
+from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds
 
 
-def newest(bootstrap: str, topic: str, partitions: int, limit: int, seconds: float) -> Iterator[Message]:
+def newest(bootstrap: Address, topic: str, partitions: int, limit: int, seconds: float) -> Iterator[Message]:
     """About the newest `limit` committed records of `topic`, an equal share of each partition (transactions' markers
     take places), as far as they can be read in `seconds`."""
-    consumer = _consumer(bootstrap)
+    consumer = Consumer(tail_consumer(bootstrap))
     try:
         ends = {p: bounds(consumer, topic, p)[1] for p in range(partitions)}
     finally:
@@ -21,11 +23,11 @@ def newest(bootstrap: str, topic: str, partitions: int, limit: int, seconds: flo
     yield from read(bootstrap, topic, {p: max(0, end - limit // partitions) for p, end in ends.items()}, seconds)
 
 
-def read(bootstrap: str, topic: str, starts: dict[int, int], seconds: float | None = None) -> Iterator[Message]:
+def read(bootstrap: Address, topic: str, starts: dict[int, int], seconds: float | None = None) -> Iterator[Message]:
     """Committed records of `topic` from `starts` (partition -> offset) on, ending at each partition's end, or after
     `seconds`."""
     deadline = None if seconds is None else time.monotonic() + seconds
-    consumer = _consumer(bootstrap)
+    consumer = Consumer(tail_consumer(bootstrap))
     try:
         # Ends as they are now: a topic with steady traffic has none that stands still.
         ends = {p: bounds(consumer, topic, p) for p in starts}
@@ -45,17 +47,3 @@ def read(bootstrap: str, topic: str, starts: dict[int, int], seconds: float | No
                     raise KafkaException(error)
     finally:
         consumer.close()
-
-
-def _consumer(bootstrap: str) -> Consumer:
-    return Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "forebay.tail",  # required by the library; never joined
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "log_level": 2,
-        }
-    )

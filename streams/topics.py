@@ -12,6 +12,7 @@ from typing import Any
 
 from forebay.clock import DAY_MS
 from forebay.errors import BrokerError, TopicMismatch, TopicMissing, UsageError
+from forebay.streams.cluster import Address
 from forebay.streams.connection import connected
 
 SIDES = ("user", "item")
@@ -86,7 +87,7 @@ class TopicStatus:
 
 
 def ensure(
-    bootstrap: str,
+    bootstrap: Address,
     topics: Topics,
     *,
     generation: str | None,
@@ -120,7 +121,7 @@ def ensure(
     return [TopicStatus(found[name], name in missing) for name in wanted]
 
 
-def describe(bootstrap: str, names: Iterable[str], **client: Any) -> dict[str, TopicInfo]:
+def describe(bootstrap: Address, names: Iterable[str], **client: Any) -> dict[str, TopicInfo]:
     """What the broker says of each topic, in the order asked. Raises TopicMissing, or BrokerUnavailable within 5 s."""
     asked = list(names)
     with connected("KafkaAdminClient", bootstrap, **client) as admin:
@@ -152,7 +153,9 @@ def _wanted(
     return wanted
 
 
-def _create(admin: Any, missing: Mapping[str, tuple[int, dict[str, str]]], replication: int, bootstrap: str) -> None:
+def _create(
+    admin: Any, missing: Mapping[str, tuple[int, dict[str, str]]], replication: int, bootstrap: Address
+) -> None:
     request = {
         name: {"num_partitions": partitions, "replication_factor": replication, "configs": settings}
         for name, (partitions, settings) in missing.items()
@@ -162,7 +165,7 @@ def _create(admin: Any, missing: Mapping[str, tuple[int, dict[str, str]]], repli
         if topic["error_code"] not in (0, 36):  # 36: another process created it just now
             raise BrokerError(
                 f'topic "{topic["name"]}" was not created: {topic["error_message"]}',
-                where=bootstrap,
+                where=str(bootstrap),
                 do="Check the replication factor against the number of brokers, and your rights on the cluster",
             )
     admin.wait_for_topics(list(missing))
@@ -190,7 +193,7 @@ def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicInfo]:
     }
 
 
-def _compare(info: TopicInfo, partitions: int, settings: Mapping[str, str], bootstrap: str) -> None:
+def _compare(info: TopicInfo, partitions: int, settings: Mapping[str, str], bootstrap: Address) -> None:
     where = f'topic "{info.name}" at {bootstrap}'
     if info.partitions != partitions:
         raise TopicMismatch(
@@ -209,11 +212,11 @@ def _compare(info: TopicInfo, partitions: int, settings: Mapping[str, str], boot
             )
 
 
-def _all_there(wanted: Iterable[str], found: Mapping[str, TopicInfo], bootstrap: str) -> None:
+def _all_there(wanted: Iterable[str], found: Mapping[str, TopicInfo], bootstrap: Address) -> None:
     missing = [name for name in wanted if name not in found]
     if missing:
         names = ", ".join(f'"{name}"' for name in missing)
-        raise TopicMissing(f"no topic {names}", where=bootstrap, do="Run: forebay topics create")
+        raise TopicMissing(f"no topic {names}", where=str(bootstrap), do="Run: forebay topics create")
 
 
 def _legal(name: str) -> str:

@@ -14,17 +14,31 @@ __version__ = "0.1.0"
 _HOME = {
     "Behaviour": "forebay.events",
     "Client": "forebay.retrieval.client",
+    "Cluster": "forebay.streams.cluster",
     "EventPublisher": "forebay.streams.publisher",
     "ForebayError": "forebay.errors",
     "ItemUpdate": "forebay.events",
+    "Secret": "forebay.secret",
     "UserProfile": "forebay.events",
 }
-__all__ = ["Behaviour", "Client", "EventPublisher", "ForebayError", "ItemUpdate", "UserProfile", "__version__"]
+__all__ = [
+    "Behaviour",
+    "Client",
+    "Cluster",
+    "EventPublisher",
+    "ForebayError",
+    "ItemUpdate",
+    "Secret",
+    "UserProfile",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from forebay.errors import ForebayError
     from forebay.events import Behaviour, ItemUpdate, UserProfile
     from forebay.retrieval.client import Client
+    from forebay.secret import Secret
+    from forebay.streams.cluster import Cluster
     from forebay.streams.publisher import EventPublisher
 
 

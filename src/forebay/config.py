@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from forebay.errors import ConfigError
+from forebay.secret import NO_SECRET, Secret
 
 FILE = "forebay.toml"
 PREFIX = "FOREBAY_"
@@ -26,6 +27,16 @@ class Settings:
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
     generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
+    kafka_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL
+    kafka_ca: Path | None = None  # PEM: who signs the brokers' certificates; absent: the system's own
+    kafka_certificate: Path | None = None  # PEM: this client's, where brokers ask for one
+    kafka_key: Path | None = None  # PEM: of that certificate
+    kafka_key_password_file: Path | None = None  # its first line; or the variable of kafka_key_password
+    kafka_key_password: Secret = NO_SECRET  # from the environment only
+    kafka_mechanism: str = "SCRAM-SHA-512"  # or SCRAM-SHA-256, PLAIN: of SASL
+    kafka_user: str = ""  # of SASL
+    kafka_password_file: Path | None = None  # its first line; or the variable of kafka_password
+    kafka_password: Secret = NO_SECRET  # from the environment only
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
     server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask
@@ -93,6 +104,15 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
             values[name] = int(value)
             if isinstance(value, bool | float) or not 0 < values[name] < 65_536:
                 raise ValueError
+        elif kinds[name] == "Secret":
+            if origin != f"{PREFIX}{name.upper()}":
+                raise ConfigError(
+                    f"{name} is not read from here",
+                    where=origin,
+                    do=f"Put it into a file that only this user reads, and name that in {name}_file; "
+                    f"or set {PREFIX}{name.upper()}",
+                )
+            values[name] = Secret(str(value))
         elif isinstance(value, str | Path):
             values[name] = Path(value) if "Path" in kinds[name] else str(value)
         else:

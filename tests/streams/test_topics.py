@@ -150,6 +150,6 @@ def test_something_else_on_the_port_is_told_from_a_broker() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         began = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match="did not answer as Kafka does"):
+        with pytest.raises(BrokerUnavailable, match="does not answer as Kafka does"):
             describe(f"127.0.0.1:{silent.getsockname()[1]}", ["behaviour"])
         assert time.monotonic() - began < 7

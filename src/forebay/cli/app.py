@@ -11,6 +11,7 @@ from forebay import __version__
 from forebay.cli.console import print_json, print_table
 from forebay.config import Settings, load
 from forebay.errors import ForebayError, UsageError
+from forebay.secret import Secret
 
 app = typer.Typer(
     name="forebay",
@@ -109,11 +110,12 @@ def topics_create(
     json: Json = False,
 ) -> None:
     """Create the topics that are missing; check the settings of those that are there."""
+    from forebay.cli.cluster import cluster
     from forebay.streams.topics import Topics, ensure
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, partitions=partitions)
     found = ensure(
-        s.bootstrap, Topics(s.topic_prefix), generation=s.generation, partitions=s.partitions, replication=replication
+        cluster(s), Topics(s.topic_prefix), generation=s.generation, partitions=s.partitions, replication=replication
     )
     rows = [
         (f.info.name, f.info.partitions, f.info.cleanup_policy, "created" if f.created else "was there") for f in found
@@ -126,13 +128,14 @@ def topics_list(
     bootstrap: Bootstrap = None, prefix: Prefix = None, generation: GenerationName = None, json: Json = False
 ) -> None:
     """The topics of this installation and their settings."""
+    from forebay.cli.cluster import cluster
     from forebay.streams.topics import SIDES, Topics, describe
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
     topics = Topics(s.topic_prefix)
     names = [topics.behaviour, topics.item_updates, topics.dead_letters]
     names += [topics.vectors(s.generation, side) for side in SIDES]
-    found = describe(s.bootstrap, names).values()
+    found = describe(cluster(s), names).values()
     rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
     _print(json, ("topic", "partitions", "replication", "timestamps", "cleanup", "retention_ms"), rows)
 
@@ -370,11 +373,13 @@ def spec_check(
 def config(json: Json = False) -> None:
     """Every setting, its value and where that came from."""
     found, origins = load({})
-    rows = [
-        (name, getattr(found, name) if getattr(found, name) is not None else "", origin)
-        for name, origin in origins.items()
-    ]
+    rows = [(name, _shown(getattr(found, name)), origin) for name, origin in origins.items()]
     _print(json, ("setting", "value", "from"), rows)
+
+
+def _shown(value: Any) -> Any:
+    """A setting as people and programs see it; a secret shows only that there is one."""
+    return "" if value is None else str(value) if isinstance(value, Secret) else value
 
 
 Last = Annotated[int, typer.Option(min=1, help="How many of the newest offsets are looked through")]

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from rich.markup import escape
 
+from forebay.cli.cluster import cluster
 from forebay.cli.console import err, out, print_json, print_table
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
@@ -25,7 +26,7 @@ _SOURCE = re.compile(r"(.+)-(\d{1,9})-(\d{1,18})")
 def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
     """A line for each reason: how many, the newest, and that one's coordinates for `show`."""
     topics = Topics(settings.topic_prefix)
-    found = reasons(settings.bootstrap, topics, last)
+    found = reasons(cluster(settings), topics, last)
     if as_json:
         print_json(
             [
@@ -76,9 +77,9 @@ def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) ->
 def _look_up(settings: Settings, place: str, last: int) -> Placed:
     topics = Topics(settings.topic_prefix)
     if (own := _OWN.fullmatch(place)) is not None:
-        found = at(settings.bootstrap, topics, int(own[1] or 0), int(own[2]))
+        found = at(cluster(settings), topics, int(own[1] or 0), int(own[2]))
     elif (source := _SOURCE.fullmatch(place)) is not None:
-        found = find(settings.bootstrap, topics, source[1], int(source[2]), int(source[3]), last)
+        found = find(cluster(settings), topics, source[1], int(source[2]), int(source[3]), last)
     else:
         raise UsageError(
             f"{place!r} is no place", do="Write TOPIC-PARTITION-OFFSET of the record, or the letter's own offset"

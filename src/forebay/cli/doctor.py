@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from forebay.cli.cluster import cluster
 from forebay.cli.console import out, print_json
 from forebay.config import Settings
 from forebay.errors import EventError, ForebayError
@@ -20,7 +21,8 @@ from forebay.segments.spec import SIDES
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
-from forebay.streams.connection import reach
+from forebay.streams.cluster import Cluster
+from forebay.streams.connection import connected
 from forebay.streams.topics import TopicInfo, Topics, describe
 from forebay.streams.worker.undeclared import Counts, Undeclared
 
@@ -82,11 +84,13 @@ class _Doctor:
                     return  # everything else would say the same
 
     @cached_property
+    def _cluster(self) -> Cluster:
+        return cluster(self.settings)
+
+    @cached_property
     def _infos(self) -> dict[str, TopicInfo]:
         names = [self.topics.behaviour, self.topics.item_updates, self.topics.dead_letters]
-        return describe(
-            self.settings.bootstrap, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)]
-        )
+        return describe(self._cluster, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)])
 
     @cached_property
     def _manifest(self) -> Generation:
@@ -97,7 +101,7 @@ class _Doctor:
         return Bundle.load(self.settings.bundles / self._manifest.bundle_hash[:12])
 
     def _broker(self) -> Check:
-        reach(self.settings.bootstrap)
+        connected("KafkaAdminClient", self._cluster).close()
         return Check("broker", True, f"answers at {self.settings.bootstrap}")
 
     def _topics(self) -> Check:
@@ -133,7 +137,7 @@ class _Doctor:
         name = f"{side} worker lag"
         info = self._infos[self.topics.vectors(self.settings.generation, side)]
         marks = dict.fromkeys(range(info.partitions), 0)
-        for message in tail.read(self.settings.bootstrap, info.name, dict.fromkeys(marks, 0)):
+        for message in tail.read(self._cluster, info.name, dict.fromkeys(marks, 0)):
             self._newest_mark_s = max(self._newest_mark_s, message.timestamp()[1] / 1000)
             if message.key() == HEARTBEAT_KEY:
                 marks[message.partition()] = max(marks[message.partition()], unpack_heartbeat(message.value() or b""))
@@ -144,7 +148,7 @@ class _Doctor:
         return Check(name, lag <= bound, found, f"Is it running? forebay work --side {side}")
 
     def _dead_letters(self) -> Check:
-        counts = deadletters.count(self.settings.bootstrap, self.topics)
+        counts = deadletters.count(self._cluster, self.topics)
         found = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.items())) or "none"
         return Check(
             "dead letters",
@@ -160,7 +164,7 @@ class _Doctor:
         for side in SIDES:
             info = self._infos[self.topics.source(side)]
             events = []
-            for message in tail.newest(self.settings.bootstrap, info.name, info.partitions, SAMPLE, SAMPLE_S):
+            for message in tail.newest(self._cluster, info.name, info.partitions, SAMPLE, SAMPLE_S):
                 with suppress(EventError):  # a dead letter, and counted there
                     events.append(decode(message.value() or b""))
             counts.update(counter.count(events))

@@ -33,6 +33,7 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
     side to the workers of another generation. Does not return when a thread is stuck: the process ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
+    from forebay.cli.cluster import cluster
     from forebay.cli.readiness import Readiness
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
@@ -48,14 +49,14 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
         raise UsageError(f"side {side!r}", do="Use user, item or both")
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-    topics = Topics(settings.topic_prefix)
+    topics, kafka = Topics(settings.topic_prefix), cluster(settings)
     options = WorkerOptions(slot=slot, create_stores=False, interactions=not silent)
     workers: list[Worker] = []
     for one in SIDES if side == "both" else (side,):
         topic = topics.source(one)
-        partitions = describe(settings.bootstrap, [topic])[topic].partitions
+        partitions = describe(kafka, [topic])[topic].partitions
         processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
-        workers.append(worker(processor, settings.bootstrap, topics, generation.name, options))
+        workers.append(worker(processor, kafka, topics, generation.name, options))
         log.info("%s, bundle %s, group %s", workers[-1].name, bundle.name, workers[-1].group)
     readiness = Readiness(workers, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
     with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
@@ -75,6 +76,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     """A Replica on a thread, and the server over its tables, until stopped or until the replica cannot go on.
 
     One line of the log says when lookups are answered, and where: connections are taken and the copy has caught up."""
+    from forebay.cli.cluster import cluster
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app
@@ -95,7 +97,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     tables = {side: SegmentTable(codecs[side], partitions=generation.partitions[side]) for side in SIDES}
     index = ItemIndex(codecs["item"].dim)
     store = VectorStore.open(settings.vectors, create=True, generation=generation.name, bundle_hash=bundle.hash)
-    replica = Replica(settings.bootstrap, Topics(settings.topic_prefix), generation.name, store, codecs, tables, index)
+    replica = Replica(cluster(settings), Topics(settings.topic_prefix), generation.name, store, codecs, tables, index)
     log.info("%d rows loaded from %s", replica.load(), settings.vectors)
     stop = threading.Event()
 

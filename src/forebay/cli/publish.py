@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from forebay.cli.cluster import cluster
 from forebay.cli.console import err, out, print_json, progress
 from forebay.cli.lateness import Bounds, Lateness
 from forebay.clock import DAY_MS, now_ms
@@ -52,7 +53,7 @@ def publish(settings: Settings, source: str, as_json: bool) -> int:
     refused, read, started = 0, 0, time.monotonic()
     file = sys.stdin.buffer if source == "-" else path.open("rb")
     topics = Topics(settings.topic_prefix)
-    with file, EventPublisher(settings.bootstrap, topics=topics) as publisher, progress("publishing", "bytes") as bar:
+    with file, EventPublisher(cluster(settings), topics=topics) as publisher, progress("publishing", "bytes") as bar:
         for number, line in enumerate(_lines(file), start=1):
             read += len(line)
             try:
@@ -124,7 +125,7 @@ def synthesise(settings: Settings, flags: SyntheticFlags, as_json: bool) -> int:
             sent = _write(events, flags.to)
         else:
             topics, lateness = Topics(settings.topic_prefix), Lateness(Bounds.of(settings))
-            with EventPublisher(settings.bootstrap, topics=topics) as publisher:
+            with EventPublisher(cluster(settings), topics=topics) as publisher:
                 for event in _paced(events, flags.rate):
                     lateness.warn_first(event)
                     publisher.send(event)

@@ -117,12 +117,13 @@ def _log(folder: Path):  # type: ignore[no-untyped-def]
 
 def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
+    from forebay.cli.cluster import cluster
     from forebay.streams.backfill import backfill as build
     from forebay.streams.topics import Topics, ensure
 
     started = time.monotonic()
-    bundle, topics = Bundle.load(bundle_path), Topics(settings.topic_prefix)
-    ensure(settings.bootstrap, topics, generation=settings.generation, partitions=settings.partitions)
+    bundle, topics, kafka = Bundle.load(bundle_path), Topics(settings.topic_prefix), cluster(settings)
+    ensure(kafka, topics, generation=settings.generation, partitions=settings.partitions)
     if bundle_path.resolve().parent != settings.bundles.resolve():
         Bundle.load(bundle.save(settings.bundles))  # what lay under the name already may be damaged
     with progress("folding", "events") as bar:
@@ -130,7 +131,7 @@ def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) 
             bundle,
             source.history(events),
             name=settings.generation,
-            bootstrap=settings.bootstrap,
+            bootstrap=kafka,
             topics=topics,
             folder=settings.generation_dir,
             state_folder=settings.state,

@@ -16,6 +16,8 @@ import time
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from forebay.clock import now_ms
+from forebay.streams.clients import asking_consumer
+from forebay.streams.cluster import Address
 from forebay.streams.worker.transport import End
 
 log = logging.getLogger("forebay.ends")
@@ -26,16 +28,13 @@ READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is
 class EndWatch:
     """Asks every `interval_s` on a thread of its own until `stop`. What it found may be read from any thread."""
 
-    def __init__(self, bootstrap: str, topic: str, partitions: int, interval_s: float) -> None:
+    def __init__(self, bootstrap: Address, topic: str, partitions: int, interval_s: float) -> None:
         self._places = [TopicPartition(topic, p) for p in range(partitions)]
         self._interval_s = interval_s
         # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a
         # broker's restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
         self._all, self._readable = (
-            Consumer(
-                {"bootstrap.servers": bootstrap, "group.id": "forebay.ends", "isolation.level": level, "log_level": 0}
-            )
-            for level in ("read_uncommitted", "read_committed")
+            Consumer(asking_consumer(bootstrap, committed=committed)) for committed in (False, True)
         )
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"ends-{topic}", daemon=True)

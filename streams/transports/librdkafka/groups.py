@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forebay.errors import BrokerUnavailable
+from forebay.streams.cluster import Address
 from forebay.streams.connection import connected, kafka_python
 
 ANSWER_MS = 5000
@@ -24,7 +25,7 @@ class Member:
     host: str
 
 
-def members(bootstrap: str, group: str) -> list[Member]:
+def members(bootstrap: Address, group: str) -> list[Member]:
     """Who is in `group` now. Raises BrokerUnavailable within about 10 s."""
     found = _asked(bootstrap, lambda admin: admin.describe_groups([group]))[group]
     if found["error"] and "GroupIdNotFound" not in found["error"]:  # its coordinator is still being loaded
@@ -32,14 +33,14 @@ def members(bootstrap: str, group: str) -> list[Member]:
     return [Member(m["member_id"], m["client_id"], m["client_host"]) for m in found["members"]]
 
 
-def alive(bootstrap: str) -> set[str]:
+def alive(bootstrap: Address) -> set[str]:
     """The groups of the cluster that have members. Raises BrokerUnavailable within about 20 s: a broker that has just
     started is given time to load what it knows of groups."""
     found = _asked(bootstrap, lambda admin: admin.list_groups(states_filter=_WITH_MEMBERS), PATIENCE_S)
     return {g["group_id"] for g in found}
 
 
-def _asked(bootstrap: str, question: Callable[[Any], Any], patience_s: float = 0.0) -> Any:
+def _asked(bootstrap: Address, question: Callable[[Any], Any], patience_s: float = 0.0) -> Any:
     deadline = time.monotonic() + patience_s
     # kafka-python: librdkafka's admin client can abort the process when a broker answers after its time-out.
     with connected("KafkaAdminClient", bootstrap, request_timeout_ms=ANSWER_MS) as admin:
@@ -52,5 +53,5 @@ def _asked(bootstrap: str, question: Callable[[Any], Any], patience_s: float = 0
             time.sleep(0.2)
 
 
-def _silent(said: str, bootstrap: str) -> BrokerUnavailable:
-    return BrokerUnavailable(f"no answer about consumer groups: {said}", where=bootstrap, do="Run: forebay doctor")
+def _silent(said: str, bootstrap: Address) -> BrokerUnavailable:
+    return BrokerUnavailable(f"no answer about consumer groups: {said}", where=str(bootstrap), do="Run: forebay doctor")

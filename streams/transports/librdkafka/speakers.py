@@ -7,6 +7,7 @@ one who tells; until then a worker that would be a second speaker refuses to sta
 from __future__ import annotations
 
 from forebay.errors import GenerationConflict
+from forebay.streams.cluster import Address
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.groups import alive, members
 
@@ -18,7 +19,7 @@ def client_id(group: str, slot: str, *, speaks: bool) -> str:
     return f"{group}.{slot}{'' if speaks else SILENT}"
 
 
-def refuse_second_speaker(bootstrap: str, topics: Topics, generation: str) -> None:
+def refuse_second_speaker(bootstrap: Address, topics: Topics, generation: str) -> None:
     """Raise GenerationConflict when a running worker of another generation tells the item side."""
     mine = topics.group(generation, "user")
     for group in sorted(alive(bootstrap) - {mine}):

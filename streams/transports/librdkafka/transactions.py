@@ -25,6 +25,8 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
 from forebay.events import Tick, encode
 from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
+from forebay.streams.clients import worker_producer
+from forebay.streams.cluster import Address
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import TICK_KEY, Outcome
 
@@ -47,7 +49,7 @@ class TransactionLog:
 
     def __init__(
         self,
-        bootstrap: str,
+        bootstrap: Address,
         topics: Topics,
         generation: str,
         side: str,
@@ -61,30 +63,20 @@ class TransactionLog:
 
         Raises BrokerUnavailable when the broker does not answer within `operation_timeout_s`.
         """
-        self._topics, self._side, self._bootstrap = topics, side, bootstrap
+        self._topics, self._side, self._bootstrap = topics, side, str(bootstrap)
         self._vectors = topics.vectors(generation, side)
         self._timeout_s = timeout_ms / 1000
         self._call_s = OPERATION_TIMEOUT_S if operation_timeout_s is None else operation_timeout_s
         self._refused: KafkaError | None = None
         self._producer = Producer(
-            {
-                "bootstrap.servers": bootstrap,
-                "transactional.id": transactional_id,
-                "transaction.timeout.ms": timeout_ms,
-                "partitioner": "murmur2_random",
-                "linger.ms": 5,
-                "queue.buffering.max.messages": 1_000_000,
-                "delivery.report.only.error": True,
-                "on_delivery": self._undelivered,
-                "log_level": 2,
-            }
+            worker_producer(bootstrap, transactional_id, timeout_ms) | {"on_delivery": self._undelivered}
         )
         try:
             self._producer.init_transactions(self._call_s)
         except KafkaException as error:
             raise BrokerUnavailable(
                 f"no transaction can be begun: {error.args[0].str()}",
-                where=bootstrap,
+                where=self._bootstrap,
                 do="Is the broker up? forebay doctor",
             ) from None
 

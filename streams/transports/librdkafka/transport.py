@@ -15,6 +15,7 @@ from forebay.errors import BrokerUnavailable, Fenced
 from forebay.segments.spec import Side
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import worker_consumer
+from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds, committed
 from forebay.streams.topics import Topics, describe
 from forebay.streams.transports.librdkafka.ends import EndWatch
@@ -36,7 +37,7 @@ log = logging.getLogger("forebay.librdkafka")
 
 def worker(
     processor: Processor,
-    bootstrap: str,
+    bootstrap: Address,
     topics: Topics,
     generation: str,
     options: WorkerOptions = WorkerOptions(),
@@ -62,16 +63,16 @@ class LibrdkafkaTransport:
     for ends."""
 
     def __init__(
-        self, bootstrap: str, topics: Topics, generation: str, side: Side, partitions: int, options: WorkerOptions
+        self, bootstrap: Address, topics: Topics, generation: str, side: Side, partitions: int, options: WorkerOptions
     ) -> None:
         """Raises BrokerUnavailable, TopicMissing, or TopicMismatch where a topic has not so many partitions."""
-        self.topic, self.group, self.where = topics.source(side), topics.group(generation, side), bootstrap
+        self.topic, self.group, self.where = topics.source(side), topics.group(generation, side), str(bootstrap)
         info = describe(bootstrap, [self.topic, topics.vectors(generation, side)])
         for one in info.values():
             if one.partitions != partitions:
-                raise other_count(one.name, one.partitions, partitions, bootstrap)
+                raise other_count(one.name, one.partitions, partitions, self.where)
         self.topic_id = info[self.topic].topic_id
-        self._options = options
+        self._bootstrap, self._options = bootstrap, options
         slot = Slot(
             bootstrap, topics, generation, side, options.slot, self.group,
             client_id(self.group, options.slot, speaks=options.interactions),
@@ -242,7 +243,7 @@ class LibrdkafkaTransport:
         return f"{self.topic}[{partition}]"
 
     def _settings(self, group: str) -> dict[str, Any]:
-        return worker_consumer(self.where, group, self._options.session_timeout_ms)
+        return worker_consumer(self._bootstrap, group, self._options.session_timeout_ms)
 
 
 def _is_end(message: Message) -> bool:

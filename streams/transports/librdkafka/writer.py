@@ -12,6 +12,7 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from forebay.errors import Fenced
+from forebay.streams.cluster import Address
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka.groups import members
@@ -27,7 +28,7 @@ class Slot:
     """One worker's place in its group. `client` is its name among the members, `transactional_id` what fences its
     predecessor."""
 
-    bootstrap: str
+    bootstrap: Address
     topics: Topics
     generation: str
     side: str
