@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from forebay.arrays import Floats
-from forebay.segments.fusions.contract import Fusion, Query, Shape
+from forebay.segments.fusions.contract import Fusion, Query, Shape, each_times
 from forebay.segments.spec import FusionSpec
 
 
@@ -33,8 +33,7 @@ class ConcatFc(Fusion):
         return self._item.shape[1]
 
     def item_half(self, items: Floats) -> Floats:
-        half: Floats = items[:, self.shape.item_columns] @ self._item
-        return half
+        return each_times(items[:, self.shape.item_columns], self._item)
 
     def user_half(self, user: Floats) -> Query:
         return (self._user @ user[self.shape.user_columns] + self._shift,)
@@ -74,7 +73,7 @@ class Affinity(Fusion):
         return self._item.shape[1] + self.shape.item_dim
 
     def item_half(self, items: Floats) -> Floats:
-        return np.concatenate([items[:, self.shape.item_columns] @ self._item, items], axis=1)
+        return np.concatenate([each_times(items[:, self.shape.item_columns], self._item), items], axis=1)
 
     def user_half(self, user: Floats) -> Query:
         return (self._user @ user[self.shape.user_columns] + self._shift, self.shape.meet(user, self._ones))

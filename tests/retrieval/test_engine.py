@@ -71,6 +71,19 @@ def test_a_fusion_that_does_not_fold_scores_by_kept_halves(make_node: Callable[.
     check(items, user)
 
 
+def test_an_item_scores_the_same_to_the_bit_whenever_its_half_was_made(make_node: Callable[..., Any]) -> None:
+    """All at once after a restart, or a few at a time as they were asked for."""
+    nodes = [make_node(fusion=affinity()) for _ in range(2)]
+    names = [f"i{n}" for n in range(300)]
+    for node in nodes:
+        node.put("item", names, seed=1)
+        node.put("user", ["u"], seed=2)
+    for start, count in ((0, 1), (1, 5), (6, 60), (66, 129)):
+        nodes[0].engine.rank(RankRequest("u", names[start : start + count], k=1))
+    first, second = ({hit.item: hit.score for hit in n.engine.rank(RankRequest("u", names, k=300))} for n in nodes)
+    assert first == second
+
+
 def test_retrieval_is_by_its_own_fusion(make_node: Callable[..., Any]) -> None:
     """What is chosen next and what is liked are two questions: the index is searched with the one, candidates get the
     other."""
