@@ -10,16 +10,15 @@ low bits of the hash, which xxh3 mixes well; at most half of the cells are in us
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from forebay.arrays import Bools, Floats, Int8s, Ints
+from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
 
 FREE, DEAD = np.int32(-1), np.int32(-2)
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
-from forebay.arrays import Ints
+from forebay.arrays import Bytes, Ints
 
 
 def partitions_of(keys: Sequence[bytes], partitions: int) -> Ints:
@@ -24,7 +23,7 @@ def partitions_of(keys: Sequence[bytes], partitions: int) -> Ints:
 
 
 @njit(cache=True)
-def _murmur2(data: npt.NDArray[np.uint8], lengths: Ints, partitions: int, out: Ints) -> None:
+def _murmur2(data: Bytes, lengths: Ints, partitions: int, out: Ints) -> None:
     # In int64 with masks: numba turns mixed uint32 and int64 arithmetic into float64.
     mask, factor = 0xFFFFFFFF, 0x5BD1E995
     start = 0

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from xxhash import xxh3_64_intdigest
 
-from forebay.arrays import Bools, Ints, Places
+from forebay.arrays import Bools, Bytes, Ints, Places
+from forebay.segments.state.hashing import hashes_of
 
 _SIGN = 1 << 63
 
@@ -20,7 +20,7 @@ class Ids:
     """n ids. `data` uint8 [bytes] has them in UTF-8: id i lies from `starts[i]` to `ends[i]`, both int64 [n]. `hashes`
     int64 [n]. Parts share their whole's buffer."""
 
-    data: npt.NDArray[np.uint8]
+    data: Bytes
     starts: Ints
     ends: Ints
     hashes: Ints
@@ -36,10 +36,14 @@ class Ids:
     @classmethod
     def of_bytes(cls, ids: Sequence[bytes]) -> Ids:
         """From strings in UTF-8."""
-        ends = np.cumsum(np.fromiter(map(len, ids), np.int64, len(ids)), dtype=np.int64)
-        starts = np.concatenate([np.zeros(min(1, len(ids)), np.int64), ends[:-1]])
-        hashes = np.fromiter(map(xxh3_64_intdigest, ids), np.uint64, len(ids)).view(np.int64)
-        return cls(np.frombuffer(b"".join(ids), np.uint8), starts, ends, hashes)
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        ends = np.cumsum(lengths)
+        return cls.of_buffer(np.frombuffer(b"".join(ids), np.uint8), ends - lengths, ends)
+
+    @classmethod
+    def of_buffer(cls, data: Bytes, starts: Ints, ends: Ints) -> Ids:
+        """From places in a buffer, which is not copied."""
+        return cls(data, starts, ends, hashes_of(data, starts, ends))
 
     def take(self, index: Places | Ints | Bools | slice) -> Ids:
         """Those at `index`, in that order."""
@@ -62,5 +66,5 @@ def hash_id(entity: str) -> int:
 
 
 def hash_ids(entities: Sequence[str]) -> Ints:
-    """int64 [n]: `hash_id` of each, 0.2 µs apiece."""
-    return np.fromiter(map(xxh3_64_intdigest, map(str.encode, entities)), np.uint64, len(entities)).view(np.int64)
+    """int64 [n]: `hash_id` of each, 0.1 µs apiece."""
+    return Ids.of(entities).hashes

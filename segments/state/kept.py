@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from forebay.arrays import Bools, Floats, Ints, Places
+from forebay.arrays import Bools, Bytes, Floats, Ints, Places
 from forebay.segments.state.readout import Inputs, SegmentReader
 
 CHUNK = 4096  # rows read at a time: some tens of megabytes on the way, and whole canonical batches
@@ -25,7 +25,7 @@ class Kept:
     int32 [n, list size], `length` int32 [n] and `own` int32 [n] as in Inputs."""
 
     dense: Floats
-    bits: npt.NDArray[np.uint8]
+    bits: Bytes
     numbers: Floats
     items: npt.NDArray[np.int32]
     length: npt.NDArray[np.int32]

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
+Bytes: TypeAlias = npt.NDArray[np.uint8]
 Int8s: TypeAlias = npt.NDArray[np.int8]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Places: TypeAlias = npt.NDArray[np.intp]  # row numbers, as numpy's own sorting and searching give them
