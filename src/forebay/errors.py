@@ -6,6 +6,7 @@ ForebayError
 │   ├── SpecError              segments.toml cannot be a model
 │   └── MissingExtra           an optional dependency is not installed
 ├── EventError                 one event is not acceptable (`reason` is the dead letter's reason code)
+├── BlockError                 a record of the clean log is no Block
 ├── PublishError               events that no broker acknowledged (`events` holds them)
 ├── BrokerError                Kafka cannot do what is asked
 │   ├── BrokerUnavailable      nobody answers at the bootstrap address
@@ -76,6 +77,10 @@ class EventError(ForebayError):
     def __init__(self, reason: str, what: str, *, where: str = "", do: str = "") -> None:
         super().__init__(what, where=where, do=do)
         self.reason = reason
+
+
+class BlockError(ForebayError):
+    """A record of the clean log is no Block: a stranger wrote it, or an Intake of a newer version."""
 
 
 class PublishError(ForebayError):
