@@ -17,18 +17,23 @@ from forebay.arrays import Bytes, Ints
 def partitions_of(keys: Sequence[bytes], partitions: int) -> Ints:
     """int64 [n] partition of each key among `partitions`."""
     lengths = np.fromiter(map(len, keys), np.int64, len(keys))
-    out = np.empty(len(keys), dtype=np.int64)
-    _murmur2(np.frombuffer(b"".join(keys), dtype=np.uint8), lengths, partitions, out)
+    ends = np.cumsum(lengths)
+    return partitions_at(np.frombuffer(b"".join(keys), dtype=np.uint8), ends - lengths, ends, partitions)
+
+
+def partitions_at(data: Bytes, starts: Ints, ends: Ints, partitions: int) -> Ints:
+    """int64 [n] partition of each key `data[starts[i]:ends[i]]`."""
+    out = np.empty(len(starts), dtype=np.int64)
+    _murmur2(data, starts, ends, partitions, out)
     return out
 
 
 @njit(cache=True)
-def _murmur2(data: Bytes, lengths: Ints, partitions: int, out: Ints) -> None:
+def _murmur2(data: Bytes, starts: Ints, ends: Ints, partitions: int, out: Ints) -> None:
     # In int64 with masks: numba turns mixed uint32 and int64 arithmetic into float64.
     mask, factor = 0xFFFFFFFF, 0x5BD1E995
-    start = 0
-    for e in range(len(lengths)):
-        length = lengths[e]
+    for e in range(len(starts)):
+        start, length = starts[e], ends[e] - starts[e]
         h = (0x9747B28C ^ length) & mask
         whole = length // 4 * 4
         for i in range(start, start + whole, 4):
@@ -51,4 +56,3 @@ def _murmur2(data: Bytes, lengths: Ints, partitions: int, out: Ints) -> None:
         h = h * factor & mask
         h ^= h >> 15
         out[e] = (h & 0x7FFFFFFF) % partitions
-        start += length

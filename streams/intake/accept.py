@@ -1,0 +1,180 @@
+"""Raw records into accepted events, or dead letters: read, complete, judge the time, drop duplicates.
+
+Everything but duplicates is decided from the records alone, so that a record gets the same verdict whenever it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from forebay.arrays import Bools, Ints
+from forebay.clock import DAY_MS, MINUTE_MS
+from forebay.errors import EventError, UsageError
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE
+from forebay.segments.spec import Side
+from forebay.segments.state.hashing import hashes_of
+from forebay.streams.deadletters import DeadLetter
+from forebay.streams.intake.assemble import assemble
+from forebay.streams.intake.duplicates import HourSets, identities_of
+from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields_of, with_rows
+from forebay.streams.intake.plain import read_one
+from forebay.streams.intake.reader import read
+from forebay.streams.routing import partitions_at
+from forebay.streams.worker.batch import PartitionBatch
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is refused for its time: a behaviour more than `late_after_ms` behind the log, and any event more than
+    `future_after_ms` ahead of it."""
+
+    late_after_ms: int = DAY_MS
+    future_after_ms: int = 5 * MINUTE_MS
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of n records. `fields` has them all; those at `rows` int64, ascending, are accepted events, each with
+    an id and a time. `appends` (ms), `offsets` and `sources` int64 [n] say where each comes from. `letters` are of the
+    refused ones, and `duplicates` were neither accepted nor refused."""
+
+    fields: Fields
+    rows: Ints
+    appends: Ints
+    offsets: Ints
+    sources: Ints
+    letters: Sequence[DeadLetter]
+    duplicates: int
+
+
+class Acceptor:
+    """Accepts the records of an installation's sources."""
+
+    def __init__(self, sources: tuple[str, ...], rules: Rules = Rules()) -> None:
+        """`sources` are "topic/partition", by number."""
+        self._sources, self._rules = sources, rules
+
+    def accept(self, batches: Sequence[PartitionBatch], sets: Mapping[int, HourSets]) -> Accepted:
+        """The events in records; a batch's `partition` is the number of its source, and `sets` has an entry for each.
+
+        What is accepted is in `sets` after it: if anything fails before it is in the log, drop them and load them
+        again.
+        """
+        values = [value for batch in batches for value in batch.values]
+        appends = np.array([a for batch in batches for a in batch.append_times], np.int64)
+        offsets = np.array([o for batch in batches for o in batch.offsets], np.int64)
+        sources = np.repeat(
+            np.array([b.partition for b in batches], np.int64), [len(batch.offsets) for batch in batches]
+        )
+        refused: dict[int, EventError] = {}
+        fields = self._read(values, refused)
+        fields = self._completed(fields, appends, offsets, sources)
+        good = fields.read & self._in_time(fields, appends, refused)
+        new = good & self._new(fields, good, sources, sets)
+        keys = [key for batch in batches for key in batch.keys]
+        letters = [
+            self._letter(refused[row], keys[row], values[row], int(sources[row]), int(offsets[row]), int(appends[row]))
+            for row in sorted(refused)
+        ]
+        duplicates = int(good.sum() - new.sum())
+        return Accepted(fields, np.flatnonzero(new), appends, offsets, sources, letters, duplicates)
+
+    def blocks(self, accepted: Accepted, side: Side, partitions: int) -> dict[int, list[Block]]:
+        """The events of one side's clean log, in Blocks by partition: behaviours are in both, profiles and updates in
+        their own."""
+        fields, rows = accepted.fields, accepted.rows
+        rows = rows[fields.kind[rows] != ITEM_UPDATE] if side == "user" else rows[_has_item(fields, rows)]
+        keys = fields.texts[rows, USER if side == "user" else ITEM]
+        homes = partitions_at(fields.data, keys[:, 0], keys[:, 1], partitions)
+        order = np.argsort(homes, kind="stable")
+        found: dict[int, list[Block]] = {}
+        # One block of all, cut at the homes: a block for each by itself would sort the attributes anew each time.
+        for block, start in self._assembled(accepted, rows[order]):
+            inside = homes[order[start : start + len(block)]]
+            edges = [0, *(np.flatnonzero(inside[1:] != inside[:-1]) + 1).tolist(), len(inside)]
+            for first, last in pairwise(edges):
+                found.setdefault(int(inside[first]), []).append(block.slice(first, last))
+        return found
+
+    def _assembled(self, accepted: Accepted, rows: Ints, start: int = 0) -> Iterator[tuple[Block, int]]:
+        """As few blocks as the number of their attributes allows, and the place of each one's first event in `rows`."""
+        if not len(rows):
+            return
+        try:
+            places = (accepted.appends, accepted.offsets, accepted.sources)
+            yield assemble(accepted.fields, rows, *places, self._sources), start
+        except UsageError:
+            middle = len(rows) // 2
+            yield from self._assembled(accepted, rows[:middle], start)
+            yield from self._assembled(accepted, rows[middle:], start + middle)
+
+    def _read(self, values: Sequence[bytes | None], refused: dict[int, EventError]) -> Fields:
+        fields = read([value or b"" for value in values])
+        rows, events = [], []
+        for row in np.flatnonzero(~fields.read).tolist():
+            try:
+                events.append(read_one(values[row]))
+                rows.append(row)
+            except EventError as error:
+                refused[row] = error
+        return with_rows(fields, np.array(rows, np.int64), fields_of(events))
+
+    def _completed(self, fields: Fields, appends: Ints, offsets: Ints, sources: Ints) -> Fields:
+        """With a time and an id for each. A foreign producer's event without them: the log's time is its time, and its
+        place identifies it, so that a re-send is another event."""
+        time = np.where(fields.time == ABSENT, appends, fields.time)
+        unnamed = np.flatnonzero(fields.read & (fields.texts[:, ID, 0] == fields.texts[:, ID, 1]))
+        if not len(unnamed):
+            return replace(fields, time=time)
+        names = [
+            f"{self._sources[source].replace('/', '-')}-{offset}".encode()
+            for source, offset in zip(sources[unnamed].tolist(), offsets[unnamed].tolist(), strict=True)
+        ]
+        lengths = np.fromiter(map(len, names), np.int64, len(names))
+        ends = len(fields.data) + np.cumsum(lengths)
+        texts = fields.texts.copy()
+        texts[unnamed, ID, 0], texts[unnamed, ID, 1] = ends - lengths, ends
+        data = np.concatenate([fields.data, np.frombuffer(b"".join(names), np.uint8)])
+        return replace(fields, data=data, time=time, texts=texts)
+
+    def _in_time(self, fields: Fields, appends: Ints, refused: dict[int, EventError]) -> Bools:
+        age = appends - fields.time
+        late = fields.read & (fields.kind == BEHAVIOUR) & (age > self._rules.late_after_ms)
+        future = fields.read & (-age > self._rules.future_after_ms)
+        for row in np.flatnonzero(late).tolist():
+            bound = self._rules.late_after_ms
+            refused[row] = EventError("late", f"{age[row]} ms behind the log, past {bound}")
+        for row in np.flatnonzero(future).tolist():
+            refused[row] = EventError("future", f"{-age[row]} ms ahead of the log")
+        return ~(late | future)
+
+    def _new(self, fields: Fields, good: Bools, sources: Ints, sets: Mapping[int, HourSets]) -> Bools:
+        """Of behaviours the first with its identity; an update that comes twice changes nothing the second time."""
+        new = np.ones(len(good), np.bool_)
+        acted = good & (fields.kind == BEHAVIOUR)
+        users, ids = (hashes_of(fields.data, *fields.texts[:, place].T) for place in (USER, ID))
+        identities = identities_of(users, fields.time, ids)
+        for source in np.unique(sources[acted]).tolist():
+            at = np.flatnonzero(acted & (sources == source))
+            new[at] = sets[source].add(fields.time[at], identities[at])
+        return new
+
+    def _letter(
+        self, error: EventError, key: bytes | None, value: bytes | None, source: int, offset: int, append: int
+    ) -> DeadLetter:
+        topic, _, partition = self._sources[source].rpartition("/")
+        return DeadLetter.of(
+            error, key=key, value=value, topic=topic, partition=int(partition), offset=offset, append_time=append,
+            processor="intake",
+        )  # fmt: skip
+
+
+def _has_item(fields: Fields, rows: Ints) -> Bools:
+    kinds = fields.kind[rows]
+    found: Bools = (kinds == BEHAVIOUR) | (kinds == ITEM_UPDATE)
+    return found

@@ -1,0 +1,181 @@
+"""Accepting many records at once is accepting them one by one."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from forebay.clock import HOUR_MS, MINUTE_MS
+from forebay.errors import EventError
+from forebay.events import Behaviour, ItemUpdate, UserProfile, encode
+from forebay.segments.blocks.build import events_of
+from forebay.streams.intake.accept import Accepted, Acceptor
+from forebay.streams.intake.duplicates import HourSets
+from forebay.streams.intake.plain import read_one
+from forebay.streams.routing import partitions_of
+from forebay.streams.worker.batch import PartitionBatch
+
+from .records import canonical, mutated
+
+SOURCES = ("behaviour/0", "behaviour/1", "shop.clicks/7")
+NOW = 1_790_000_000_000
+PARTITIONS = {"user": 3, "item": 2}
+
+
+@pytest.fixture
+def acceptor() -> Acceptor:
+    """Of three sources, with the usual rules."""
+    return Acceptor(SOURCES)
+
+
+def _sets() -> dict[int, HourSets]:
+    return {source: HourSets() for source in range(len(SOURCES))}
+
+
+def _batch(source: int, values: list[bytes | None], start: int = 0, append: int = NOW) -> PartitionBatch:
+    count = len(values)
+    return PartitionBatch(source, [b"key"] * count, values, range(start, start + count), [append] * count)
+
+
+def _one_by_one(batches: list[PartitionBatch], seen: set[Any]) -> tuple[list[Any], Counter[Any]]:
+    """The events as blocks have them, and (source, offset, reason) of what is refused: the plain way."""
+    accepted, refused = [], Counter[Any]()
+    for batch in batches:
+        for value, offset, append in zip(batch.values, batch.offsets, batch.append_times, strict=True):
+            try:
+                event: Any = read_one(value)
+                time = append if event.time is None else event.time
+                name = event.id or f"{SOURCES[batch.partition].replace('/', '-')}-{offset}"
+                event = msgspec.structs.replace(event, time=time, id=name, attributes=_sorted(event.attributes))
+                if time > append + 5 * MINUTE_MS:
+                    raise EventError("future", "")
+                if isinstance(event, Behaviour):
+                    if append - time > 24 * HOUR_MS:
+                        raise EventError("late", "")
+                    if (batch.partition, event.user, time, name) in seen:
+                        continue
+                    seen.add((batch.partition, event.user, time, name))
+                    value_ = round(event.value * 1000) / 1000
+                    own = _sorted(event.item_attributes)
+                    event = msgspec.structs.replace(event, value=value_, item_attributes=own)
+                accepted.append(event)
+            except EventError as error:
+                refused[batch.partition, offset, error.reason] += 1
+    return accepted, refused
+
+
+def _sorted(attributes: Any) -> Any:
+    return dict(sorted(attributes.items()))
+
+
+def _events(acceptor: Acceptor, found: Accepted, side: Any) -> dict[int, list[Any]]:
+    blocks = acceptor.blocks(found, side, PARTITIONS[side])
+    return {home: [e for block in parts for e in events_of(block)] for home, parts in blocks.items()}
+
+
+def _record(pick: random.Random, sent: list[bytes]) -> bytes | None:
+    """Mostly good, around now; some again, some odd."""
+    if sent and pick.random() < 0.1:
+        return pick.choice(sent)
+    if pick.random() < 0.02:
+        return None
+    value = canonical(pick)
+    if pick.random() < 0.2:
+        return mutated(value, pick)
+    try:
+        event = read_one(value)
+    except EventError:
+        return value
+    moment = NOW + pick.choice([-1, -HOUR_MS, -23 * HOUR_MS, -25 * HOUR_MS, MINUTE_MS, HOUR_MS]) + pick.randrange(-9, 9)
+    value = encode(msgspec.structs.replace(event, time=pick.choice([moment, moment, None])))
+    sent.append(value)
+    return value
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_many_at_once_are_accepted_as_one_by_one(seed: int, acceptor: Acceptor) -> None:
+    """Events of three sources in three calls: the same ones and in the same order in both sides' logs, and the same
+    letters."""
+    pick, sets, seen, sent = random.Random(seed), _sets(), set[Any](), list[bytes]()
+    for call in range(3):
+        batches = [
+            _batch(source, [_record(pick, sent) for _ in range(pick.randrange(1, 150))], 1000 * call, NOW + call)
+            for source in pick.sample(range(3), pick.randrange(1, 4))
+        ]
+        found = acceptor.accept(batches, sets)
+        accepted, refused = _one_by_one(batches, seen)
+        letters = Counter((SOURCES.index(f"{d.topic}/{d.partition}"), d.offset, d.reason) for d in found.letters)
+        assert letters == refused
+        assert len(found.rows) == len(accepted)
+        assert found.duplicates == sum(len(b.offsets) for b in batches) - len(accepted) - refused.total()
+        for side, other in (("user", ItemUpdate), ("item", UserProfile)):
+            expected: dict[int, list[Any]] = {}
+            for event in accepted:
+                if not isinstance(event, other):
+                    home = int(partitions_of([getattr(event, side).encode()], PARTITIONS[side])[0])
+                    expected.setdefault(home, []).append(event)
+            assert _events(acceptor, found, side) == expected
+
+
+def test_a_block_says_where_each_event_comes_from(acceptor: Acceptor) -> None:
+    """Source, offset and append time of each."""
+    values = [encode(Behaviour("u1", f"i{n}", "rate", 1.0, NOW, f"e{n}")) for n in range(4)]
+    batches = [_batch(2, [*values[:2]], 40, NOW + 1), _batch(0, [*values[2:]], 7, NOW + 2)]
+    found = acceptor.accept(batches, _sets())
+    ((block,),) = acceptor.blocks(found, "user", 1).values()
+    assert [block.sources[s] for s in block.numbers("source")] == ["shop.clicks/7"] * 2 + ["behaviour/0"] * 2
+    assert block.numbers("offset").tolist() == [40, 41, 7, 8]
+    assert block.numbers("append").tolist() == [NOW + 1, NOW + 1, NOW + 2, NOW + 2]
+
+
+def test_more_names_than_a_block_may_have_make_more_blocks(acceptor: Acceptor) -> None:
+    """A producer that makes up names costs blocks, and nothing is lost."""
+    values: list[bytes | None] = [
+        encode(UserProfile("u1", {f"n{n}-{m}": 1.0 for m in range(60)}, NOW, f"p{n}")) for n in range(20)
+    ]
+    blocks = acceptor.blocks(acceptor.accept([_batch(0, values)], _sets()), "user", 1)[0]
+    assert len(blocks) > 1 and [e.id for b in blocks for e in events_of(b) if isinstance(e, UserProfile)] == [
+        f"p{n}" for n in range(20)
+    ]
+
+
+def test_a_dead_letter_names_its_record(acceptor: Acceptor) -> None:
+    """Topic, partition and offset, key and value, and who refused it."""
+    (letter,) = acceptor.accept([_batch(2, [b"no event"], 5)], _sets()).letters
+    assert (letter.topic, letter.partition, letter.offset) == ("shop.clicks", 7, 5)
+    assert (letter.key, letter.value, letter.reason, letter.processor) == (b"key", b"no event", "undecodable", "intake")
+
+
+def test_nothing_is_accepted_of_nothing(acceptor: Acceptor) -> None:
+    """No batch, and none but refused ones."""
+    for batches in ([], [_batch(0, [None, b""])]):
+        found = acceptor.accept(batches, _sets())
+        assert not len(found.rows) and acceptor.blocks(found, "item", 2) == {}
+
+
+def test_what_cannot_be_a_column_is_refused(acceptor: Acceptor) -> None:
+    """JSON can write half a character, and any number of names."""
+    names = b",".join(b'"n%d":1' % n for n in range(65))
+    records: list[bytes | None] = [
+        rb'{"type":"behaviour","user":"u","item":"i","action":"\ud800"}',
+        rb'{"type":"behaviour","user":"u","item":"i","action":"a","item_attributes":{"g":["\ud800"]}}',
+        rb'{"type":"user_profile","user":"\ud800","attributes":{}}',
+        b'{"type":"item_update","item":"i","attributes":{%s}}' % names,
+        b'{"type":"behaviour","user":"u","item":"i","action":"a","item_attributes":{%s}}' % names,
+    ]
+    letters = acceptor.accept([_batch(0, records)], _sets()).letters
+    assert [d.reason for d in letters] == ["undecodable"] * 3 + ["bad_attribute"] * 2
+
+
+def test_what_is_refused_later_is_not_remembered(acceptor: Acceptor) -> None:
+    """An event that is late here and in time there is accepted there."""
+    value = encode(Behaviour("u", "i", "rate", 1.0, NOW, "e"))
+    sets = _sets()
+    late = acceptor.accept([_batch(0, [value], append=NOW + 25 * HOUR_MS)], sets)
+    assert [d.reason for d in late.letters] == ["late"] and not len(late.rows)
+    assert np.array_equal(acceptor.accept([_batch(0, [value])], sets).rows, [0])
