@@ -17,8 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +25,7 @@ from rocksdict import WriteBatch
 
 from forebay.arrays import Ints
 from forebay.errors import StoreCorrupt
+from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
 _ENTITY, _SPILLED, _PENDING, _META = b"e", b"d", b"p", b"m"
@@ -59,17 +59,13 @@ class PartitionMeta(msgspec.Struct, frozen=True):
     newest_append: int = 0  # ms: the newest append time folded
 
 
-class PartitionStore:
+class PartitionStore(OnRocks):
     """The state of one source partition. One process at a time: the directory's lock keeps a second one out.
 
     The owner opens it on assignment, writes every few batches after the transaction that covers them, and closes it
     before it acknowledges a revoke. After kill -9 the store holds whole batches and so may lag the consumer group,
     never lead it; the silent fold covers the gap.
     """
-
-    def __init__(self, rocks: Rocks) -> None:
-        self._rocks = rocks
-        self.path = rocks.path
 
     @classmethod
     def open(cls, path: Path, *, create: bool) -> PartitionStore:
@@ -157,22 +153,6 @@ class PartitionStore:
                 state = _unpacked(value).state if prefix == _ENTITY else b""
                 total.update(b"%b%d,%d:" % (prefix, len(key), len(state)) + key + state)
         return total.hexdigest()
-
-    def flush(self) -> None:
-        """Write what is in memory to sorted files: before a checkpoint."""
-        self._rocks.flush()
-
-    def close(self) -> None:
-        """Release the directory for the partition's next owner. Closing twice is fine."""
-        self._rocks.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _packed(row: StoredRow) -> bytes:

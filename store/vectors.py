@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import msgspec
 from rocksdict import WriteBatch
 
 from forebay.errors import GenerationMismatch, StoreCorrupt
 from forebay.segments.spec import Side
+from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
 _PREFIX: dict[Side, bytes] = {"user": b"u", "item": b"i"}
@@ -34,12 +33,11 @@ class VectorsMeta(msgspec.Struct, frozen=True):
     bundle_hash: str
 
 
-class VectorStore:
+class VectorStore(OnRocks):
     """All rows of one generation on one node. One writer, the replica; a directory never changes its generation."""
 
     def __init__(self, rocks: Rocks, meta: VectorsMeta) -> None:
-        self._rocks = rocks
-        self.path = rocks.path
+        super().__init__(rocks)
         self.meta = meta
 
     @classmethod
@@ -105,22 +103,6 @@ class VectorStore:
             (key.decode(), int.from_bytes(value[:2], "little"), value[2:])
             for key, value in self._rocks.scan(_PREFIX[side])
         )
-
-    def flush(self) -> None:
-        """Write what is in memory to sorted files."""
-        self._rocks.flush()
-
-    def close(self) -> None:
-        """Release the directory. Closing twice is fine."""
-        self._rocks.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _claim(rocks: Rocks, wanted: VectorsMeta) -> VectorsMeta:

@@ -1,0 +1,32 @@
+"""What every store over one RocksDB directory shares: it is opened, flushed for a checkpoint, and closed."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from forebay.store.rocks import Rocks
+
+
+class OnRocks:
+    """A store over `rocks`. Its own file says what the keys are, and what is written together."""
+
+    def __init__(self, rocks: Rocks) -> None:
+        self._rocks = rocks
+        self.path = rocks.path
+
+    def flush(self) -> None:
+        """Write what is in memory to sorted files: a checkpoint then links files only."""
+        self._rocks.flush()
+
+    def close(self) -> None:
+        """Release the directory for its next owner. Closing twice is fine."""
+        self._rocks.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
