@@ -6,9 +6,10 @@ from __future__ import annotations
 import socket
 import ssl
 
+from forebay.streams.clients import CONNECT_TIMEOUT_S
 from forebay.streams.cluster import Cluster
 
-PROBE_S = 2.0
+LOOK_S = 1.0  # after a client library has waited for its time: whoever says nothing is given no more of it
 _WORDS = "user, password and mechanism (kafka_user, kafka_password_file, kafka_mechanism)"
 
 
@@ -16,11 +17,11 @@ def tls_problem(cluster: Cluster, host: str, port: int) -> tuple[str, str] | Non
     """What is wrong with TLS, and what to do about it; None when nothing is, or none is asked for. Asked before a
     client library connects: it would try on for as long as it may, and leave each socket to the garbage collector.
 
-    Takes 2 s at most. Raises ConfigError for files that cannot be used.
+    Takes 5 s at most. Raises ConfigError for files that cannot be used.
     """
     if not cluster.protocol.endswith("SSL"):
         return None
-    found = _handshake(cluster.ssl_context(), host, port)
+    found = _handshake(cluster.ssl_context(), host, port, CONNECT_TIMEOUT_S)
     if found is None:
         return None
     if isinstance(found, ssl.SSLCertVerificationError):
@@ -38,7 +39,7 @@ def diagnosis(cluster: Cluster, host: str, port: int) -> tuple[str, str]:
         )
     if cluster.protocol == "SASL_SSL":
         return "TLS is fine, and it ends the connection where we say who we are", f"Compare {_WORDS}"
-    if _handshake(_trusting(), host, port) is None:
+    if _handshake(_trusting(), host, port, LOOK_S) is None:
         return "it speaks TLS at this address", "Set kafka_protocol to SSL or SASL_SSL"
     if cluster.protocol == "SASL_PLAINTEXT":
         return "it ends the connection", f"Compare {_WORDS}"
@@ -55,10 +56,10 @@ def _trusting() -> ssl.SSLContext:
     return context
 
 
-def _handshake(context: ssl.SSLContext, host: str, port: int) -> OSError | None:
+def _handshake(context: ssl.SSLContext, host: str, port: int, within_s: float) -> OSError | None:
     """What a TLS handshake ends with; None when it is done."""
     try:
-        with socket.create_connection((host, port), PROBE_S) as plain:
+        with socket.create_connection((host, port), within_s) as plain:
             context.wrap_socket(plain, server_hostname=host).close()
     except OSError as error:  # ssl.SSLError is one
         return error
