@@ -276,7 +276,7 @@ def _number(data: Any, at: int, end: int) -> Any:
     whole = at - start - digits - point
     # Minus zero is a float of its own; a zero in front is no JSON.
     bad = whole < 1 or (point and digits < 1) or (negative and mantissa == 0) or (data[start] == 48 and whole > 1)
-    if bad or (at < end and (data[at] == 101 or data[at] == 69)):
+    if bad:  # an exponent is none of the signs that may follow
         return _NO, np.int64(0), 0
     return at, -mantissa if negative else mantissa, digits
 

@@ -45,6 +45,8 @@ def canonical(pick: random.Random) -> bytes:
 
 def mutated(data: bytes, pick: random.Random) -> bytes:
     """A record with something odd in it: bytes changed, lost, doubled or put in, a piece of JSON in another's place."""
+    if pick.random() < 0.4:
+        return _changed(data, pick)
     for _ in range(pick.choice([1, 1, 1, 2, 3])):
         place = pick.randrange(len(data) + 1)
         match pick.randrange(6):
@@ -83,6 +85,18 @@ FIELDS = [
     b'"attributes":{' + b",".join(b'"n%d":1' % n for n in range(65)) + b"}",
     b'"attributes":{' + b",".join(b'"n%d":"%s"' % (n, b"v" * 200) for n in range(30)) + b"}",
 ]  # fmt: skip
+
+
+def _changed(data: bytes, pick: random.Random) -> bytes:
+    """One field more, or another value in one of them: odd, and still JSON for the most part."""
+    parts = [(json.dumps(k).encode(), json.dumps(v).encode()) for k, v in json.loads(data).items()]
+    place = pick.randrange(len(parts))
+    if pick.random() < 0.5:
+        parts[place] = (parts[place][0], pick.choice(PIECES))
+        return b"{%s}" % b",".join(key + b":" + value for key, value in parts)
+    fields = [key + b":" + value for key, value in parts]
+    fields.insert(place, pick.choice(FIELDS))
+    return b"{%s}" % b",".join(fields)
 
 
 def _own(pick: random.Random) -> Attributes:

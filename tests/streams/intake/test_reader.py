@@ -53,6 +53,10 @@ def _same(values: list[bytes]) -> int:
             raise AssertionError(f"{values[row]!r} is read, and is refused: {error}") from None
         # By their text as well: 0.0 is -0.0, and an int may stand for a float.
         assert found == expected and encode(found) == encode(expected), values[row]
+    # And what an event of its kind has not: a text that is passed over is nowhere.
+    plain, zeros = fields_of([read_one(values[row]) for row in rows]), np.zeros(len(values), np.int64)
+    mine = assemble(fields, rows, zeros, zeros, zeros, ("s/0",))
+    assert mine.batch.equals(assemble(plain, np.arange(len(rows)), zeros, zeros, zeros, ("s/0",)).batch)
     return len(rows)
 
 
