@@ -29,6 +29,7 @@ from forebay.streams.topics import Topics, describe
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.worker.batch import TICK_KEY, Outcome, PartitionBatch
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.records import records_of
 
 BATCH = 4096
 Progress = Callable[[int, int], None]
@@ -71,9 +72,7 @@ def backfill(
         processor = Processor(bundle, side, topic, count, state_folder, history=True)
         log = TransactionLog(
             bootstrap,
-            topics,
-            name,
-            side,
+            f"backfill of {name}",
             transactional_id=f"{topics.prefix}forebay.backfill.{name}.{side}",
             timeout_ms=60_000,
         )
@@ -94,7 +93,7 @@ def backfill(
         for number, owned in processor.partitions.items():
             owned.settle(cut[topic][number], now_ms)
         processor.flush()
-        _publish(processor, log)
+        _publish(processor, topics, name, log)
         for partition in range(count):
             processor.close(partition)
         log.close()
@@ -128,7 +127,7 @@ def _time(event: Event) -> int:
     return event.time or 0
 
 
-def _publish(processor: Processor, log: TransactionLog) -> None:
+def _publish(processor: Processor, topics: Topics, generation: str, log: TransactionLog) -> None:
     """Every entity's vectors, a partition at a time."""
     for number, owned in processor.partitions.items():
         rows = owned.index.rows()
@@ -136,7 +135,8 @@ def _publish(processor: Processor, log: TransactionLog) -> None:
             records = [(number, name, value) for name, value in owned.records(rows[start : start + BATCH])]
             last = start + BATCH >= len(rows)
             watermarks = {number: owned.meta.newest_append} if last else {}
-            log.commit(Outcome(vectors=records, watermarks=watermarks), [], None, {}, interactions=False)
+            outcome = Outcome(vectors=records, watermarks=watermarks)
+            log.commit(records_of(outcome, {}, topics, generation, processor.side, interactions=False), [], None)
 
 
 def _ends(bootstrap: Address, topic: str, count: int) -> dict[int, int]:

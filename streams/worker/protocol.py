@@ -22,11 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from forebay.clock import HOUR_MS, now_ms
 from forebay.errors import BrokerError, BrokerUnavailable, RecordRefused, StoreMissing, TransactionLost
 from forebay.store.ownedpartition import OwnedPartition
+from forebay.streams.topics import Topics
 from forebay.streams.worker.absence import Absence
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.halving import Halving
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.records import records_of
 from forebay.streams.worker.refusals import log_gap, no_state, other_count, store_leads
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.watchdog import Progress
@@ -45,6 +47,7 @@ class Worker:
         self,
         processor: Processor,
         transport: Transport,
+        topics: Topics,
         generation: str,
         options: WorkerOptions = WorkerOptions(),
         *,
@@ -54,7 +57,7 @@ class Worker:
         """Raises StoreMissing where `options` demand state and there is none at all: nothing is joined by then."""
         if not options.create_stores and not processor.has_stores():
             raise no_state(processor.topic, str(processor.folder))
-        self.processor, self.options, self.generation = processor, options, generation
+        self.processor, self.options, self.topics, self.generation = processor, options, topics, generation
         self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
@@ -223,7 +226,10 @@ class Worker:
         spoken = {partition for partition, _, _ in outcome.vectors} | set(outcome.offsets)
         offsets = {partition: self.processor.partitions[partition].meta.offset for partition in sorted(spoken)}
         prepared = self._halving.prepared(outcome, self.processor.topic, self.processor.side)
-        self._transport.submit(prepared, offsets, ticks)
+        records = records_of(
+            prepared, ticks, self.topics, self.generation, self.processor.side, interactions=self.options.interactions
+        )
+        self._transport.submit(records, offsets, outcome.events)
         self._under_way = outcome
         self._since_flush += bool(offsets)
 

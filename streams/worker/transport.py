@@ -11,7 +11,8 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch
+from forebay.streams.worker.records import Record
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class Transport(Protocol):
         Raises LogGap, or BrokerUnavailable after 15 s without a word.
         """
 
-    def submit(self, outcome: Outcome, offsets: Mapping[int, int], ticks: Mapping[int, int]) -> None:
-        """Begin one commit, all or nothing: the vectors, watermarks, interactions and dead letters of `outcome`, a tick
-        (ms) for each partition of `ticks`, and the group's new `offsets`. The commit before is settled.
+    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
+        """Begin one commit, all or nothing: `records`, which so many events became, and the group's new `offsets`. The
+        commit before is settled.
 
         Without a taken slot this does nothing: no partition was ever opened then.
         """

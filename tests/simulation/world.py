@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import BrokerError, Fenced, ForebayError, StoreLocked
@@ -198,13 +199,14 @@ class World:
         """Both sides' workers join. What a predecessor left in the group is over when the slot is taken."""
         for side in SIDES:
             options = self.options[process.slot]
-            transport = MemoryTransport(
-                self.log, TOPICS, GENERATION, side, options, clock=self._clock, wall_ms=lambda: self.now_ms
-            )
+            clocks: Any = {"clock": self._clock, "wall_ms": lambda: self.now_ms}
+            transport = MemoryTransport(self.log, TOPICS, GENERATION, side, options, **clocks)
             transport.fault = lambda point, process=process: self._point(process)  # type: ignore[misc]
             processor = Crashing(self.bundle, side, TOPICS.source(side), PARTITIONS, process.folder)
             processor.point = lambda process=process: self._point(process)  # type: ignore[misc]
-            worker = Worker(processor, transport, GENERATION, options, clock=self._clock, wall_ms=lambda: self.now_ms)
+            worker = Worker(
+                processor, transport, TOPICS, GENERATION, options, clock=self._clock, wall_ms=lambda: self.now_ms
+            )
             worker.join(NEVER)
             process.workers[side] = (worker, transport)
 

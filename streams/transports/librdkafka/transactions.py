@@ -1,6 +1,6 @@
 """Step 4: one Kafka transaction for what a batch gave and the offsets that it came from.
 
-    begin · vectors, heartbeats, interactions, dead letters, ticks · flush · offsets with the group's metadata · commit
+    begin · records · flush · offsets with the group's metadata · commit
 
 Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer
 group's generation, so a worker that was paused and wakes up after its partitions went to another one is refused
@@ -17,18 +17,15 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
-from forebay.events import Tick, encode
-from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
 from forebay.streams.clients import worker_producer
 from forebay.streams.cluster import Address
-from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import TICK_KEY, Outcome
+from forebay.streams.worker.records import Record
 
 OPERATION_TIMEOUT_S = (
     30.0  # of each call; a frozen broker was seen to outlast it, so that callers wait with a bound of their own
@@ -45,26 +42,23 @@ _FENCED = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.PRODUCE
 
 
 class TransactionLog:
-    """The writing end of one side's worker slot. Calls come from one thread at a time."""
+    """The writing end of a worker's slot. Calls come from one thread at a time."""
 
     def __init__(
         self,
         bootstrap: Address,
-        topics: Topics,
-        generation: str,
-        side: str,
+        name: str,
         *,
         transactional_id: str,
         timeout_ms: int,
         operation_timeout_s: float | None = None,
     ) -> None:
         """Take the transactional id: whoever had it before is fenced, and what it left open is aborted at once, instead
-        of after `timeout_ms` by the broker. The id is stable for the worker slot.
+        of after `timeout_ms` by the broker. The id is stable for the worker slot; `name` is whose it is, for errors.
 
         Raises BrokerUnavailable when the broker does not answer within `operation_timeout_s`.
         """
-        self._topics, self._side, self._bootstrap = topics, side, str(bootstrap)
-        self._vectors = topics.vectors(generation, side)
+        self._name, self._bootstrap = name, str(bootstrap)
         self._timeout_s = timeout_ms / 1000
         self._call_s = OPERATION_TIMEOUT_S if operation_timeout_s is None else operation_timeout_s
         self._refused: KafkaError | None = None
@@ -82,14 +76,11 @@ class TransactionLog:
 
     def commit(
         self,
-        outcome: Outcome,
+        records: Sequence[Record],
         offsets: Sequence[TopicPartition],
         group: Any,
-        ticks: Mapping[int, int],
-        *,
-        interactions: bool,
     ) -> None:
-        """Put `outcome` and `offsets` into the log, all or nothing; returns after the commit.
+        """Put `records` and `offsets` into the log, all or nothing; returns after the commit.
 
         Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead
         of the log, and the caller drops it.
@@ -98,18 +89,8 @@ class TransactionLog:
         self._refused = None
         try:
             self._producer.begin_transaction()
-            for partition, key, value in outcome.vectors:
-                self._produce(self._vectors, value, key, partition)
-            for partition, as_of in outcome.watermarks.items():
-                self._produce(self._vectors, pack_heartbeat(as_of), HEARTBEAT_KEY, partition)
-            if interactions:
-                for key, value in outcome.interactions:
-                    self._produce(self._topics.item_updates, value, key)
-            for letter in outcome.dead_letters:
-                record_key, record_value, headers = letter.to_record()
-                self._produce(self._topics.dead_letters, record_value, record_key, headers=headers)
-            for partition, moment in ticks.items():
-                self._produce(self._topics.source(self._side), encode(Tick(moment)), TICK_KEY, partition)
+            for record in records:
+                self._produce(record)
             if self._producer.flush(self._call_s):
                 raise self._lost("records were not taken in time")
             if offsets:
@@ -129,16 +110,14 @@ class TransactionLog:
         with contextlib.suppress(KafkaException, SystemError):
             self._producer.flush(1.0)
 
-    def _produce(
-        self, topic: str, value: bytes | None, key: bytes | None, partition: int = -1, headers: Any = None
-    ) -> None:
+    def _produce(self, record: Record) -> None:
+        place: dict[str, Any] = {} if record.partition < 0 else {"partition": record.partition}
+        if record.headers:
+            place["headers"] = record.headers
         deadline = time.monotonic() + self._call_s
         while True:
             try:
-                if partition < 0:
-                    self._producer.produce(topic, value=value, key=key, headers=headers)
-                else:
-                    self._producer.produce(topic, value=value, key=key, partition=partition, headers=headers)
+                self._producer.produce(record.topic, value=record.value, key=record.key, **place)
                 return
             except BufferError:  # a million records wait: let some go
                 if time.monotonic() > deadline:
@@ -158,7 +137,7 @@ class TransactionLog:
                 return self._lost(f"it outlived its {self._timeout_s:.0f} s: {error.str()}")
             return Fenced(
                 f"another worker has this slot: {error.str()}",
-                where=f"{self._side} worker at {self._bootstrap}",
+                where=f"{self._name} at {self._bootstrap}",
                 do="Give each worker process a --slot of its own",
             )
         try:

@@ -21,10 +21,11 @@ from forebay.streams.topics import Topics, describe
 from forebay.streams.transports.librdkafka.ends import EndWatch
 from forebay.streams.transports.librdkafka.speakers import client_id, refuse_second_speaker
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
-from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.records import Record
 from forebay.streams.worker.refusals import log_gap, other_count
 from forebay.streams.worker.transport import End, Owner, Polled
 
@@ -49,7 +50,7 @@ def worker(
     side, count = processor.side, processor.count
     transport = LibrdkafkaTransport(bootstrap, topics, generation, side, count, options)
     try:
-        ready = Worker(processor, transport, generation, options)
+        ready = Worker(processor, transport, topics, generation, options)
         if side == "user" and options.interactions:
             refuse_second_speaker(bootstrap, topics, generation)
     except BaseException:
@@ -74,12 +75,12 @@ class LibrdkafkaTransport:
         self.topic_id = info[self.topic].topic_id
         self._bootstrap, self._options = bootstrap, options
         slot = Slot(
-            bootstrap, topics, generation, side, options.slot, self.group,
+            bootstrap, side, options.slot, self.group,
             client_id(self.group, options.slot, speaks=options.interactions),
             options.session_timeout_ms, options.transaction_timeout_ms,
         )  # fmt: skip
         self._consumer = Consumer(self._settings(self.group) | {"client.id": slot.client})
-        self._writer = Writer(slot, interactions=options.interactions)
+        self._writer = Writer(slot)
         self._ends = EndWatch(bootstrap, self.topic, partitions, options.heartbeat_interval_s)
         self._owner: Owner | None = None
 
@@ -210,10 +211,10 @@ class LibrdkafkaTransport:
         """See Transport."""
         return bounds(self._consumer, self.topic, partition, OFFSETS_S)[0]
 
-    def submit(self, outcome: Outcome, offsets: Mapping[int, int], ticks: Mapping[int, int]) -> None:
+    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
         """See Transport."""
         places = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items()]
-        self._writer.submit(outcome, places, self._consumer.consumer_group_metadata(), ticks)
+        self._writer.submit(records, places, self._consumer.consumer_group_metadata(), events)
 
     def settle(self, stop: threading.Event) -> bool:
         """See Transport."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,10 @@ from confluent_kafka import TopicPartition
 
 from forebay.errors import Fenced
 from forebay.streams.cluster import Address
-from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka.groups import members
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
-from forebay.streams.worker.batch import Outcome
+from forebay.streams.worker.records import Record
 from forebay.telemetry import emit
 
 _ASK_AGAIN_S = 0.2
@@ -29,8 +28,6 @@ class Slot:
     predecessor."""
 
     bootstrap: Address
-    topics: Topics
-    generation: str
     side: str
     name: str
     group: str
@@ -46,9 +43,9 @@ class Slot:
 class Writer:
     """Commits one batch after another for a slot. One thread calls it; the commits run on another."""
 
-    def __init__(self, slot: Slot, *, interactions: bool) -> None:
-        """Nothing is taken before `take`. `interactions` False leaves the item side untold."""
-        self._slot, self._interactions = slot, interactions
+    def __init__(self, slot: Slot) -> None:
+        """Nothing is taken before `take`."""
+        self._slot = slot
         self._log: TransactionLog | None = None
         self._commits: Commits | None = None
 
@@ -62,25 +59,25 @@ class Writer:
         self._refuse_taken(member, stop)
         slot, timeout_s = self._slot, self._slot.transaction_timeout_ms / 1000
         self._log = TransactionLog(
-            slot.bootstrap, slot.topics, slot.generation, slot.side,
+            slot.bootstrap, f"{slot.side} worker",
             transactional_id=slot.transactional_id, timeout_ms=slot.transaction_timeout_ms,
             operation_timeout_s=timeout_s,
         )  # fmt: skip
         # Flush, offsets (twice its time-out, as seen), commit and abort may each take theirs.
         self._commits = Commits(f"commit-{slot.side}", 6 * timeout_s)
 
-    def submit(self, outcome: Outcome, offsets: Sequence[TopicPartition], group: Any, ticks: Mapping[int, int]) -> None:
-        """Begin a commit. The one before is settled. Without a taken slot, nothing was ever assigned, and nothing is to
-        be told."""
+    def submit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any, events: int) -> None:
+        """Begin a commit of what so many events became. The one before is settled. Without a taken slot, nothing was
+        ever assigned, and nothing is to be told."""
         if self._log is None or self._commits is None:
             return
         log, side = self._log, self._slot.side
 
         def commit() -> None:
             started = time.perf_counter()
-            log.commit(outcome, offsets, group, ticks, interactions=self._interactions)
+            log.commit(records, offsets, group)
             took = time.perf_counter() - started
-            emit("step", number=4, name="transact", side=side, seconds=took, events=outcome.events)
+            emit("step", number=4, name="transact", side=side, seconds=took, events=events)
 
         self._commits.submit(commit)
 

@@ -7,14 +7,13 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 from forebay.errors import Fenced
-from forebay.events import Tick, encode
 from forebay.segments.spec import Side
-from forebay.store.codec import HEARTBEAT_KEY, pack_heartbeat
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Member, MemoryLog, Sent, Stored, Write
-from forebay.streams.worker.batch import TICK_KEY, Outcome, PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.records import Record
 from forebay.streams.worker.refusals import log_gap
 from forebay.streams.worker.transport import End, Owner, Polled
 
@@ -39,8 +38,7 @@ class MemoryTransport:
         self.topic_id = self.topic
         self.fault: Callable[[str], None] = lambda point: None
         self.member: Member | None = None
-        self._log, self._topics, self._vectors = memory, topics, topics.vectors(generation, side)
-        self._side, self._options, self._clock, self._wall_ms = side, options, clock, wall_ms
+        self._log, self._options, self._clock, self._wall_ms = memory, options, clock, wall_ms
         self._owner: Owner | None = None
         self._at: dict[int, int] = {}  # partitions that are read, and the next offset of each
         self._told: dict[int, int] = {}  # the ends that were told
@@ -182,19 +180,13 @@ class MemoryTransport:
         self._log.ask()
         return self._log.first(self.topic, partition)
 
-    def submit(self, outcome: Outcome, offsets: Mapping[int, int], ticks: Mapping[int, int]) -> None:
+    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
         """See Transport."""
         if self._epoch < 0:
             return
         assert self.member is not None and self._write is None, "the commit before is not settled"
-        records = [
-            *(Sent(self._vectors, p, key, value) for p, key, value in outcome.vectors),
-            *(Sent(self._vectors, p, HEARTBEAT_KEY, pack_heartbeat(as_of)) for p, as_of in outcome.watermarks.items()),
-            *(self._interactions(outcome) if self._options.interactions else ()),
-            *(Sent(self._topics.dead_letters, 0, *letter.to_record()) for letter in outcome.dead_letters),
-            *(Sent(self.topic, p, TICK_KEY, encode(Tick(moment))) for p, moment in ticks.items()),
-        ]
-        self._write = Write(self._producer, self._epoch, self.member, self.member.generation, records, offsets)
+        sent = [Sent(r.topic, self._home(r), r.key, r.value, r.headers) for r in records]
+        self._write = Write(self._producer, self._epoch, self.member, self.member.generation, sent, offsets)
         self._log.begin(self._write)
         self.fault("submitted")
 
@@ -222,11 +214,10 @@ class MemoryTransport:
     def _producer(self) -> str:
         return f"{self.group}.{self._options.slot}"
 
-    def _interactions(self, outcome: Outcome) -> list[Sent]:
-        topic = self._topics.item_updates
-        keys = [key for key, _ in outcome.interactions]
-        homes = partitions_of(keys, self._log.partitions(topic)).tolist() if keys else []
-        return [Sent(topic, home, *record) for home, record in zip(homes, outcome.interactions, strict=True)]
+    def _home(self, record: Record) -> int:
+        if record.partition >= 0:
+            return record.partition
+        return int(partitions_of([record.key or b""], self._log.partitions(record.topic))[0])
 
 
 def _batch(partition: int, records: Sequence[Stored]) -> PartitionBatch:

@@ -15,6 +15,7 @@ from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import TICK_KEY, Outcome
+from forebay.streams.worker.records import Record, records_of
 from forebay.streams.worker.transport import Polled, Transport
 
 PARTITIONS = 2
@@ -106,14 +107,15 @@ class Taking:
         self.open.pop(name)[0].close()
 
 
-def outcome(value: bytes = b"row") -> Outcome:
+def records(place: Place, value: bytes = b"row", ticks: dict[int, int] | None = None) -> list[Record]:
     """One of everything."""
-    return Outcome(
+    outcome = Outcome(
         vectors=[(1, b"u1", value)],
         interactions=[(b"i1", encode(Interaction("i1", "u1", "rate", 1.0, 1, "e", 2)))],
         dead_letters=[DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")],
         watermarks={1: 123},
     )
+    return records_of(outcome, ticks or {}, place.topics, "g1", "user", interactions=True)
 
 
 class TransportContract:
@@ -212,7 +214,7 @@ class TransportContract:
         place.append(1, [b"a", b"b", b"c"])
         transport = taking.owning()
         assert transport.committed(1) is None
-        transport.submit(outcome(), {1: 3}, {0: 3_600_000})
+        transport.submit(records(place, ticks={0: 3_600_000}), {1: 3}, 3)
         assert transport.settle(taking.stop)
         assert (transport.committed(0), transport.committed(1)) == (None, 3)
         vectors = place.committed(place.topics.vectors("g1", "user"))
@@ -228,7 +230,7 @@ class TransportContract:
     def test_nothing_is_settled_where_nothing_was_begun(self, place: Place, taking: Taking) -> None:
         """Nor anything begun without a slot."""
         transport, ear = taking.join("first")
-        transport.submit(Outcome(), {}, {})
+        transport.submit([], {}, 0)
         assert not transport.settle(taking.stop)
         taking.until(lambda: bool(ear.owned))
         transport.take(taking.stop)
@@ -239,11 +241,11 @@ class TransportContract:
     ) -> None:
         """By a name of its own, and the next commit goes through."""
         transport = taking.owning()
-        transport.submit(outcome(b"x" * 2_000_000), {1: 3}, {})
+        transport.submit(records(place, b"x" * 2_000_000), {1: 3}, 1)
         with pytest.raises(RecordRefused):
             transport.settle(taking.stop)
         assert transport.committed(1) is None and place.committed(place.topics.item_updates) == []
-        transport.submit(outcome(), {1: 3}, {})
+        transport.submit(records(place), {1: 3}, 1)
         assert transport.settle(taking.stop) and transport.committed(1) == 3
 
     def test_the_slot_of_a_running_worker_is_not_given_away(self, place: Place, taking: Taking) -> None:
@@ -253,7 +255,7 @@ class TransportContract:
         with pytest.raises(Fenced):
             second.take(taking.stop)
         taking.close("second")
-        first.submit(outcome(), {}, {})
+        first.submit(records(place), {}, 1)
         assert first.settle(taking.stop)
 
     def test_the_slot_is_free_when_its_worker_has_left(self, place: Place, taking: Taking) -> None:
@@ -261,19 +263,19 @@ class TransportContract:
         taking.owning()
         taking.close("first")
         second = taking.owning("second")
-        second.submit(outcome(), {1: 1}, {})
+        second.submit(records(place), {1: 1}, 1)
         assert second.settle(taking.stop) and second.committed(1) == 1
 
     def test_what_is_abandoned_ends_with_the_next_taking(self, place: Place, taking: Taking) -> None:
         """Whole or absent, and nothing of it comes later."""
         transport = taking.owning()
-        transport.submit(outcome(b"one"), {1: 1}, {})
+        transport.submit(records(place, b"one"), {1: 1}, 1)
         transport.abandon()
         transport.take(taking.stop)
         done = transport.committed(1)
         seen = [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"]
         assert (done, seen) in ((None, []), (1, [b"one"]))
-        transport.submit(outcome(b"two"), {1: 2}, {})
+        transport.submit(records(place, b"two"), {1: 2}, 1)
         assert transport.settle(taking.stop) and transport.committed(1) == 2
         assert [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"] == [*seen, b"two"]
 

@@ -19,8 +19,9 @@ from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.transports.librdkafka.transactions import TICK_KEY, TransactionLog
-from forebay.streams.worker.batch import Outcome
+from forebay.streams.transports.librdkafka.transactions import TransactionLog
+from forebay.streams.worker.batch import TICK_KEY, Outcome
+from forebay.streams.worker.records import Record, records_of
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -39,7 +40,7 @@ def open_log(kafka: DevKafka, there: Topics) -> Callable[..., TransactionLog]:
 
     def make(slot: str = "0", timeout_ms: int = 10_000) -> TransactionLog:
         name = f"{there.prefix}{slot}"
-        return TransactionLog(kafka.bootstrap, there, "g1", "user", transactional_id=name, timeout_ms=timeout_ms)
+        return TransactionLog(kafka.bootstrap, "user worker", transactional_id=name, timeout_ms=timeout_ms)
 
     return make
 
@@ -50,15 +51,17 @@ def whole(read: Callable[..., Any]) -> Callable[[str], list[Any]]:
     return lambda topic: read(topic, dict.fromkeys(range(PARTITIONS), 0))
 
 
-def _outcome(name: str = "u1") -> Outcome:
+def _records(topics: Topics, name: str = "u1", ticks: dict[int, int] | None = None) -> list[Record]:
+    """One of everything."""
     letter = DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")
     interaction = encode(Interaction("i1", name, "rate", 1.0, 1, "e", 2))
-    return Outcome(
+    outcome = Outcome(
         vectors=[(0, name.encode(), b"row"), (1, b"gone", None)],
         interactions=[(b"i1", interaction)],
         dead_letters=[letter],
         watermarks={0: 123, 1: 124},
     )
+    return records_of(outcome, ticks or {}, topics, "g1", "user", interactions=True)
 
 
 def _group(kafka: DevKafka, name: str) -> Consumer:
@@ -72,7 +75,7 @@ def test_a_commit_puts_everything_where_it_belongs(
     consumer = _group(kafka, f"{there.prefix}group")
     offsets = [TopicPartition(there.behaviour, 1, 42)]
     log = open_log()
-    log.commit(_outcome(), offsets, consumer.consumer_group_metadata(), {1: 3_600_000}, interactions=True)
+    log.commit(_records(there, ticks={1: 3_600_000}), offsets, consumer.consumer_group_metadata())
     log.close()
     records = {(m.partition(), m.key()): m.value() for m in whole(there.vectors("g1", "user"))}
     assert {p: unpack_heartbeat(records.pop((p, HEARTBEAT_KEY))) for p in (0, 1)} == {0: 123, 1: 124}
@@ -95,18 +98,9 @@ def test_the_letter_of_a_record_as_large_as_the_topic_takes_is_committed(
         EventError("too_large", "a record"),
         key=key, value=value, topic=there.behaviour, partition=0, offset=7, append_time=1, processor="user",
     )  # fmt: skip
-    open_log().commit(Outcome(dead_letters=[letter]), [], None, {}, interactions=True)
+    open_log().commit([Record(there.dead_letters, -1, *letter.to_record())], [], None)
     assert read_letters(kafka.bootstrap, there) == [letter]
     assert (letter.length, letter.key_length) == (1_000_000, 40_000)
-
-
-def test_without_interactions_only_they_are_left_out(
-    there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
-) -> None:
-    """A second generation's worker does not tell the item side again."""
-    open_log().commit(_outcome(), [], None, {}, interactions=False)
-    assert whole(there.item_updates) == []
-    assert len(whole(there.vectors("g1", "user"))) == 4
 
 
 def test_a_second_worker_in_the_same_slot_fences_the_first(
@@ -114,11 +108,11 @@ def test_a_second_worker_in_the_same_slot_fences_the_first(
 ) -> None:
     """The first one's next batch is refused for good, and nothing of it can be read."""
     first = open_log()
-    first.commit(_outcome("before"), [], None, {}, interactions=True)
+    first.commit(_records(there, "before"), [], None)
     second = open_log()
     with pytest.raises(Fenced, match="Give each worker process a --slot of its own"):
-        first.commit(_outcome("after"), [], None, {}, interactions=True)
-    second.commit(_outcome("second"), [], None, {}, interactions=True)
+        first.commit(_records(there, "after"), [], None)
+    second.commit(_records(there, "second"), [], None)
     assert {decode(m.value()).user for m in whole(there.item_updates)} == {"before", "second"}
 
 
@@ -142,14 +136,14 @@ def test_a_worker_that_lost_its_partitions_commits_nothing(
     second = join()
     log = open_log()
     with pytest.raises(BrokerError) as refused:
-        log.commit(_outcome(), [TopicPartition(there.behaviour, 0, 5)], stale, {0: 3_600_000}, interactions=True)
+        log.commit(_records(there, ticks={0: 3_600_000}), [TopicPartition(there.behaviour, 0, 5)], stale)
     assert type(refused.value) is BrokerError
     topics = (there.item_updates, there.behaviour, there.vectors("g1", "user"))
     assert [whole(topic) for topic in topics] == [[], [], []]
     assert read_letters(kafka.bootstrap, there) == []
     assert committed(second, there.behaviour, 0) is None
     fresh = second.consumer_group_metadata()
-    log.commit(_outcome(), [TopicPartition(there.behaviour, 0, 5)], fresh, {}, interactions=True)
+    log.commit(_records(there), [TopicPartition(there.behaviour, 0, 5)], fresh)
     assert len(whole(there.item_updates)) == 1 and committed(second, there.behaviour, 0) == 5
     second.close()
 
@@ -158,10 +152,11 @@ ABANDON = """
 import os, signal, sys
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
+from forebay.streams.worker.records import Record
 mine = {"transactional_id": sys.argv[2] + "0", "timeout_ms": 600_000}
-log = TransactionLog(sys.argv[1], Topics(sys.argv[2]), "g1", "user", **mine)
+log = TransactionLog(sys.argv[1], "user worker", **mine)
 log._producer.begin_transaction()
-log._produce(Topics(sys.argv[2]).item_updates, b"never read", b"i1")
+log._produce(Record(Topics(sys.argv[2]).item_updates, -1, b"i1", b"never read"))
 log._producer.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -176,12 +171,12 @@ def test_what_a_killed_worker_left_open_is_aborted_by_the_next_one_in_its_slot(
         [sys.executable, "-c", ABANDON, kafka.bootstrap, there.prefix], env=environment, timeout=60, check=False
     )
     assert killed.returncode == -9
-    open_log().commit(_outcome(), [], None, {}, interactions=True)
+    open_log().commit(_records(there), [], None)
     assert [decode(m.value()).user for m in whole(there.item_updates)] == ["u1"]
 
 
-def test_without_a_broker_the_address_is_named(topics: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_broker_the_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """And what to do about it."""
     monkeypatch.setattr("forebay.streams.transports.librdkafka.transactions.OPERATION_TIMEOUT_S", 0.5)
     with pytest.raises(BrokerUnavailable, match=r"127\.0\.0\.1:1.*forebay doctor"):
-        TransactionLog("127.0.0.1:1", topics, "g1", "user", transactional_id="x", timeout_ms=1000)
+        TransactionLog("127.0.0.1:1", "user worker", transactional_id="x", timeout_ms=1000)

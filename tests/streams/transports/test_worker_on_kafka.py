@@ -146,9 +146,10 @@ def test_what_had_waited_is_told_with_where_its_partition_stands(
         processor.close(partition)
     commit, spoken, before = TransactionLog.commit, [], len(vectors())
 
-    def noted(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
-        spoken.append(({p for p, _, _ in outcome.vectors}, {o.partition: o.offset for o in offsets}))
-        commit(self, outcome, offsets, *rest, **more)
+    def noted(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
+        told = {r.partition for r in records if r.topic == there.vectors("g1", "user") and r.key != HEARTBEAT_KEY}
+        spoken.append((told, {o.partition: o.offset for o in offsets}))
+        commit(self, records, offsets, group)
 
     monkeypatch.setattr(TransactionLog, "commit", noted)
     with work(there, "user", tmp_path) as second:
@@ -444,18 +445,18 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
     publish(there.behaviour, history.behaviours)
     commit, tries = TransactionLog.commit, Counter[str]()
 
-    def flaky(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
+    def flaky(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
         tries["of events"] += bool(offsets)
         if offsets and tries["of events"] in (2, 4, 5):
             try:  # a group that the broker does not know: it refuses the offsets, and the transaction is aborted
                 self._producer.begin_transaction()
-                self._producer.produce(self._vectors, value=b"never read", key=b"u1")
+                self._producer.produce(there.vectors("g1", "user"), value=b"never read", key=b"u1")
                 raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
             except KafkaException as error:
                 refused = self._failed(error.args[0], 0.0)
                 assert type(refused) is BrokerError
                 raise refused from None
-        commit(self, outcome, offsets, *rest, **more)
+        commit(self, records, offsets, group)
 
     monkeypatch.setattr(TransactionLog, "commit", flaky)
     small = WorkerOptions(batch_events=100, flush_batches=2, heartbeat_interval_s=0.2)
@@ -483,15 +484,15 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
     commit, revoked = TransactionLog.commit, Worker.revoked
     under_way, going, done = threading.Event(), threading.Event(), Counter[str]()
 
-    def aborted_once(self: TransactionLog, outcome: Any, offsets: Any, *rest: Any, **more: Any) -> None:
-        done["events"] += outcome.events
+    def aborted_once(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
+        done["events"] += sum(record.topic == there.item_updates for record in records)  # one for each behaviour
         if done["events"] == 200 and not under_way.is_set():
             under_way.set()
             assert going.wait(60)
             raise BrokerError("a transaction was aborted")
         if not under_way.is_set():
             time.sleep(1)  # so that what is fetched meanwhile, of both partitions, is the batch that is aborted
-        commit(self, outcome, offsets, *rest, **more)
+        commit(self, records, offsets, group)
 
     def going_now(self: Worker, *rest: Any) -> None:
         going.set()
