@@ -6,7 +6,7 @@ twice, other kinds of events, and every record that is refused. What it declines
 each record that it reads, both give the same event (tests/streams/intake/test_reader.py).
 
 A record is read by walking over its bytes once. `at` is where the walk stands; a negative one means that the record is
-declined.
+declined. All kernels stand in this file: numba's cache does not notice that a kernel of another file has changed.
 """
 
 from __future__ import annotations
@@ -76,13 +76,8 @@ def _read_all(
         kind, had, own_from, list_from = -1, 0, owned, listed
         # `attributes` are the event's, the user's or the item's, which `type` tells; it may come behind them.
         plain_from, plain_to = owned, owned
-        first = True
-        while at >= 0:
-            at = _space(data, at, end)
-            if at < end and data[at] == _CLOSE and first:
-                at += 1
-                break
-            key = at
+        while at >= 0:  # an empty object lacks all that an event must have, and is declined as it starts with no key
+            key = at = _space(data, at, end)
             at = _text(data, at, end)
             if at < 0:
                 break
@@ -122,60 +117,16 @@ def _read_all(
                     if digits or mantissa <= 0:
                         at = _NO
             else:
+                before = owned
                 scope = _ITEM if field == 7 else _EVENT
-                owned_from = owned
-                at = at + 1 if at < end and data[at] == _OPEN else _NO
-                empty = True
-                while at >= 0:
-                    at = _space(data, at, end)
-                    if at < end and data[at] == _CLOSE and empty:
-                        at += 1
-                        break
-                    empty = False
-                    own_from_byte = at + 1
-                    at = _text(data, at, end)
-                    if at < 0 or not _is_new(data, own_from_byte, at - 1, names, owned_from, owned):
-                        at = _NO
-                        break
-                    if owned - owned_from >= MAX_ATTRIBUTES or at - 1 - own_from_byte > MAX_ID_BYTES:
-                        at = _NO
-                        break
-                    names[owned, 0], names[owned, 1] = own_from_byte, at - 1
-                    rows[owned], scopes[owned] = row, scope
-                    own_texts[owned, 0] = own_texts[owned, 1] = 0
-                    numbers[owned] = 0.0
-                    at = _after(data, at, end, _COLON)
-                    if at < 0 or at >= end:
-                        at = _NO
-                        break
-                    if data[at] == _QUOTE:
-                        own_kinds[owned] = 0
-                        value_from = at + 1
-                        at = _text(data, at, end)
-                        own_texts[owned, 0], own_texts[owned, 1] = value_from, at - 1
-                    elif data[at] == _OPEN_LIST:
-                        own_kinds[owned] = 2
-                        list_start = listed
-                        at, listed = _list(data, at, end, members, listed)
-                        own_texts[owned, 0], own_texts[owned, 1] = list_start, listed
-                    else:
-                        own_kinds[owned] = 1
-                        at, mantissa, digits = _number(data, at, end)
-                        if at >= 0:
-                            numbers[owned] = mantissa / powers[digits]
-                    if at < 0:
-                        break
-                    owned += 1
-                    at = _space(data, at, end)
-                    if at < end and data[at] == _CLOSE:
-                        at += 1
-                        break
-                    at = at + 1 if at < end and data[at] == _COMMA else _NO
+                at, owned, listed = _attributes(
+                    data, at, end, row, scope, owned, listed, rows, scopes, own_kinds, names, own_texts, numbers,
+                    members, powers,
+                )  # fmt: skip
                 if field == 8:
-                    plain_from, plain_to = owned_from, owned
+                    plain_from, plain_to = before, owned
             if at < 0:
                 break
-            first = False
             at = _space(data, at, end)
             if at < end and data[at] == _CLOSE:
                 at += 1
@@ -192,6 +143,54 @@ def _read_all(
         if not read[row]:
             owned, listed = own_from, list_from
     return owned, listed
+
+
+@njit(cache=True, nogil=True)
+def _attributes(
+    data: Any, at: int, end: int, row: int, scope: int, owned: int, listed: int, rows: Any, scopes: Any, kinds: Any,
+    names: Any, texts: Any, numbers: Any, members: Any, powers: Any,
+) -> Any:  # fmt: skip
+    """Behind an object of attributes, which are put down from `owned` on, and their lists' members from `listed` on;
+    and both counts after it."""
+    if at >= end or data[at] != _OPEN:
+        return _NO, owned, listed
+    first = owned
+    at = _space(data, at + 1, end)
+    if at < end and data[at] == _CLOSE:
+        return at + 1, owned, listed
+    while True:
+        name = at + 1
+        at = _text(data, at, end)
+        fits = owned - first < MAX_ATTRIBUTES and at - 1 - name <= MAX_ID_BYTES
+        if at < 0 or not fits or not _is_new(data, name, at - 1, names, first, owned):
+            return _NO, owned, listed
+        names[owned, 0], names[owned, 1] = name, at - 1
+        rows[owned], scopes[owned], numbers[owned] = row, scope, 0.0
+        texts[owned, 0] = texts[owned, 1] = 0
+        at = _after(data, at, end, _COLON)
+        if at < 0 or at >= end:
+            return _NO, owned, listed
+        if data[at] == _QUOTE:
+            kinds[owned], texts[owned, 0] = 0, at + 1
+            at = _text(data, at, end)
+            texts[owned, 1] = at - 1
+        elif data[at] == _OPEN_LIST:
+            kinds[owned], texts[owned, 0] = 2, listed
+            at, listed = _list(data, at, end, members, listed)
+            texts[owned, 1] = listed
+        else:
+            kinds[owned] = 1
+            at, mantissa, digits = _number(data, at, end)
+            numbers[owned] = mantissa / powers[digits]
+        if at < 0:
+            return _NO, owned, listed
+        owned += 1
+        at = _space(data, at, end)
+        if at < end and data[at] == _CLOSE:
+            return at + 1, owned, listed
+        if at >= end or data[at] != _COMMA:
+            return _NO, owned, listed
+        at = _space(data, at + 1, end)
 
 
 @njit(cache=True, nogil=True)
