@@ -78,6 +78,16 @@ def asking_consumer(address: Address, *, committed: bool) -> dict[str, Any]:
     }
 
 
+def letters_consumer() -> dict[str, Any]:
+    """kafka-python's consumer of dead letters, outside any group: committed ones only."""
+    return {
+        "group_id": None,
+        "enable_auto_commit": False,
+        "isolation_level": "read_committed",
+        "allow_auto_create_topics": False,
+    }
+
+
 def publisher_producer(timeout_s: float, linger_ms: int) -> dict[str, Any]:
     """kafka-python's producer of an event publisher; `timeout_s` is how long an event may stay unacknowledged."""
     timeout_ms = round(timeout_s * 1000)

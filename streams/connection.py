@@ -81,7 +81,7 @@ def connected(kind: str, bootstrap: Address, *, timeout_s: float = CONNECT_TIMEO
         if isinstance(error, (kafka.errors.KafkaConfigurationError, *_REFUSALS)):
             raise _refused(error, options, known) from None
         if isinstance(error, kafka.errors.KafkaError):
-            raise _unavailable(bootstrap, *diagnosis(cluster, *at)) from None
+            raise _unavailable(bootstrap, *diagnosis(options.get("security_protocol", cluster.protocol), *at)) from None
         raise
 
 

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import forebay
 from forebay.errors import BrokerUnavailable, EventError, TopicMissing
+from forebay.streams.clients import letters_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.connection import connected
 from forebay.streams.topics import Topics
@@ -241,15 +242,7 @@ def _consumer(
     bootstrap: Address, topics: Topics, client: dict[str, Any]
 ) -> Iterator[tuple[Any, dict[Any, tuple[int, int]]]]:
     """A consumer outside any group, and the first and end offset of each partition."""
-    consumer = connected(
-        "KafkaConsumer",
-        bootstrap,
-        group_id=None,
-        enable_auto_commit=False,
-        isolation_level="read_committed",
-        allow_auto_create_topics=False,
-        **client,
-    )
+    consumer = connected("KafkaConsumer", bootstrap, **(letters_consumer() | client))
     try:
         from kafka import TopicPartition
 

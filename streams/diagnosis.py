@@ -29,19 +29,19 @@ def tls_problem(cluster: Cluster, host: str, port: int) -> tuple[str, str] | Non
     return "it does not speak TLS at this address", "Compare kafka_protocol and the port with its listeners"
 
 
-def diagnosis(cluster: Cluster, host: str, port: int) -> tuple[str, str]:
-    """Why a client library gets no answer, TLS being fine where it is asked for, and what to do about it, as far as one
-    more handshake tells."""
-    if cluster.protocol == "SSL":
+def diagnosis(protocol: str, host: str, port: int) -> tuple[str, str]:
+    """Why a client library that speaks `protocol` gets no answer, TLS being fine where it is asked for, and what to do
+    about it, as far as one more handshake tells."""
+    if protocol == "SSL":
         return (
             "TLS is fine, and it ends the connection after that",
             "Does it ask for this client's certificate (kafka_certificate, kafka_key), or for SASL (kafka_protocol)?",
         )
-    if cluster.protocol == "SASL_SSL":
+    if protocol == "SASL_SSL":
         return "TLS is fine, and it ends the connection where we say who we are", f"Compare {_WORDS}"
     if _handshake(_trusting(), host, port, LOOK_S) is None:
         return "it speaks TLS at this address", "Set kafka_protocol to SSL or SASL_SSL"
-    if cluster.protocol == "SASL_PLAINTEXT":
+    if protocol == "SASL_PLAINTEXT":
         return "it ends the connection", f"Compare {_WORDS}"
     return (
         "something listens, but it does not answer as Kafka does",

@@ -11,7 +11,7 @@ from xxhash import xxh3_64
 
 from forebay.arrays import Bytes, Ints
 from forebay.errors import BlockError
-from forebay.segments.blocks.schema import Attribute, pack_header, unpack_header
+from forebay.segments.blocks.schema import STRANGER, Attribute, pack_header, unpack_header
 
 MAX_BYTES = 700_000  # of one record: a broker takes 1,048,588 with its framing
 DIGEST_BYTES = 8  # xxh3 of header and batch, behind the batch
@@ -39,15 +39,15 @@ class Block:
         found, schema = unpack_header(header)
         batch_bytes, digest = memoryview(value)[:-DIGEST_BYTES], value[-DIGEST_BYTES:]
         if _digest(header, batch_bytes) != digest:
-            raise BlockError("its bytes are not what was written")
+            raise BlockError("its bytes are not what was written", do=STRANGER)
         try:
             batch = pa.ipc.read_record_batch(pa.py_buffer(batch_bytes), schema)
             batch.validate(full=True)
         except (pa.ArrowException, OSError, EOFError, ValueError) as error:
-            raise BlockError(f"it cannot be read: {error}") from None
+            raise BlockError(f"it cannot be read: {error}", do=STRANGER) from None
         sources = batch.column("source").to_numpy()
         if len(sources) and sources.max() >= len(found.sources):
-            raise BlockError("an event names a source that the header does not have")
+            raise BlockError("an event names a source that the header does not have", do=STRANGER)
         return cls(batch, found.sources, found.attributes)
 
     def encode(self) -> Iterator[tuple[bytes, bytes]]:

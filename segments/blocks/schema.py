@@ -32,6 +32,7 @@ _FIXED = (
     *((name, pa.string()) for name in TEXTS),  # "" where the kind has none
 )
 _TYPES: dict[Kind, pa.DataType] = {"text": pa.string(), "number": pa.float64(), "texts": pa.list_(pa.string())}
+STRANGER = "Nobody but an Intake may write to this topic: find out who else does"
 MAX_ATTRIBUTES = 256  # columns of one block: a block ends earlier where its events have more names
 
 
@@ -77,9 +78,9 @@ def unpack_header(data: bytes) -> tuple[Header, pa.Schema]:
     try:
         header = _decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BlockError(f"its header cannot be read: {error}") from None
+        raise BlockError(f"its header cannot be read: {error}", do=STRANGER) from None
     if header.version != VERSION:
         raise BlockError(f"it is of version {header.version}, and {VERSION} is known here", do="Upgrade this worker")
     if len(header.attributes) > MAX_ATTRIBUTES or len(set(header.attributes)) < len(header.attributes):
-        raise BlockError("its header names too many attributes, or one of them twice")
+        raise BlockError("its header names too many attributes, or one of them twice", do=STRANGER)
     return header, schema_of(header.attributes)

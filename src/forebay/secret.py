@@ -23,11 +23,11 @@ class Secret:
         """The first line of a file. Raises ConfigError, which names the file alone."""
         try:
             with path.open("rb") as file:
-                lines = file.read(MOST_BYTES).decode("utf-8").splitlines()
+                text = file.read(MOST_BYTES).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             said = getattr(error, "strerror", None) or "it is not a text"
             raise ConfigError(f"a secret cannot be read: {said}", where=str(path), do="Name a readable file") from None
-        return cls(lines[0] if lines else "")
+        return cls(text.partition("\n")[0].removesuffix("\r"))  # str.splitlines would cut at a dozen other characters
 
     def reveal(self) -> str:
         """The text."""

@@ -102,6 +102,8 @@ def test_a_secret_of_a_file_is_its_first_line(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_bytes(b"  with spaces \r\nsecond\n")
     assert Secret.of_file(path).reveal() == "  with spaces "
+    path.write_text("one\x0b\x85\u2028line\n")
+    assert Secret.of_file(path).reveal() == "one\x0b\x85\u2028line"
     path.write_bytes(b"")
     assert not Secret.of_file(path)
     path.write_bytes(b"\xff\xfe")
