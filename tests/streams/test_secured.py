@@ -124,6 +124,14 @@ def test_a_refusal_says_why_and_no_secret(case: str, secured: SecuredKafka) -> N
     assert not any(secret in str(raised.value) for secret in (PASSWORD, WRONG))
 
 
+def test_a_publisher_s_own_options_are_judged_as_they_are(secured: SecuredKafka) -> None:
+    """Given to the library, and not by a Cluster: it is not told to use TLS where it does."""
+    wrong = secured.sasl(password=Secret(WRONG))
+    with pytest.raises(BrokerUnavailable, match="where we say who we are") as raised:
+        EventPublisher(wrong.bootstrap, **wrong.for_kafka_python())
+    assert WRONG not in str(raised.value)
+
+
 def test_a_key_that_its_password_does_not_open_is_named(secured: SecuredKafka, tmp_path: Path) -> None:
     """Without the password."""
     from cryptography.hazmat.primitives.serialization import (
