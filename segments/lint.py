@@ -30,7 +30,7 @@ WIDE = 4  # dimensions for each input: a linear layer cannot fill more than its 
 # The age that `as_of` of an idle, healthy segment shows: asked for each second, claimed each second, 1 s off for the
 # clocks, and the way through the log. tests/streams/transports/test_worker_on_kafka.py holds it against the worker's
 # own defaults.
-SHOWN_AGE_MS = 5_000
+SHOWN_AGE_MS = 7_000
 LONG_WITHIN_MS = 30 * DAY_MS  # a month of the newest examples given up for outcomes that hardly belong to them any more
 ITEM_EMBEDDING = 16  # what encoders of lists take for an item where the spec names no other width
 
@@ -79,7 +79,7 @@ def _orphans(spec: Spec) -> Iterator[Remark]:
                 "warning",
                 f"[attributes.event] {a.name}",
                 "no feature and no condition reads it",
-                "Read it in one, or take it out: every event's value is coded, and sent to the item side, for nothing",
+                "Read it in one, or take it out: every event's value is coded, for nothing",
             )
 
 
@@ -227,7 +227,7 @@ def _both(spec: Spec, text: str) -> Condition:
 
 
 def _windows(spec: Spec) -> Iterator[Remark]:
-    late = spec.events.late_after_ms
+    late = DAY_MS  # what an installation accepts unless it says otherwise
     for segment in spec.segments:
         where = f"[{segment.title}] features"
         for f in segment.features:
@@ -239,7 +239,7 @@ def _windows(spec: Spec) -> Iterator[Remark]:
                     where,
                     f"{in_words(f)}: events up to {duration(late)} late are accepted, and those that come after "
                     f"{duration(f.over_ms)} are not counted here",
-                    "Make `over` at least [events] late_after if late events must count, or lower late_after",
+                    "Make `over` at least the installation's late_after if late events must count",
                 )
             if f.half_life_ms and f.over_ms < f.half_life_ms:
                 yield Remark(

@@ -31,14 +31,14 @@ class _Sealed(msgspec.Struct):
 class Generation(msgspec.Struct, frozen=True):
     """One bundle's vectors, index and offsets, served as one.
 
-    `cut` is a vector of source offsets: state folded up to it is what the first vectors were encoded from, and the
-    stream goes on there. `platform` names what the numbers depend on: vectors are bit-equal within one, and within 1e-5
-    across two.
+    `cut` is a vector of offsets in the clean logs: state folded up to it is what the first vectors were encoded from,
+    and the stream goes on there. `platform` names what the numbers depend on: vectors are bit-equal within one, and
+    within 1e-5 across two.
     """
 
     name: str
     bundle_hash: str
-    partitions: dict[str, int]  # of the source topics, by side
+    partitions: dict[str, int]  # of the clean logs, by side
     cut: dict[str, dict[int, int]]  # topic -> partition -> next offset
     platform: str
     created: int  # ms

@@ -1,4 +1,4 @@
-"""One owned source partition in memory: rows of state, the vectors last emitted, and what its store has not been told
+"""One owned partition in memory: rows of state, the vectors last emitted, and what its store has not been told
 yet.
 
 The table is a cache of the partition's store, and the store is a cache of the log. Rows come in from the store when an
@@ -16,27 +16,17 @@ import msgspec
 import numpy as np
 
 from forebay.arrays import Bools, Ints
-from forebay.clock import HOUR_MS
 from forebay.errors import StoreError, StoreMissing, TopicMismatch
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.state.columns import Columns
-from forebay.segments.state.fold import DEEP, DUPLICATE, Fold
+from forebay.segments.state.fold import Fold
 from forebay.segments.state.ids import Ids
 from forebay.segments.state.layout import NEWEST, UPDATED
 from forebay.segments.state.stretch import Stretch
 from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
-from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow, spilled_keys
+from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow
 from forebay.store.rowindex import RowIndex
 from forebay.telemetry import emit
-
-
-@dataclass(frozen=True)
-class Folded:
-    """What a stretch came to: `new` int64 are the places of the behaviours that counted, ascending; the rest were
-    duplicates. `retired` are the ids (UTF-8) that its tick ended, whose rows are gone."""
-
-    new: Ints
-    retired: Sequence[bytes] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,7 @@ class Pending:
 
 
 class OwnedPartition:
-    """State of one source partition, in step with `meta.offset` once `advance` has returned. One thread at a time."""
+    """State of one partition, in step with `meta.offset` once `advance` has returned. One thread at a time."""
 
     def __init__(
         self, fold: Fold, codec: RowCodec, store: PartitionStore, meta: PartitionMeta, *, retire_after_ms: int = 0
@@ -72,8 +62,6 @@ class OwnedPartition:
         self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
         self._encoders = codec.column(codec.empty(1), "encoder")
         self._deleted: set[bytes] = set()
-        self._spilled: dict[bytes, None] = {}  # event ids that the store does not have yet
-        self._expired_to = 0
         # Windows and retirement are moved by ticks, which touch every row: those layouts are held whole.
         self.whole = retire_after_ms > 0 or any(b.feature.over_ms for b in self.layout.blocks)
 
@@ -139,50 +127,28 @@ class OwnedPartition:
 
     # -- the fold
 
-    def fold(self, stretch: Stretch) -> Folded:
-        """Step 2: move the state past a stretch. If it raises, state is unknown: close the partition and open it
-        again."""
-        new = self._fold_behaviours(stretch.behaviours) if len(stretch.behaviours) else np.zeros(0, np.int64)
+    def fold(self, stretch: Stretch) -> Sequence[bytes]:
+        """Step 2: move the state past a stretch, each of whose events comes once; returns the ids (UTF-8) that its tick
+        ended, whose rows are gone. If it raises, state is unknown: close the partition and open it again."""
+        if len(stretch.behaviours):
+            self._fold_behaviours(stretch.behaviours)
         if len(stretch.updates):
             at = self.rows_of(stretch.updates.entities)
             self._fold.updates(self.rows, at, stretch.updates, self.pending)
             self._changed[at] = True
-        return Folded(new, self._tick(stretch.tick) if stretch.tick else ())
+        return self._tick(stretch.tick) if stretch.tick else ()
 
-    def advance(self, offset: int, newest_append: int) -> None:
-        """All records below `offset` are applied, the newest of them appended at `newest_append` (ms)."""
-        self.meta = msgspec.structs.replace(
-            self.meta, offset=offset, newest_append=max(newest_append, self.meta.newest_append)
-        )
+    def advance(self, offset: int, as_of: int) -> None:
+        """All records below `offset` are applied, and with them all that the sources took before `as_of` (ms; 0 claims
+        nothing new)."""
+        self.meta = msgspec.structs.replace(self.meta, offset=offset, as_of=max(as_of, self.meta.as_of))
 
-    def _fold_behaviours(self, columns: Columns) -> Ints:
+    def _fold_behaviours(self, columns: Columns) -> None:
         at = self.rows_of(columns.entities)
-        if self.layout.identity is not None:
-            order = Fold.order(at, columns)
-            order = order[self._is_new(at[order], columns.take(order))]
-        else:  # interactions are in the log once; two users' ones may share (item, time, id)
-            order = np.lexsort((columns.ids, columns.times, at))
+        order = Fold.order(at, columns)
         at, columns = at[order], columns.take(order)
-        left = self._fold.behaviours(self.rows, at, columns, self.meta.clock, self.pending)
-        gone = np.flatnonzero(left[:, 0])
-        if len(gone):
-            keys = spilled_keys(left[gone, 0], self.index.hashes[at[gone]], left[gone, 1])
-            self._spilled.update(dict.fromkeys(keys))
+        self._fold.behaviours(self.rows, at, columns, self.meta.clock, self.pending)
         self._changed[at] = True
-        return np.sort(order)
-
-    def _is_new(self, at: Ints, events: Columns) -> Bools:
-        verdict = self._fold.classify(self.rows, at, events)
-        new: Bools = verdict != DUPLICATE
-        deep = np.flatnonzero(verdict == DEEP)
-        if len(deep):
-            new[deep] = ~self.seen(events.times[deep], self.index.hashes[at[deep]], events.ids[deep])
-        return new
-
-    def seen(self, times: Ints, entities: Ints, ids: Ints) -> Bools:
-        """Whether each deep event (its time, entity hash and id hash) was accepted before, bool [n]."""
-        keys = spilled_keys(times, entities, ids)
-        return np.array([k in self._spilled or s for k, s in zip(keys, self.store.seen(keys), strict=True)], dtype=bool)
 
     def _tick(self, time: int) -> Sequence[bytes]:
         """Move the partition's clock to `time` (ms): windows end, what that changed is pending, idle entities go."""
@@ -222,9 +188,9 @@ class OwnedPartition:
         """Take what `pending` was encoded to, and return the records (id, value) of its rows, for the log.
 
         `vectors` has an entry for each segment that waited, of `pending.of(segment)`. Every pair of those rows is up to
-        date as of `meta.newest_append` then, whether an event touched it or not; a held one stays where it was.
+        date as of `meta.as_of` then, whether an event touched it or not; a held one stays where it was.
         """
-        rows, as_of = pending.rows, self.meta.newest_append
+        rows, as_of = pending.rows, self.meta.as_of
         for place, segment in enumerate(self.codec.segments):
             part = self.vectors["segments"][segment.name]
             if place in vectors:
@@ -255,8 +221,8 @@ class OwnedPartition:
         return list(zip(names, self.codec.pack_named(self.vectors[rows], names), strict=True))
 
     def settle(self, offset: int, as_of: int) -> None:
-        """Backfill's last word: state is what the log has up to `offset`, at append time `as_of` (ms), in every row."""
-        self.meta = msgspec.structs.replace(self.meta, offset=offset, newest_append=as_of)
+        """Backfill's last word: state is what the log has up to `offset`, as of `as_of` (ms), in every row."""
+        self.meta = msgspec.structs.replace(self.meta, offset=offset, as_of=as_of)
         rows = self.index.rows()
         for segment in self.codec.segments:
             part = self.vectors["segments"][segment.name]
@@ -265,32 +231,24 @@ class OwnedPartition:
 
     # -- the store
 
-    def flush(self, keep_ids_ms: int) -> None:
+    def flush(self) -> None:
         """Write behind: everything that changed since the last flush and the offset, in one batch.
 
         Called only between a commit and the next fold, so that the store never leads the group. What waits to be
-        encoded is written as such, and the store's next owner encodes it. Event ids older than `keep_ids_ms` before the
-        newest append time are forgotten: their duplicates are late by then.
+        encoded is written as such, and the store's next owner encodes it.
         """
         rows = np.flatnonzero(self._changed)
-        horizon = self.meta.newest_append - keep_ids_ms
-        # A range delete leaves a tombstone that reads pay for: one for each hour of log time is enough.
-        expire = horizon if horizon - self._expired_to >= HOUR_MS else None
         waits, names = self.pending[rows], self.index.names(rows)
         self.store.write(
             puts=list(zip(names, self._stored(rows), strict=True)),
             deletes=sorted(self._deleted),
             pending=[(name, mask) for name, mask in zip(names, waits.tolist(), strict=True) if mask],
             settled=self.index.names(rows[self._marked[rows] & (waits == 0)]),
-            spilled=list(self._spilled),
-            expire_before_ms=expire,
             meta=self.meta,
         )
-        self._expired_to = horizon if expire is not None else self._expired_to
         self._marked[rows] = waits != 0
         self._changed[:] = False
         self._deleted.clear()
-        self._spilled.clear()
 
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""

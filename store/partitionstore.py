@@ -1,12 +1,10 @@
-"""A worker's state for one source partition: a cache of a fold of the log, in one RocksDB directory.
+"""A worker's state for one partition of a clean log: a cache of a fold of the log, in one RocksDB directory.
 
-Four kinds of key in one column family, told apart by the first byte:
+Three kinds of key in one column family, told apart by the first byte:
 
-    e<id>                                 an entity: a StoredRow
-    d<time 8><entity hash 8><event id 8>  an event id that no longer fits its entity's row (big-endian: time first, so
-                                          that forgetting the old ones is one range delete)
-    p<id>                                 u8 mask: bit s says that the entity's segment s waits to be encoded
-    m                                     PartitionMeta, as JSON
+    e<id>   an entity: a StoredRow
+    p<id>   u8 mask: bit s says that the entity's segment s waits to be encoded
+    m       PartitionMeta, as JSON
 
 A StoredRow is u4 bytes of state | state as the fold packs it | the vectors emitted last. What waits has keys of its
 own, and not a field of the row: the next owner finds it without reading every row.
@@ -20,15 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 from rocksdict import WriteBatch
 
-from forebay.arrays import Ints
 from forebay.errors import StoreCorrupt
 from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
-_ENTITY, _SPILLED, _PENDING, _META = b"e", b"d", b"p", b"m"
+_ENTITY, _PENDING, _META = b"e", b"p", b"m"
 # Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
     "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another "
@@ -56,11 +52,11 @@ class PartitionMeta(msgspec.Struct, frozen=True):
     layout: str
     offset: int  # the next record to read
     clock: int = 0  # ms: the latest tick folded
-    newest_append: int = 0  # ms: the newest append time folded
+    as_of: int = 0  # ms: all that the sources took before it is folded
 
 
 class PartitionStore(OnRocks):
-    """The state of one source partition. One process at a time: the directory's lock keeps a second one out.
+    """The state of one partition. One process at a time: the directory's lock keeps a second one out.
 
     The owner opens it on assignment, writes every few batches after the transaction that covers them, and closes it
     before it acknowledges a revoke. After kill -9 the store holds whole batches and so may lag the consumer group,
@@ -87,10 +83,6 @@ class PartitionStore(OnRocks):
         found = self._rocks.get([_ENTITY + entity for entity in ids])
         return [None if value is None else _unpacked(value) for value in found]
 
-    def seen(self, keys: Sequence[bytes]) -> list[bool]:
-        """Whether each of `keys` (from `spilled_keys`) has been spilled and not yet expired."""
-        return [value is not None for value in self._rocks.get([_SPILLED + key for key in keys])]
-
     def write(
         self,
         *,
@@ -99,19 +91,12 @@ class PartitionStore(OnRocks):
         deletes: Sequence[bytes] = (),
         pending: Sequence[tuple[bytes, int]] = (),
         settled: Sequence[bytes] = (),
-        spilled: Sequence[bytes] = (),
-        expire_before_ms: int | None = None,
     ) -> None:
-        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, spilled
-        keys and `meta`. Whole or absent after a crash.
-
-        `expire_before_ms` forgets spilled keys of earlier event times. Each one leaves a range tombstone that reads pay
-        for: pass it when the log's clock has moved on, not with every batch. If this raises, the store is unusable:
-        close it, reopen it, and resume from `meta().offset`.
+        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, and
+        `meta`. Whole or absent after a crash. If this raises, the store is unusable: close it, reopen it, and resume
+        from `meta().offset`.
         """
         batch = WriteBatch(raw_mode=True)
-        if expire_before_ms is not None:
-            batch.delete_range(_SPILLED, _SPILLED + max(0, expire_before_ms).to_bytes(8, "big"))
         for entity, row in puts:
             batch.put(_ENTITY + entity, _packed(row))
         for entity in deletes:
@@ -121,8 +106,6 @@ class PartitionStore(OnRocks):
             batch.put(_PENDING + entity, mask.to_bytes(8, "little"))
         for entity in settled:
             batch.delete(_PENDING + entity)
-        for key in spilled:
-            batch.put(_SPILLED + key, b"")
         batch.put(_META, msgspec.json.encode(meta))
         self._rocks.write(batch)
 
@@ -134,24 +117,14 @@ class PartitionStore(OnRocks):
         """What waits to be encoded: id and mask of segments."""
         return [(key, int.from_bytes(value, "little")) for key, value in self._rocks.scan(_PENDING)]
 
-    def scan_spilled(self) -> Iterator[bytes]:
-        """Every spilled key (24 bytes), oldest event time first."""
-        return (key for key, _ in self._rocks.scan(_SPILLED))
-
-    def digest(self, *, spilled_from_ms: int = 0) -> str:
-        """SHA-256 over all states and the spilled keys from `spilled_from_ms` on, in key order; not over `meta` or
-        vectors.
+    def digest(self) -> str:
+        """SHA-256 over all states, in key order; not over `meta` or vectors.
 
         Two stores with the same accepted events have the same digest, however their events were ordered and batched.
-        When expired keys are deleted is the one thing that differs: name the same bound on both sides.
         """
         total = hashlib.sha256()
-        for prefix in (_ENTITY, _SPILLED):
-            for key, value in self._rocks.scan(prefix):
-                if prefix == _SPILLED and int.from_bytes(key[:8], "big") < spilled_from_ms:
-                    continue
-                state = _unpacked(value).state if prefix == _ENTITY else b""
-                total.update(b"%b%d,%d:" % (prefix, len(key), len(state)) + key + state)
+        for key, row in self.scan():
+            total.update(b"%d,%d:" % (len(key), len(row.state)) + key + row.state)
         return total.hexdigest()
 
 
@@ -162,15 +135,3 @@ def _packed(row: StoredRow) -> bytes:
 def _unpacked(value: bytes) -> StoredRow:
     end = 4 + int.from_bytes(value[:4], "little")
     return StoredRow(value[4:end], value[end:])
-
-
-def spilled_keys(times: Ints, entities: Ints, ids: Ints) -> list[bytes]:
-    """Keys of 24 bytes for int64 [n] event times (ms, not negative), entity hashes and event id hashes."""
-    if len(times) and int(times.min()) < 0:
-        raise ValueError("a negative event time would sort behind all others")
-    fields = np.empty((len(times), 3), ">i8")
-    for column, values in enumerate((times, entities, ids)):
-        fields[:, column] = values
-    # To plain bytes at once: numpy turns big-endian fields native without a word, and S24 would drop trailing zeros.
-    keys: list[bytes] = fields.view("V24").ravel().tolist()
-    return keys

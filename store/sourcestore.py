@@ -23,7 +23,7 @@ from forebay.store.rocks import Rocks
 _BLOB, _META = b"d", b"m"
 RESTORE = (
     "Put an earlier copy of this directory in its place: what came since is read again. Without one, delete it: what "
-    "is sent again of the last day then counts twice"
+    "the source still keeps is read again, and duplicates of what it does not keep can count twice"
 )
 
 
@@ -38,6 +38,8 @@ class SourceMeta(msgspec.Struct, frozen=True):
     topic_id: str
     offset: int  # the next record to read
     newest_append: int = 0  # ms: the newest append time accepted or refused
+    as_of: int = 0  # ms: all that the source took before it is accepted or refused
+    since: int = 0  # ms: identities of earlier events were forgotten
     blobs: int = 0  # kept in all: fewer on reading are a loss
 
 

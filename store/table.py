@@ -32,7 +32,7 @@ class SegmentTable:
         self.codec = codec
         self.lock = threading.Lock()
         self.ids: list[str] = [""]  # by row; "" for a row that is free, and one "" more at the end
-        self.watermarks = np.zeros(partitions, np.int64)  # ms, by source partition
+        self.watermarks = np.zeros(partitions, np.int64)  # ms, by partition
         self._allocate(max(16, capacity))
         self._cells = np.full(_cells_for(len(self.hashes)), kernels.FREE, np.int32)
         self._free = np.arange(len(self.hashes) - 1, -1, -1, dtype=np.int64)  # taken from the end: row 0 first
@@ -49,7 +49,7 @@ class SegmentTable:
         return len(self.hashes)
 
     def upsert(self, ids: Sequence[str], rows: Rows, partitions: npt.NDArray[np.int32] | Sequence[int]) -> Ints:
-        """Write `rows` of `ids` and their source partitions; returns their row numbers, int64 [n].
+        """Write `rows` of `ids` and their partitions; returns their row numbers, int64 [n].
 
         An id that comes twice ends with its last row. Raises HashCollision after all the other rows have been written:
         the ids that it names were refused, and those that had the hash first go on being served. Call `colliding` first
@@ -57,7 +57,7 @@ class SegmentTable:
         """
         sources = np.asarray(partitions, np.int32)
         if len(sources) and (sources.min() < 0 or sources.max() >= len(self.watermarks)):
-            raise ValueError(f"a source partition outside 0 to {len(self.watermarks) - 1}")
+            raise ValueError(f"a partition outside 0 to {len(self.watermarks) - 1}")
         wanted = hash_ids(ids)
         with self.lock:
             refused = self._colliding_locked(ids, wanted)

@@ -1,6 +1,6 @@
 """A serving node's own copy of a generation: every row of both sides with the topic offsets that account for them.
 
-    u<id>, i<id>           source partition (2 bytes) and the row's record
+    u<id>, i<id>           partition (2 bytes) and the row's record
     o<partition 4><topic>  the next offset to read of a vectors topic
     w<u or i><partition 4> the partition's watermark, ms
     m                      the generation and bundle that all of it belongs to, as JSON
@@ -62,7 +62,7 @@ class VectorStore(OnRocks):
         watermarks: Mapping[int, int],
         offsets: Mapping[tuple[str, int], int],
     ) -> None:
-        """One batch: rows as (id, source partition, record), deletions, watermarks and the offsets that cover them all.
+        """One batch: rows as (id, partition, record), deletions, watermarks and the offsets that cover them all.
 
         The replica writes here first and to the tables after it: a crash between the two leaves nothing to mend, the
         tables are filled from here. If this raises, the store is unusable: close it, reopen it, resume from
@@ -98,7 +98,7 @@ class VectorStore(OnRocks):
         return [None if value is None else value[2:] for value in found]
 
     def scan(self, side: Side) -> Iterator[tuple[str, int, bytes]]:
-        """Every row as (id, source partition, record), as of now. Raises StoreCorrupt, never ends early."""
+        """Every row as (id, partition, record), as of now. Raises StoreCorrupt, never ends early."""
         return (
             (key.decode(), int.from_bytes(value[:2], "little"), value[2:])
             for key, value in self._rocks.scan(_PREFIX[side])

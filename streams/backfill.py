@@ -15,8 +15,10 @@ from pathlib import Path
 from confluent_kafka import Consumer
 
 from forebay.clock import HOUR_MS
-from forebay.errors import GenerationError, UsageError
-from forebay.events import Behaviour, Event, ItemUpdate, Tick, UserProfile, encode, entity_of
+from forebay.errors import EventError, GenerationError, UsageError
+from forebay.events import Event, Tick, check
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
@@ -27,9 +29,9 @@ from forebay.streams.offsets import bounds
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
-from forebay.streams.worker.batch import TICK_KEY, Outcome, PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.processor import Processor
-from forebay.streams.worker.records import records_of
+from forebay.streams.worker.source import Source
 
 BATCH = 4096
 Progress = Callable[[int, int], None]
@@ -50,7 +52,7 @@ def backfill(
     """Fold `history` into generation `name`: stores under `state_folder`, vectors in the generation's topics, manifest
     in `folder`.
 
-    The Cut is the end of both source topics as they are now: workers of the generation go on from there. `now_ms` is
+    The Cut is the end of both clean logs as they are now: workers of the generation go on from there. `now_ms` is
     the clock of the last tick that the history would have had. `progress(done, total)` counts events. Raises
     GenerationError if it exists.
     """
@@ -59,17 +61,17 @@ def backfill(
             f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
         )
     shutil.rmtree(state_folder, ignore_errors=True)
-    sources = {side: topics.source(side) for side in SIDES}
-    info = describe(bootstrap, list(sources.values()))
-    cut = {topic: _ends(bootstrap, topic, info[topic].partitions) for topic in sources.values()}
+    logs = {side: topics.events(side) for side in SIDES}
+    info = describe(bootstrap, list(logs.values()))
+    cut = {topic: _ends(bootstrap, topic, info[topic].partitions) for topic in logs.values()}
     events: dict[Side, Sequence[Event]] = {
         "user": [*history.profiles, *history.behaviours],
-        "item": [*history.items, *history.interactions()],
+        "item": [*history.items, *history.behaviours],
     }
     total, done = sum(len(e) for e in events.values()), 0
     for side in SIDES:
-        topic, count = sources[side], info[sources[side]].partitions
-        processor = Processor(bundle, side, topic, count, state_folder, history=True)
+        topic, count = logs[side], info[logs[side]].partitions
+        processor = Processor(bundle, side, topics, name, count, state_folder)
         log = TransactionLog(
             bootstrap,
             f"backfill of {name}",
@@ -77,66 +79,68 @@ def backfill(
             timeout_ms=60_000,
         )
         for partition in range(count):
-            processor.open(partition, info[topic].topic_id, 0)
-        for batches in _batches(events[side], count):
-            outcome = processor.apply(batches)
-            if outcome.dead_letters:
-                bad = outcome.dead_letters[0]
-                raise UsageError(
-                    f"an event of the history is not acceptable: {bad.reason}, {bad.message}", where=str(bad.key)
-                )
-            done += outcome.events
+            processor.open(partition, Source(topic, partition, info[topic].topic_id), 0)
+        for batches in _batches(events[side], side, count):
+            done += processor.apply(batches).events
             if progress is not None:
                 progress(done, total)
-        tick = encode(Tick(now_ms // HOUR_MS * HOUR_MS))
-        processor.apply([PartitionBatch(p, [TICK_KEY], [tick], [0], [now_ms]) for p in range(count)])
+        tick = Tick(now_ms // HOUR_MS * HOUR_MS)
+        processor.apply([_batch(partition, [tick]) for partition in range(count)])
         for number, owned in processor.partitions.items():
             owned.settle(cut[topic][number], now_ms)
         processor.flush()
-        _publish(processor, topics, name, log)
+        _publish(processor, log)
         for partition in range(count):
             processor.close(partition)
         log.close()
-    partitions: dict[str, int] = {side: info[sources[side]].partitions for side in SIDES}
+    partitions: dict[str, int] = {side: info[logs[side]].partitions for side in SIDES}
     generation = Generation.new(name, bundle.hash, partitions, cut)
     generation.save(folder)
     return generation
 
 
-def _batches(events: Sequence[Event], count: int) -> Iterator[list[PartitionBatch]]:
+def _batches(events: Sequence[Event], side: Side, count: int) -> Iterator[list[PartitionBatch]]:
     for start in range(0, len(events), BATCH):
         part = events[start : start + BATCH]
-        keys = [entity_of(e).encode() for e in part]
-        by_partition: dict[int, list[int]] = {}
-        for place, partition in enumerate(partitions_of(keys, count).tolist()):
-            by_partition.setdefault(partition, []).append(place)
-        yield [
-            PartitionBatch(
-                partition,
-                [keys[i] for i in places],
-                [encode(part[i]) for i in places],
-                [0] * len(places),
-                [_time(part[i]) for i in places],
-            )
-            for partition, places in by_partition.items()
-        ]
+        by_partition: dict[int, list[Event]] = {}
+        for event, partition in zip(part, partitions_of([_key(e, side) for e in part], count).tolist(), strict=True):
+            by_partition.setdefault(partition, []).append(event)
+        yield [_batch(partition, found) for partition, found in by_partition.items()]
 
 
-def _time(event: Event) -> int:
-    assert isinstance(event, Behaviour | UserProfile | ItemUpdate) or event.time is not None
-    return event.time or 0
+def _key(event: Event, side: Side) -> bytes:
+    try:
+        check(event)
+        return str(getattr(event, side)).encode()
+    except EventError as error:
+        said = f"an event of the history is not acceptable: {error.reason}, {error.what}"
+        raise UsageError(said, where=str(getattr(event, side))) from None
 
 
-def _publish(processor: Processor, topics: Topics, generation: str, log: TransactionLog) -> None:
-    """Every entity's vectors, a partition at a time."""
+def _batch(partition: int, events: Sequence[Event]) -> PartitionBatch:
+    """Events as the clean log would have them: where they came from is the history."""
+    times = [0 if event.time is None else event.time for event in events]
+    block = block_of(events, times, range(len(events)), [0] * len(events), ("history/0",))
+    records = list(block.encode())
+    return PartitionBatch(
+        partition,
+        [None] * len(records),
+        [value for _, value in records],
+        [0] * len(records),
+        [0] * len(records),
+        [((HEADER, header),) for header, _ in records],
+    )
+
+
+def _publish(processor: Processor, log: TransactionLog) -> None:
+    """Every entity's vectors, a partition at a time, and what they are as of."""
+    topic = processor.topics.vectors(processor.generation, processor.side)
     for number, owned in processor.partitions.items():
         rows = owned.index.rows()
         for start in range(0, len(rows), BATCH):
-            records = [(number, name, value) for name, value in owned.records(rows[start : start + BATCH])]
-            last = start + BATCH >= len(rows)
-            watermarks = {number: owned.meta.newest_append} if last else {}
-            outcome = Outcome(vectors=records, watermarks=watermarks)
-            log.commit(records_of(outcome, {}, topics, generation, processor.side, interactions=False), [], None)
+            part = owned.records(rows[start : start + BATCH])
+            log.commit([Record(topic, number, name, value) for name, value in part], [], None)
+    log.commit(processor.beat(0), [], None)
 
 
 def _ends(bootstrap: Address, topic: str, count: int) -> dict[int, int]:

@@ -1,8 +1,8 @@
-"""Dead letters: records that no Processor could take, kept with their bytes, their place and the reason.
+"""Dead letters: records that the Intake refused, kept with their bytes, their place and the reason.
 
 A dead letter's key and value are the first 4 KiB and 64 KiB of the original record's, which stays in its source topic;
-what is known about it, the lengths and hashes of the whole included, is in text headers (the Processor writes them in
-its transaction, once; everyone reads committed ones only). A record may be as large as its topic allows: with all of it
+what is known about it, the lengths and hashes of the whole included, is in text headers (the Intake writes them in its
+transaction, once; everyone reads committed ones only). A record may be as large as its topic allows: with all of it
 and the headers the letter would be larger, and the transaction would be refused for good.
 """
 
@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import forebay
@@ -41,7 +41,8 @@ Headers = list[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One record that was refused. `append_time` is that record's, in milliseconds since 1970; `processor` is a side.
+    """One record that was refused. `append_time` is that record's, in milliseconds since 1970; `processor` is
+    the stage that refused it.
 
     `length` (bytes) and `sha256` (64 hex digits; "" for None) are those of the whole value, of which `value` may be the
     beginning only; `key_length` and `key_sha256` those of the whole key. Where they are not given, `value` and `key`
@@ -105,6 +106,10 @@ class DeadLetter:
             key_length=len(key or b""),
             key_sha256=_sha256(key),
         )
+
+    def without_content(self) -> Self:
+        """Key and value left out, what is known about them kept."""
+        return replace(self, key=None, value=None)
 
     def to_record(self) -> tuple[bytes | None, bytes | None, Headers]:
         """Key, value and headers, as both Kafka clients take them."""
@@ -195,8 +200,8 @@ def count(bootstrap: Address, topics: Topics, **client: Any) -> dict[str, int]:
 def reasons(bootstrap: Address, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
     """Committed letters among the newest `last` offsets of each partition by reason, most frequent first.
 
-    One letter of each reason is in memory at a time. A worker knows a dozen reasons; past 100 that strangers wrote, the
-    rest counts as "(other)". Raises TopicMissing and BrokerUnavailable.
+    One letter of each reason is in memory at a time. The Intake knows a dozen reasons; past 100 that strangers wrote,
+    the rest counts as "(other)". Raises TopicMissing and BrokerUnavailable.
     """
     found: dict[str, Reason] = {}
     with _consumer(bootstrap, topics, client) as (consumer, places):
@@ -216,7 +221,7 @@ def find(
     """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without
     one.
 
-    Each generation that refuses a record writes a letter of its own. Raises TopicMissing and BrokerUnavailable.
+    A record that was driven again may have several. Raises TopicMissing and BrokerUnavailable.
     """
     wanted, newest = (topic, partition, offset), None
     with _consumer(bootstrap, topics, client) as (consumer, places):

@@ -37,7 +37,7 @@ class EventPublisher:
 
     Every accepted event ends in exactly one of two ways: acknowledged by all in-sync replicas, or in the `events` of
     one PublishError, in sending order, with the id and time that it was sent with. Such an event may have arrived all
-    the same (the answer was lost): sent again as it is, its id lets the workers count it once.
+    the same (the answer was lost): sent again as it is, its id lets the Intake count it once.
 
     `enrich` fills the absent `item_attributes` of a Behaviour by item id. `linger_ms` is how long a record waits for
     company; `timeout_s` how long an event may stay unacknowledged; `max_memory_bytes` bounds what waits for an
@@ -93,8 +93,8 @@ class EventPublisher:
     def send(self, event: Published) -> None:
         """Take one event; returns before it is acknowledged.
 
-        Raises before anything of it is sent: UsageError for what is no event to publish, EventError for one that no
-        worker could take, TopicMissing and BrokerUnavailable when its topic cannot be found (within 5 s). Raises
+        Raises before anything of it is sent: UsageError for what is no event to publish, EventError for one that the
+        Intake would refuse, TopicMissing and BrokerUnavailable when its topic cannot be found (within 5 s). Raises
         PublishError when earlier events were given up; `event` is then the last one in it, unsent. After a PublishError
         the next `send` connects anew.
         """

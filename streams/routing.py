@@ -1,7 +1,7 @@
 """Kafka's own partitioner: murmur2 of the key, as the Java client and kafka-python compute it.
 
 librdkafka's default is CRC32 (220 of 2,000 keys fell on the same of 8 partitions): every producer of ours asks for
-murmur2, and a record on another partition than its key's is a dead letter, since its entity's state lies elsewhere.
+murmur2, and the Intake puts every event of the clean logs where its entity's state lies.
 """
 
 from __future__ import annotations

@@ -33,36 +33,40 @@ class Topics:
 
     @property
     def behaviour(self) -> str:
-        """Behaviour, user profiles and ticks, keyed by user."""
+        """Behaviour and user profiles, keyed by user."""
         return f"{self.prefix}behaviour"
 
     @property
     def item_updates(self) -> str:
-        """Item updates, interactions and ticks, keyed by item."""
+        """Item updates, keyed by item."""
         return f"{self.prefix}item-updates"
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """What producers write and the Intake reads. Each may have any number of partitions."""
+        return (self.behaviour, self.item_updates)
+
+    @property
     def dead_letters(self) -> str:
-        """Records that no processor could take, see `deadletters`."""
+        """Records that the Intake refused, see `deadletters`."""
         return f"{self.prefix}dead-letters"
 
-    def source(self, side: str) -> str:
-        """The one topic that a side's Processor reads."""
-        return {"user": self.behaviour, "item": self.item_updates}[_side(side)]
+    def events(self, side: str) -> str:
+        """The clean log of one side: Blocks of accepted events, by the murmur2 partition of its entities."""
+        return f"{self.prefix}events.{_side(side)}"
+
+    @property
+    def intake_group(self) -> str:
+        """The consumer group of the Intake's workers."""
+        return f"{self.prefix}forebay.intake"
 
     def vectors(self, generation: str, side: str) -> str:
-        """The segment vectors of one side in one generation, partitioned as the side's source is."""
+        """The segment vectors of one side in one generation, partitioned as the side's clean log is."""
         return _legal(f"{self.prefix}vectors.{generation}.{_side(side)}")
 
     def group(self, generation: str, side: str) -> str:
         """The consumer group of one side's workers in one generation."""
         return f"{self.prefix}forebay.{generation}.{_side(side)}"
-
-    def generation_of(self, group: str, side: str) -> str | None:
-        """The generation whose `side` a consumer group works for; None for a group of another kind or installation."""
-        start, end = f"{self.prefix}forebay.", f".{_side(side)}"
-        inner = group[len(start) : -len(end)]
-        return inner if inner and group == f"{start}{inner}{end}" else None
 
 
 @dataclass(frozen=True)
@@ -97,12 +101,13 @@ def ensure(
     dead_letter_days: float = DEAD_LETTER_DAYS,
     **client: Any,
 ) -> list[TopicStatus]:
-    """Create what is missing: both sources, the dead letters and, with a generation, its two vectors topics.
+    """Create what is missing: the sources, both clean logs, the dead letters and, with a generation, its two vectors
+    topics.
 
     Idempotent, and safe beside another process that does the same; a crash in between leaves some topics, and the next
-    call makes the rest. An existing topic is never altered: other partitions, timestamp type or cleanup policy raise
-    TopicMismatch before anything is created (retention is the operator's to change). `client` is passed to
-    kafka-python.
+    call makes the rest. An existing topic is never altered: other partitions (of a source any count will do), timestamp
+    type or cleanup policy raise TopicMismatch before anything is created (retention is the operator's to change).
+    `client` is passed to kafka-python.
     """
     if partitions < 1:
         raise UsageError(f"{partitions} partitions cannot be", do="Use at least 1")
@@ -110,13 +115,13 @@ def ensure(
     with connected("KafkaAdminClient", bootstrap, **client) as admin:
         present = _describe(admin, wanted)
         for info in present.values():
-            _compare(info, *wanted[info.name], bootstrap)
+            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.sources)
         missing = {name: settings for name, settings in wanted.items() if name not in present}
         if missing:
             _create(admin, missing, replication, bootstrap)
         found = _describe(admin, wanted)
         for info in found.values():  # another process may have been the one that created it
-            _compare(info, *wanted[info.name], bootstrap)
+            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.sources)
     _all_there(wanted, found, bootstrap)
     return [TopicStatus(found[name], name in missing) for name in wanted]
 
@@ -136,8 +141,7 @@ def _wanted(
     # The fold's lateness and a segment's `as_of` are append times: the broker's clock, not each producer's.
     log = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", "retention.ms": str(retention_ms)}
     wanted = {
-        topics.behaviour: (partitions, log),
-        topics.item_updates: (partitions, log),
+        **{name: (partitions, log) for name in (*topics.sources, *(topics.events(side) for side in SIDES))},
         topics.dead_letters: (1, {**log, "retention.ms": str(dead_letter_ms)}),
     }
     if generation is not None:
@@ -193,9 +197,11 @@ def _describe(admin: Any, names: Iterable[str]) -> dict[str, TopicInfo]:
     }
 
 
-def _compare(info: TopicInfo, partitions: int, settings: Mapping[str, str], bootstrap: Address) -> None:
+def _compare(
+    info: TopicInfo, partitions: int, settings: Mapping[str, str], bootstrap: Address, *, any_count: bool
+) -> None:
     where = f'topic "{info.name}" at {bootstrap}'
-    if info.partitions != partitions:
+    if info.partitions != partitions and not any_count:
         raise TopicMismatch(
             f"it has {info.partitions} partitions, and {partitions} are asked for",
             where=where,

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from forebay.clock import HOUR_MS
-from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile, encode, entity_of
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserProfile, encode, entity_of
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics
 
@@ -50,7 +50,7 @@ def topics() -> Topics:
 
 NOW = 1_790_000_000_000
 SMALL_SPEC: dict[str, Any] = {
-    "events": {"actions": ["rate", "view"], "late_after": "24h"},
+    "events": {"actions": ["rate", "view"]},
     "label": {"positive": "value >= 4"},
     "attributes": {
         "item": {"genres": {"set": ["a", "b", "c"]}, "year": {"number": True}},
@@ -212,6 +212,51 @@ def publish(kafka: DevKafka) -> Callable[..., None]:
 
 
 @pytest.fixture
+def feed(kafka: DevKafka) -> Callable[..., None]:
+    """`feed(topics, side, events, partitions=2, size=1)`: events into a clean log, as an Intake puts them there: Blocks
+    of up to so many, each event in its entity's partition and a tick in all of them."""
+    from confluent_kafka import Producer
+
+    from forebay.segments.blocks.build import block_of
+    from forebay.segments.blocks.schema import HEADER
+    from forebay.streams.routing import partitions_of
+
+    def send(topics: Topics, side: str, events: Iterable[Event], partitions: int = 2, size: int = 1) -> None:
+        producer, by_partition = Producer({"bootstrap.servers": kafka.bootstrap}), dict[int, list[Event]]()
+        for event in events:
+            key = None if isinstance(event, Tick) else str(getattr(event, side)).encode()
+            for place in range(partitions) if key is None else partitions_of([key], partitions).tolist():
+                by_partition.setdefault(place, []).append(event)
+        now = time.time_ns() // 1_000_000
+        for partition, found in by_partition.items():
+            for start in range(0, len(found), size):
+                part = found[start : start + size]
+                block = block_of(part, [now] * len(part), range(len(part)), [0] * len(part), ("tests/0",))
+                for header, value in block.encode():
+                    producer.produce(topics.events(side), value=value, partition=partition, headers=[(HEADER, header)])
+        assert producer.flush(30) == 0
+
+    return send
+
+
+@pytest.fixture
+def clean(read: Callable[..., list[Any]]) -> Callable[..., list[Event]]:
+    """`clean(topics, side, partitions=2)`: the events of a clean log, ticks left out, a partition at a time."""
+    from forebay.segments.blocks.block import Block
+    from forebay.segments.blocks.build import events_of
+    from forebay.segments.blocks.schema import HEADER
+
+    def events(topics: Topics, side: str, partitions: int = 2) -> list[Event]:
+        found: list[Event] = []
+        for partition in range(partitions):
+            for message in read(topics.events(side), {partition: 0}):
+                found += events_of(Block.decode(dict(message.headers() or ())[HEADER], message.value()))
+        return [event for event in found if not isinstance(event, Tick)]
+
+    return events
+
+
+@pytest.fixture
 def read(kafka: DevKafka) -> Callable[..., list[Any]]:
     """The committed records of a topic from `starts` (partition -> offset) to its end at this moment, live or not.
 
@@ -288,7 +333,7 @@ class Work:
     """A worker on a thread of its own until the block ends; what it raised is raised there."""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker, self.group, self.processor = worker, worker.group, worker.processor
+        self.worker, self.group, self.stage = worker, worker.group, worker.stage
         self.error: BaseException | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
@@ -317,23 +362,27 @@ class Work:
 
 @pytest.fixture
 def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
-    """`with work(topics, side, folder, generation="g1", partitions=2, options=…)`: one side's worker, running."""
-    from forebay.segments.spec import Side
-    from forebay.streams.transports.librdkafka.transport import worker
+    """`with work(topics, stage, folder, generation="g1", partitions=2, options=…)`: a worker of the intake, or of one
+    side, running."""
+    from forebay.streams.intake.accept import Rules
+    from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.processor import Processor
 
     def start(
         topics: Topics,
-        side: Side,
+        stage: str,
         folder: Path,
         *,
         generation: str = "g1",
         partitions: int = 2,
         options: WorkerOptions = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2),
         bundle: Bundle = bundle,
+        rules: Rules = Rules(),
     ) -> Work:
-        processor = Processor(bundle, side, topics.source(side), partitions, folder)
-        return Work(worker(processor, kafka.bootstrap, topics, generation, options))
+        if stage == "intake":
+            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, rules=rules))
+        processor = Processor(bundle, "user" if stage == "user" else "item", topics, generation, partitions, folder)
+        return Work(side_worker(processor, kafka.bootstrap, options))
 
     return start

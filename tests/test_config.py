@@ -45,8 +45,13 @@ def test_a_flag_beats_the_environment_which_beats_the_file(file: Path) -> None:
 
 def test_values_have_their_types(file: Path) -> None:
     """The environment has only texts: numbers and paths are made of them."""
-    settings, _ = load({}, environment={"FOREBAY_PARTITIONS": "12", "FOREBAY_STATE_DIR": "/fast"})
+    environment = {
+        "FOREBAY_PARTITIONS": "12", "FOREBAY_STATE_DIR": "/fast", "FOREBAY_LATE_AFTER": "30d",
+        "FOREBAY_INTAKE_MEMORY_MB": "512",
+    }  # fmt: skip
+    settings, _ = load({}, environment=environment)
     assert settings.partitions == 12 and settings.state_dir == Path("/fast")
+    assert settings.late_after == "30d" and settings.intake_memory_mb == 512
     given, _ = load({"data_dir": Path("/data")}, environment={})
     assert given.data_dir == Path("/data")
 
@@ -70,13 +75,14 @@ def test_the_process_environment_is_read_unless_another_is_given(monkeypatch: py
 
 
 def test_directories_follow_the_data_directory() -> None:
-    """Unless they are named; each generation has its own."""
+    """Unless they are named; each generation has its own, and all of them share the Intake's."""
     settings = Settings(data_dir=Path("/d"), generation="g7")
     assert settings.bundles == Path("/d/bundles")
     assert settings.generation_dir == Path("/d/generations/g7")
     assert settings.state == Path("/d/state/g7") and settings.vectors == Path("/d/vectors/g7")
+    assert settings.intake == Settings(data_dir=Path("/d"), generation="g8").intake == Path("/d/state/@intake")
     moved = Settings(data_dir=Path("/d"), state_dir=Path("/s"), vectors_dir=Path("/v"))
-    assert moved.state == Path("/s/g1") and moved.vectors == Path("/v/g1")
+    assert moved.state == Path("/s/g1") and moved.vectors == Path("/v/g1") and moved.intake == Path("/s/@intake")
 
 
 def test_an_unknown_setting_is_refused_where_it_stands(file: Path) -> None:
@@ -113,7 +119,7 @@ def test_a_value_that_is_refused_is_not_repeated(line: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["port = 80.5", "port = true", "port = [80]", "host = 5", "data_dir = 5", "host = ['a']"]
+    "line", ["port = 80.5", "port = true", "port = [80]", "host = 5", "data_dir = 5", "host = ['a']", "late_after = 24"]
 )
 def test_a_value_of_another_type_is_refused(line: str, file: Path) -> None:
     """TOML has types, and a number is no text: nothing is guessed."""

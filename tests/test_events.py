@@ -16,7 +16,6 @@ from forebay.events import (
     Attributes,
     Behaviour,
     Event,
-    Interaction,
     ItemUpdate,
     Tick,
     UserProfile,
@@ -32,9 +31,7 @@ ALL: list[Event] = [
     Behaviour("u", "i", "view", 2.5, 7, "e", {"genres": ["war"], "year": 1995.0, "colour": "red"}),
     UserProfile("u", {"age": 3.0}, 5, "p"),
     ItemUpdate("i", {}, 5, "p"),
-    Interaction("i", "u", "view", 1.0, 7, "e", 9),
     Behaviour("u", "i", "view", 2.5, 7, "e", {}, {"position": 3.0, "device": "phone", "tags": ["new"], "q": ""}),
-    Interaction("i", "u", "view", 1.0, 7, "e", 9, {"device": "phone"}),
     Tick(3_600_000),
 ]
 TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
@@ -51,7 +48,6 @@ TIMES, NUMBERS = st.none() | LONGS, st.floats(-1e6, 1e6)
         st.builds(Behaviour, TEXT, TEXT, TEXT, NUMBERS, TIMES, st.none() | TEXT, ATTRIBUTES, ATTRIBUTES),
         st.builds(UserProfile, TEXT, ATTRIBUTES, TIMES, st.none() | TEXT),
         st.builds(ItemUpdate, TEXT, ATTRIBUTES, TIMES, st.none() | TEXT),
-        st.builds(Interaction, TEXT, TEXT, TEXT, NUMBERS, LONGS, TEXT, LONGS, ATTRIBUTES),
         st.builds(Tick, LONGS),
     )
 )
@@ -66,7 +62,7 @@ def test_the_record_is_what_the_docstring_says() -> None:
     own = Behaviour("u", "i", "view", attributes={"position": 3.0})
     assert encode(own) == b'{"type":"behaviour","user":"u","item":"i","action":"view","attributes":{"position":3.0}}'
     assert encode(Tick(5)) == b'{"type":"tick","time":5}'
-    types = ["behaviour", "user_profile", "item_update", "interaction", "behaviour", "interaction", "tick"]
+    types = ["behaviour", "user_profile", "item_update", "behaviour", "tick"]
     assert [json.loads(encode(e))["type"] for e in ALL] == types
 
 
@@ -100,6 +96,7 @@ def test_the_order_of_fields_and_whole_numbers_do_not_matter() -> None:
         b"{",
         b"\xff\xfe",
         b'{"type":"purchase"}',
+        b'{"type":"interaction","item":"i","user":"u","action":"a","value":1.0,"time":1,"id":"e","append_time":1}',
         b'{"user":"u","item":"i","action":"a"}',
         b'{"type":"behaviour","user":"u","item":"i"}',
         b'{"type":"behaviour","user":1,"item":"i","action":"a"}',
@@ -152,8 +149,7 @@ def test_an_id_that_cannot_be_kept_is_a_bad_id(bad: str) -> None:
         Behaviour("u", "i", "a", 1.0, 1, bad),
         UserProfile(bad, {}, 1, "e"),
         ItemUpdate("i", {}, 1, bad),
-        Interaction("i", "u", "a", 1.0, 1, bad, 1),
-        Interaction(bad, "u", "a", 1.0, 1, "e", 1),
+        ItemUpdate(bad, {}, 1, "e"),
     ):
         with pytest.raises(EventError) as caught:
             check(event)
@@ -182,10 +178,9 @@ def test_a_time_that_is_none_is_a_bad_time(time: int) -> None:
 @pytest.mark.parametrize("value", [1e6, -1e6, float("nan"), float("inf"), float("-inf")])
 def test_a_value_past_a_million_is_a_bad_value(value: float) -> None:
     """Sums of thousandths must fit an int64 whatever happens."""
-    for event in (Behaviour("u", "i", "a", value, 1, "e"), Interaction("i", "u", "a", value, 1, "e", 1)):
-        with pytest.raises(EventError) as caught:
-            check(event)
-        assert caught.value.reason == "bad_value", event
+    with pytest.raises(EventError) as caught:
+        check(Behaviour("u", "i", "a", value, 1, "e"))
+    assert caught.value.reason == "bad_value"
     check(Behaviour("u", "i", "a", 999_999.999, 1, "e"))
 
 
@@ -208,18 +203,14 @@ def test_a_value_past_a_million_is_a_bad_value(value: float) -> None:
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_attributes_that_cannot_be_kept_are_bad_attributes(attributes: Attributes, what: str) -> None:
-    """Of a behaviour, and of its copy for the item side, which must fit a record and be encoded again."""
-    for event in (
-        Behaviour("u", "i", "a", 1.0, 1, "e", {}, attributes),
-        Interaction("i", "u", "a", 1.0, 1, "e", 1, attributes),
-    ):
-        with pytest.raises(EventError, match=what) as caught:
-            check(event)
-        assert caught.value.reason == "bad_attribute"
+    """Of a behaviour: they are in the clean logs of both sides, and must be encoded again."""
+    with pytest.raises(EventError, match=what) as caught:
+        check(Behaviour("u", "i", "a", 1.0, 1, "e", {}, attributes))
+    assert caught.value.reason == "bad_attribute"
 
 
 def test_attributes_may_be_any_text_up_to_their_bounds() -> None:
-    """64 of them, lists of 64, 4 KiB together; the worst that passes still fits the item side's record."""
+    """64 of them, lists of 64, 4 KiB together; the worst that passes still fits a record."""
     check(Behaviour("u", "i", "a", 1.0, 1, "e", {}, {f"a{n}": 1.0 for n in range(64)}))
     check(
         Behaviour(
@@ -228,14 +219,14 @@ def test_attributes_may_be_any_text_up_to_their_bounds() -> None:
     )
     lists: Attributes = {f"{n:04}": ["\0"] * 60 for n in range(64)}
     name, time = "x" * 256, (1 << 53) - 1
-    worst = Interaction(name, name, name, -1.5, time, name, time, lists)
+    worst = Behaviour(name, name, name, -1.5, time, name, {}, lists)
     check(worst)
     assert sum(len(n) + 60 for n in lists) == 4096 and len(encode(worst)) < MAX_RECORD_BYTES
 
 
 def test_the_key_is_the_entity() -> None:
     """The user on one topic, the item on the other; a tick has none, and goes to each partition by number."""
-    assert [entity_of(e) for e in ALL] == ["u", "u", "i", "i", "u", "i", ""]
+    assert [entity_of(e) for e in ALL] == ["u", "u", "i", "u", ""]
 
 
 def test_a_stamp_fills_what_is_absent_and_nothing_else() -> None:

@@ -1,4 +1,4 @@
-"""`forebay publish` says which events workers will refuse for their time, before it sends them."""
+"""`forebay publish` says which events the Intake will refuse for their time, before it sends them."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import pytest
 
-from forebay.clock import DAY_MS
+from forebay.cli.lateness import Bounds
+from forebay.clock import DAY_MS, MINUTE_MS
+from forebay.config import Settings
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, encode
-from forebay.segments.spec import load_spec
-from forebay.segments.training import untrained
-from forebay.store.generation import Generation
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.intake.accept import Rules
 from forebay.streams.topics import Topics, ensure
 
 SOURCE = str(Path(__file__).parents[1] / "src")
-SPEC = Path(__file__).parents[1] / "segments" / "movielens.toml"
 YEAR_2019 = 1_550_000_000_000
 NOBODY = "127.0.0.1:1"  # nothing listens there: what is said was said before anything was sent
 
@@ -74,31 +72,38 @@ def _now() -> int:
 
 
 def test_a_file_of_old_events_is_warned_of_before_anything_is_sent(publish: Publish) -> None:
-    """How many, the oldest, the bound and where it is from, and what to do instead: nobody listens, and it is said all
-    the same."""
+    """How many, the oldest, the bound and what to do instead: nobody listens, and it is said all the same."""
     said = publish(_acts(1000, YEAR_2019))
     assert said.code == 1 and "no Kafka broker answers" in said.err
     warning, remedy = said.err.splitlines()[:2]
-    assert warning.startswith(
-        "warning: 1,000 of 1,000 events are older than 1d (the default: no generation g1 in forebay-data)"
-    )
-    assert "the oldest of 2019-02-12 19:33 UTC" in warning and "refuse them as late" in warning
-    assert "forebay backfill --from FILE" in remedy
+    assert warning.startswith("warning: 1,000 of 1,000 events are older than 1d, the oldest of 2019-02-12 19:33 UTC")
+    assert "the Intake will refuse them as late" in warning
+    assert "forebay backfill --from FILE" in remedy and "late_after in the settings" in remedy
 
 
-def test_the_bound_is_that_of_the_generations_bundle(publish: Publish, tmp_path: Path) -> None:
-    """MovieLens' spec takes what is 30 days old: ten days are fine for it, and too late for the default."""
-    bundle = untrained(load_spec(SPEC), np.arange(10))
-    bundle.save(tmp_path / "data" / "bundles")
-    Generation.new("g7", bundle.hash, {"user": 1, "item": 1}, {}).save(tmp_path / "data" / "generations" / "g7")
-    place = {"FOREBAY_DATA_DIR": "data", "FOREBAY_GENERATION": "g7"}
-    assert "warning" in publish(_acts(3, _now() - 10 * DAY_MS)).err
-    assert "warning" not in publish(_acts(3, _now() - 10 * DAY_MS), **place).err
-    said = publish(_acts(3, _now() - 31 * DAY_MS), **place)
-    assert "3 of 3 events are older than 30d (generation g7)" in said.err
+def test_the_bound_is_that_of_the_settings(publish: Publish, tmp_path: Path) -> None:
+    """Of the environment or of forebay.toml: ten days are too late for the default, and fine where 30 are allowed."""
+    assert "3 of 3 events are older than 1d" in publish(_acts(3, _now() - 10 * DAY_MS)).err
+    assert "warning" not in publish(_acts(3, _now() - 10 * DAY_MS), FOREBAY_LATE_AFTER="30d").err
+    (tmp_path / "forebay.toml").write_text('late_after = "30d"\n')
+    assert "warning" not in publish(_acts(3, _now() - 10 * DAY_MS)).err
+    assert "3 of 3 events are older than 30d" in publish(_acts(3, _now() - 31 * DAY_MS)).err
 
 
-def test_only_what_a_worker_would_refuse_is_counted(publish: Publish) -> None:
+def test_what_nobody_sets_is_what_the_intake_goes_by() -> None:
+    """The defaults of both are the same ones."""
+    bounds, rules = Bounds.of(Settings()), Rules()
+    assert (bounds.late_after_ms, bounds.future_after_ms) == (rules.late_after_ms, rules.future_after_ms)
+
+
+@pytest.mark.parametrize("name", ["late_after", "future_after"])
+def test_a_bound_that_is_no_duration_is_refused_by_its_name(publish: Publish, name: str) -> None:
+    """Before anything is sent, with what a duration looks like."""
+    said = publish(_acts(1, _now()), **{f"FOREBAY_{name.upper()}": "soon"})
+    assert said.code == 2 and f"({name})" in said.err and '"30s"' in said.err and "broker" not in said.err
+
+
+def test_only_what_the_intake_would_refuse_is_counted(publish: Publish) -> None:
     """Attributes of any age are folded, an event without a time is of now, and a line that is no event has a refusal of
     its own."""
     fine: list[Event] = [
@@ -112,19 +117,23 @@ def test_only_what_a_worker_would_refuse_is_counted(publish: Publish) -> None:
 
 def test_events_from_the_future_are_warned_of_as_well(publish: Publish) -> None:
     """Seconds as milliseconds are of 1970, nanoseconds of the year 50,000: both are an error of units."""
-    said = publish([*_acts(2, _now() + 600_000), ItemUpdate("i1", {}, 1 << 52, "i")])
+    events = [*_acts(2, _now() + 600_000), ItemUpdate("i1", {}, 1 << 52, "i")]
+    said = publish(events)
     assert "3 of 3 events are more than 5m ahead" in said.err and f"{1 << 52} ms since 1970" in said.err
+    assert "the Intake will refuse them as future" in said.err
     assert "milliseconds since 1970" in said.err
+    assert "1 of 3 events are more than 1h ahead" in publish(events, FOREBAY_FUTURE_AFTER="1h").err
 
 
 @pytest.mark.broker
 def test_the_events_are_sent_and_programs_are_told(publish: Publish, kafka: DevKafka, topics: Topics) -> None:
-    """A warning is no failure: another generation may take them. The count is in the JSON."""
+    """A warning is no failure: the Intake may have other settings. The count is in the JSON."""
     ensure(kafka.bootstrap, topics, generation=None, partitions=1)
     said = publish(_acts(50, YEAR_2019), "--prefix", topics.prefix, "--json", bootstrap=kafka.bootstrap)
     told = json.loads(said.out)
     assert (said.code, told["acknowledged"], told["refused"]) == (0, 50, 0)
     assert (told["late"], told["oldest"], told["late_after_ms"], told["future"]) == (50, YEAR_2019, DAY_MS, 0)
+    assert told["future_after_ms"] == 5 * MINUTE_MS
 
 
 @pytest.mark.broker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,21 @@ class Block:
         if len(sources) and sources.max() >= len(found.sources):
             raise BlockError("an event names a source that the header does not have", do=STRANGER)
         return cls(batch, found.sources, found.attributes)
+
+    @classmethod
+    def joined(cls, blocks: Sequence[Block]) -> Iterator[Block]:
+        """The same events in as few blocks: neighbours with the same attributes become one. What names of sources they
+        have together is not kept: the places of `source` are each block's own."""
+        start = 0
+        for place in range(1, len(blocks) + 1):
+            if place < len(blocks) and blocks[place].attributes == blocks[start].attributes:
+                continue
+            if place - start == 1:
+                yield blocks[start]
+            else:
+                whole = pa.Table.from_batches([block.batch for block in blocks[start:place]]).combine_chunks()
+                yield cls(whole.to_batches()[0], (), blocks[start].attributes)
+            start = place
 
     def encode(self) -> Iterator[tuple[bytes, bytes]]:
         """Header and value of each record, 700 kB at most apiece: halves, where the whole is larger."""

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 import msgspec
 import pyarrow as pa
 
-from forebay.errors import BlockError
+from forebay.errors import BlockError, BlockTooNew
 
 HEADER = "forebay.block"
 VERSION = 1
@@ -80,7 +80,7 @@ def unpack_header(data: bytes) -> tuple[Header, pa.Schema]:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BlockError(f"its header cannot be read: {error}", do=STRANGER) from None
     if header.version != VERSION:
-        raise BlockError(f"it is of version {header.version}, and {VERSION} is known here", do="Upgrade this worker")
+        raise BlockTooNew(f"it is of version {header.version}, and {VERSION} is known here", do="Upgrade this worker")
     if len(header.attributes) > MAX_ATTRIBUTES or len(set(header.attributes)) < len(header.attributes):
         raise BlockError("its header names too many attributes, or one of them twice", do=STRANGER)
     return header, schema_of(header.attributes)

@@ -61,7 +61,7 @@ def final_vectors(bundle: Bundle, history: History, side: Side, clock: int) -> t
     if side == "user":
         log = SideLog.of(bundle.spec, side, history.behaviours, history.profiles)
     else:
-        log = SideLog.of(bundle.spec, side, history.interactions(), history.items)
+        log = SideLog.of(bundle.spec, side, history.behaviours, history.items)
     count = len(log.entities)
     rows = snapshots(
         bundle.layouts[side], log, np.arange(count), np.full(count, 1 << 62), np.full(count, clock, dtype=np.int64)

@@ -40,7 +40,7 @@ class Examples:
         """Every impression of `history` whose outcome is known, in order of time."""
         logs: dict[Side, SideLog] = {
             "user": SideLog.of(spec, "user", history.behaviours, history.profiles),
-            "item": SideLog.of(spec, "item", history.interactions(), history.items),
+            "item": SideLog.of(spec, "item", history.behaviours, history.items),
         }
         columns = ColumnCoder(spec, "user").behaviours(history.behaviours)
         place, labels = judged(spec, history.behaviours, columns, history.until)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forebay.errors import EventError, UsageError
-from forebay.events import Behaviour, Interaction, ItemUpdate, Tick, UserProfile, check, decode
+from forebay.events import Behaviour, ItemUpdate, Tick, UserProfile, check, decode
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,6 @@ class History:
         end = min(time, self.until)
         return History([b for b in self.behaviours if (b.time or 0) < time], self.profiles, self.items, end)
 
-    def interactions(self) -> list[Interaction]:
-        """The item-side records of the behaviours, as the user Processor would send them on time."""
-        return [
-            Interaction(b.item, b.user, b.action, b.value, b.time or 0, b.id or "", b.time or 0, b.attributes)
-            for b in self.behaviours
-        ]
-
     def moment(self, share: float) -> int:
         """The time (ms) of the behaviour at `share` (0 to 1) of the log: the cut of a global split by time."""
         if not self.behaviours:
@@ -82,8 +75,8 @@ def _event(line: bytes, where: str) -> Behaviour | UserProfile | ItemUpdate:
         check(event)
     except EventError as error:
         raise UsageError(f"not an event: {error.what}", where=where, do="Mend or remove the line") from None
-    if isinstance(event, Tick | Interaction):
-        raise UsageError("ticks and interactions are sent by workers, not by files", where=where, do="Remove the line")
+    if isinstance(event, Tick):
+        raise UsageError("ticks are the Intake's, not a file's", where=where, do="Remove the line")
     if event.time is None or event.id is None:
         raise UsageError("an event of the past without a time or an id", where=where, do="Give it both")
     return event

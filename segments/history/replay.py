@@ -15,7 +15,7 @@ import numpy as np
 
 from forebay.arrays import Ints
 from forebay.clock import HOUR_MS
-from forebay.events import Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.events import Behaviour, ItemUpdate, UserProfile
 from forebay.segments.spec import Side, Spec
 from forebay.segments.state.columns import ColumnCoder, Columns
 from forebay.segments.state.fold import Fold
@@ -42,18 +42,17 @@ class SideLog:
         cls,
         spec: Spec,
         side: Side,
-        behaviours: Sequence[Behaviour | Interaction],
+        behaviours: Sequence[Behaviour],
         updates: Sequence[UserProfile | ItemUpdate],
     ) -> SideLog:
-        """The history of one side; a user's entries of one (time, id) are taken once."""
+        """The history of one side, each of its events once."""
         coder = ColumnCoder(spec, side)
         acted, updated = coder.behaviours(behaviours), coder.updates(updates)
         actors, updaters = acted.entities.to_strings(), updated.entities.to_strings()
         names = sorted({*actors, *updaters})
         row = {name: place for place, name in enumerate(names)}
         at = np.array([row[e] for e in actors], dtype=np.int64)
-        # Interactions were told apart as behaviours: those of two users may share (item, time, id).
-        order = Fold.order(at, acted) if side == "user" else np.lexsort((acted.ids, acted.times, at))
+        order = Fold.order(at, acted)
         acted, at = acted.take(order), at[order]
         updated_at = np.array([row[e] for e in updaters], dtype=np.int64)
         entity = np.concatenate([at, updated_at])

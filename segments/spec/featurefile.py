@@ -84,7 +84,7 @@ def _check_key(
         raise SpecError(
             f"{key!r} on side item",
             where=where,
-            do='An interaction record has "events", "action" and what is declared under [attributes.event]',
+            do='Events of an item have "events", "action" and what is declared under [attributes.event]',
         )
     attributes = (*items, *own)
     _declared(attributes, "item", (key,), where)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
-from forebay.clock import DAY_MS
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.expression import Condition
 
@@ -133,10 +132,8 @@ class FusionSpec:
 
 @dataclass(frozen=True)
 class EventRules:
-    """What is accepted from the stream, decided from the record alone (append time against event time)."""
+    """What a spec says of events. Which ones are accepted is the installation's to say (its settings)."""
 
-    late_after_ms: int = DAY_MS
-    future_after_ms: int = 5 * 60_000
     retire_users_after_ms: int = 0  # 0: never
     actions: tuple[str, ...] = ()
 

@@ -85,7 +85,15 @@ class _Reader:
         )
 
     def _events(self, given: Mapping[str, Any]) -> EventRules:
-        known(given, {"late_after", "future_after", "retire_users_after", "actions"}, "[events]")
+        for name in ("late_after", "future_after"):
+            if name in given:
+                raise SpecError(
+                    f"{name} is the installation's: one Intake accepts events for every generation",
+                    where="[events]",
+                    do=f'Take it out, and write {name} = "{given[name]}" into forebay.toml (a bundle that has it is of '
+                    "an older version: train it again)",
+                )
+        known(given, {"retire_users_after", "actions"}, "[events]")
         times = {f"{n}_ms": duration_ms(v, f"[events] {n}") for n, v in given.items() if n != "actions"}
         return EventRules(**times, actions=self.actions)
 

@@ -50,7 +50,7 @@ class BlockCoder:
             at_acted = np.flatnonzero(acted[part]) + start
             at_updated = np.flatnonzero(updated[part]) + start
             tick = int(times[place]) if place < len(block) else 0
-            found.append(Stretch(behaviours.take(at_acted), updates.take(at_updated), tick, at_acted, at_updated))
+            found.append(Stretch(behaviours.take(at_acted), updates.take(at_updated), tick))
             start = end
         return found
 

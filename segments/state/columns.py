@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 import numpy as np
 
 from forebay.arrays import Ints, Places
-from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.events import Attribute, Attributes, Behaviour, ItemUpdate, UserProfile
 from forebay.segments.spec import Side, Spec
 from forebay.segments.spec.attribute import MAX_NUMBER, THOUSANDTHS, AttributeSpec, bucket_of
 from forebay.segments.state.ids import Ids, hash_ids
 
-Behaving: TypeAlias = Behaviour | Interaction
 Updating: TypeAlias = UserProfile | ItemUpdate
 
 
@@ -50,15 +49,14 @@ class ColumnCoder:
         self._own = [_AttributeCoder(a) for a in spec.attributes[side]]
         self._event = [_AttributeCoder(a) for a in spec.event_attributes]
 
-    def behaviours(self, events: Sequence[Behaving]) -> Columns:
-        """Columns of behaviours (side user) or interactions (side item); each has an id and a time."""
+    def behaviours(self, events: Sequence[Behaviour]) -> Columns:
+        """Columns of behaviours as this side's entities see them; each has an id and a time."""
         count, action = len(events), self._actions.get
         coders: list[_AttributeCoder] = []
         attributes: list[Attributes] = []
         if self._side == "user":
-            acted = cast("Sequence[Behaviour]", events)
-            entities, others = [e.user for e in acted], [e.item for e in acted]
-            attributes, coders = [e.item_attributes for e in acted], self._item
+            entities, others = [e.user for e in events], [e.item for e in events]
+            attributes, coders = [e.item_attributes for e in events], self._item
         else:
             entities, others = [e.item for e in events], [e.user for e in events]
         matrix = np.empty((count, 3 + len(coders) + len(self._event)), dtype=np.int64)
@@ -84,7 +82,7 @@ class ColumnCoder:
         return Columns(Ids.of(entities), _times(events), hash_ids([e.id or "" for e in events]), matrix)
 
 
-def _times(events: Sequence[Behaving | Updating]) -> Ints:
+def _times(events: Sequence[Behaviour | Updating]) -> Ints:
     return np.array([e.time for e in events], dtype=np.int64)
 
 

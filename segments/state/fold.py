@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.arrays import Int8s, Ints, Places
+from forebay.arrays import Ints, Places
 from forebay.segments.state import kernels
 from forebay.segments.state.columns import Columns
 from forebay.segments.state.ids import Ids
-from forebay.segments.state.kernels import DEEP, DUPLICATE, NEW
 from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
-
-__all__ = ["DEEP", "DUPLICATE", "NEW", "Fold"]
 
 
 class Fold:
@@ -35,7 +32,6 @@ class Fold:
             Columns(Ids.of([]), none, none, np.zeros((0, len(columns)), dtype=np.int64))
             for columns in (self.layout.event_columns, self.layout.update_columns)
         )
-        self.classify(rows, none, acted)
         self.behaviours(rows, none, acted, 0, none)
         self.updates(rows, none, updated, none)
         self.advance(rows, 0, none, none)
@@ -45,30 +41,14 @@ class Fold:
 
     @staticmethod
     def order(at: Ints, events: Columns) -> Places:
-        """The order that a fold wants: by (row, time, id), a batch's own duplicates dropped (the first of equals
-        stays)."""
-        order = np.lexsort((events.ids, events.times, at))
-        a, t, i = at[order], events.times[order], events.ids[order]
-        keep = np.ones(len(order), dtype=bool)
-        keep[1:] = (a[1:] != a[:-1]) | (t[1:] != t[:-1]) | (i[1:] != i[:-1])
-        return order[keep]
+        """The order that a fold wants: by (row, time, id)."""
+        return np.lexsort((events.ids, events.times, at))
 
-    def classify(self, rows: Ints, at: Ints, events: Columns) -> Int8s:
-        """NEW, DUPLICATE or DEEP int8 [n] for ordered events, from the rows alone. DEEP ones need the spilled ids."""
-        block = self.layout.identity
-        out = np.zeros(len(at), dtype=np.int8)
-        if block is not None:
-            kernels.classify(rows, block.offset, block.feature.size, block.stride, at, events.times, events.ids, out)
-        return out
+    def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, pending: Ints) -> None:
+        """Fold ordered, accepted events: each of them once. `clock` is the partition's newest tick (ms).
 
-    def behaviours(self, rows: Ints, at: Ints, events: Columns, clock: int, pending: Ints) -> Ints:
-        """Fold ordered, accepted events. `clock` is the partition's newest tick (ms).
-
-        Sets in `pending` int64 [capacity] the bits of the segments whose state changed. Returns int64 [n, 2], the
-        (time, id) that left the duplicate list at each event, 0 where none did.
+        Sets in `pending` int64 [capacity] the bits of the segments whose state changed.
         """
-        spilled = np.zeros((len(at), 2), dtype=np.int64)
-        ignored = np.zeros((len(at), 2), dtype=np.int64)
         columns = self.layout.event_columns
         named = dict(zip(columns, events.matrix.T, strict=True))
         everything = np.ones(len(at), dtype=bool)
@@ -76,10 +56,9 @@ class Fold:
             feature = block.feature
             match = everything if feature.where is None else feature.where(named)
             if feature.kind == "last":
-                out = spilled if block is self.layout.identity else ignored
                 kernels.fold_last(
                     rows, block.offset, feature.size, block.stride, self._pick[block], at, events.times, events.ids,
-                    events.matrix, match, block.bits, pending, out,
+                    events.matrix, match, block.bits, pending,
                 )  # fmt: skip
             elif feature.kind in ("count", "mean"):
                 key_kind, key, pair = self._keys[block]
@@ -89,7 +68,6 @@ class Fold:
                     block.bits, pending,
                 )  # fmt: skip
         kernels.fold_header(rows, NEWEST, ACCEPTED, at, events.times)
-        return spilled
 
     def updates(self, rows: Ints, at: Ints, events: Columns, pending: Ints) -> None:
         """Fold attribute updates, in any order. An update seen twice changes nothing: no duplicate check is needed."""

@@ -10,41 +10,17 @@ from __future__ import annotations
 
 from numba import njit
 
-from forebay.arrays import Bools, Int8s, Ints
+from forebay.arrays import Bools, Ints
 
-NEW, DUPLICATE, DEEP = 0, 1, 2
 KEY_ONE, KEY_CODE, KEY_MASK, KEY_PAIR = 0, 1, 2, 3
-
-
-@njit(cache=True)
-def classify(rows: Ints, offset: int, size: int, stride: int, at: Ints, times: Ints, ids: Ints, out: Int8s) -> None:
-    """NEW, DUPLICATE or DEEP (older than a full list: only the spilled ids know) for each event, against the list
-    block."""
-    for e in range(len(at)):
-        row = rows[at[e]]
-        used = row[offset]
-        verdict = NEW
-        first = offset + 1
-        if used == size and (times[e] < row[first] or (times[e] == row[first] and ids[e] < row[first + 1])):
-            verdict = DEEP
-        else:
-            for j in range(used - 1, -1, -1):
-                column = first + j * stride
-                if row[column] < times[e]:
-                    break
-                if row[column] == times[e] and row[column + 1] == ids[e]:
-                    verdict = DUPLICATE
-                    break
-        out[e] = verdict
 
 
 @njit(cache=True)
 def fold_last(
     rows: Ints, offset: int, size: int, stride: int, pick: Ints, at: Ints, times: Ints, ids: Ints, matrix: Ints,
-    match: Bools, bits: int, pending: Ints, spilled: Ints,
+    match: Bools, bits: int, pending: Ints,
 ) -> None:  # fmt: skip
-    """The `size` greatest by (time, id). `spilled` int64 [n, 2] gets the (time, id) that left, or never entered, at
-    each event; 0 where none did."""
+    """The `size` greatest by (time, id)."""
     for e in range(len(at)):
         if not match[e]:
             continue
@@ -53,11 +29,7 @@ def fold_last(
         first = offset + 1
         if used == size:
             if times[e] < row[first] or (times[e] == row[first] and ids[e] < row[first + 1]):
-                spilled[e, 0] = times[e]
-                spilled[e, 1] = ids[e]
                 continue
-            spilled[e, 0] = row[first]
-            spilled[e, 1] = row[first + 1]
             for column in range(first, first + (size - 1) * stride):
                 row[column] = row[column + stride]
             used -= 1

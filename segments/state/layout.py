@@ -11,8 +11,7 @@ floats begin at the read-out. A row is a header and one block for each different
 
 The keys of a cross are pairs, the second one's fastest. A half-life is a read-out: no column depends on it.
 
-Lists come last, so that trailing zeros, which storage trims, are most of a young row. On the user side one list without
-a condition doubles as the duplicate check: an event above its oldest entry is decided by the list alone.
+Lists come last, so that trailing zeros, which storage trims, are most of a young row.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from forebay.segments.spec import FeatureSpec, Side, Spec
 
 NEWEST, ACCEPTED, UPDATED = 0, 1, 2
 HEADER = 3
-IDENTITY_SIZE = 30  # an implicit duplicate list, where no feature keeps one
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class Layout:
     side: Side
     blocks: tuple[Block, ...]
     width: int
-    identity: Block | None
     event_columns: tuple[str, ...]
     update_columns: tuple[str, ...]
     sets: frozenset[str]
@@ -70,11 +67,6 @@ class Layout:
             for feature in segment.features:
                 if feature.kind != "id":
                     bits[feature.state] = bits.get(feature.state, 0) | 1 << place
-        lists = [f for f in bits if f.kind == "last" and f.where is None]
-        identity = max(lists, key=lambda f: f.size, default=None)
-        if side == "user" and identity is None:
-            identity = FeatureSpec("last", size=IDENTITY_SIZE)
-            bits[identity] = 0
         offset, blocks = HEADER, []
         for feature in sorted(bits, key=lambda f: f.kind == "last"):
             block = _block(spec, feature, offset, bits[feature])
@@ -89,7 +81,6 @@ class Layout:
             side=side,
             blocks=tuple(blocks),
             width=offset,
-            identity=next((b for b in blocks if b.feature == identity), None) if side == "user" else None,
             event_columns=events,
             update_columns=updates,
             sets=frozenset(a.name for a in (*spec.attributes["item"], *spec.event_attributes) if a.kind == "set"),

@@ -23,10 +23,13 @@ class Settings:
     bootstrap: str = "127.0.0.1:9092"  # Kafka, host:port, several by comma
     topic_prefix: str = ""  # in front of every topic and group: keeps installations on one cluster apart
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
-    state_dir: Path | None = None  # a worker's partition stores; absent: data_dir/state
+    state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
     generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
+    late_after: str = "24h"  # a behaviour that is older when the log takes it is a dead letter
+    future_after: str = "5m"  # so is an event that is further ahead
+    intake_memory_mb: int = 2048  # for the ids of accepted events, 16 bytes each; past it older events are late
     kafka_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL
     kafka_ca: Path | None = None  # PEM: who signs the brokers' certificates; absent: the system's own
     kafka_certificate: Path | None = None  # PEM: this client's, where brokers ask for one
@@ -53,6 +56,11 @@ class Settings:
     def state(self) -> Path:
         """This generation's partition stores."""
         return (self.state_dir or self.data_dir / "state") / self.generation
+
+    @property
+    def intake(self) -> Path:
+        """The Intake's stores, which all generations share. No generation can be called so."""
+        return (self.state_dir or self.data_dir / "state") / "@intake"
 
     @property
     def vectors(self) -> Path:

@@ -23,7 +23,6 @@ ForebayError
 │   └── StoreLeads             the store is ahead of the consumer group
 ├── BundleError                a bundle is damaged or does not fit
 ├── GenerationError
-│   ├── GenerationConflict     another generation does already what only one may do
 │   ├── GenerationMismatch     vectors of two generations would have met
 │   └── GenerationUnavailable  the generation asked for is not served here
 ├── HashCollision              two ids share a 64-bit hash: the second is refused
@@ -80,7 +79,14 @@ class EventError(ForebayError):
 
 
 class BlockError(ForebayError):
-    """A record of the clean log is no Block: a stranger wrote it, or an Intake of a newer version."""
+    """A record of the clean log is no Block: a stranger wrote it. It is told of and stepped over."""
+
+
+class BlockTooNew(BlockError):
+    """A Block of a version that is not known here.
+
+    Operator action: upgrade the workers before the Intake. Nothing is stepped over, and nothing is lost.
+    """
 
 
 class PublishError(ForebayError):
@@ -111,7 +117,9 @@ class LogGap(BrokerError):
     """Records between the state's offset and the log's first one are gone: the state cannot be brought up to date.
 
     Operator action: `forebay backfill --generation NEW` from a history that reaches to now; the old generation must not
-    go on from a hole. A serving node's copy is deleted instead: the vectors topics keep every row.
+    go on from a hole. A serving node's copy is deleted instead: the vectors topics keep every row. Where it is the
+    Intake that was down for longer than the sources keep their records, those are lost to the stream: the message has
+    the command that goes on after the hole.
     """
 
 
@@ -164,6 +172,8 @@ class StoreCorrupt(StoreError):
     - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a
       copy `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history,
       and `work` refuses.
+    - the Intake's (in @intake): put an earlier copy in its place, or delete the directory: what the source still keeps
+      is read again, and only duplicates of what it does not keep can then count twice.
     - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
     """
 
@@ -182,11 +192,6 @@ class BundleError(ForebayError):
 
 class GenerationError(ForebayError):
     """Something about generations."""
-
-
-class GenerationConflict(GenerationError):
-    """Another generation does already what only one may do. Operator action: end its workers first, or start this one
-    silent."""
 
 
 class GenerationMismatch(GenerationError):

@@ -1,7 +1,7 @@
 """What travels on the topics: events as tagged structs, JSON on the wire.
 
-Evolution: unknown fields are ignored and missing ones take their default, so that producers and workers upgrade in any
-order. A field is never renamed and never changes its meaning; `type` names the struct.
+Evolution: unknown fields are ignored and missing ones take their default, so that producers and the Intake upgrade in
+any order. A field is never renamed and never changes its meaning; `type` names the struct.
 
 Times are event times in milliseconds since 1970 (UTC). Ids are strings of 1 to 256 UTF-8 bytes without control
 characters. `value` is a finite number below a million: state keeps it in thousandths, as an integer. An event has at
@@ -25,9 +25,7 @@ MAX_RECORD_BYTES = 64 * 1024  # a behaviour event is about 200 bytes: past this 
 MAX_VALUE = 1e6  # thousandths of it, summed over 2**31 events, still fit an int64
 
 MAX_ATTRIBUTES = 64  # of one event, and members of one list
-MAX_ATTRIBUTE_BYTES = (
-    4 * 1024
-)  # names and texts of one event: escaped sixfold, the item side's copy still fits a record
+MAX_ATTRIBUTE_BYTES = 4 * 1024  # names and texts of an event's own attributes
 
 Attribute: TypeAlias = str | float | list[str]
 Attributes: TypeAlias = dict[str, Attribute]
@@ -41,7 +39,7 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     where on the page it was, on which device, in which request.
     """
 
-    user: str  # who; the key of the record
+    user: str  # who; best the key of the record, too: one sent again then takes the same way
     item: str  # with what
     action: str  # what was done, in the producer's own words; those that [events] actions does not list are one
     value: float = 0.0  # how much: a rating, seconds, a price
@@ -54,7 +52,7 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
 class UserProfile(msgspec.Struct, tag_field="type", tag="user_profile", omit_defaults=True, frozen=True, gc=False):
     """What is known of a user besides behaviour; the newest one wins. Topic `behaviour`, keyed by user."""
 
-    user: str  # whose; the key of the record
+    user: str  # whose; best the key of the record, too
     attributes: Attributes  # all of them: an attribute that is not here is unknown from then on
     time: int | None = None  # ms since 1970; as in Behaviour
     id: str | None = None  # of two updates of one time it decides which wins
@@ -63,38 +61,19 @@ class UserProfile(msgspec.Struct, tag_field="type", tag="user_profile", omit_def
 class ItemUpdate(msgspec.Struct, tag_field="type", tag="item_update", omit_defaults=True, frozen=True, gc=False):
     """What is known of an item; the newest one wins. Topic `item-updates`, keyed by item."""
 
-    item: str  # whose; the key of the record
+    item: str  # whose; best the key of the record, too
     attributes: Attributes  # all of them: an attribute that is not here is unknown from then on
     time: int | None = None  # ms since 1970; as in Behaviour
     id: str | None = None  # of two updates of one time it decides which wins
 
 
-class Interaction(msgspec.Struct, tag_field="type", tag="interaction", omit_defaults=True, frozen=True, gc=False):
-    """The slim item-side record of an accepted Behaviour, sent by the user Processor. Topic `item-updates`.
-
-    Lateness was judged on the behaviour record: `append_time` is that record's, and the verdict is not taken again. Of
-    the event's `attributes` it has those that the sender's spec declares.
-    """
-
-    item: str  # with what; the key of the record
-    user: str  # who
-    action: str  # as in the Behaviour
-    value: float  # as in the Behaviour
-    time: int  # ms since 1970, as in the Behaviour
-    id: str  # as in the Behaviour
-    append_time: int  # when the log took the Behaviour, ms since 1970
-    attributes: Attributes = {}  # the event's own, those that the spec declares
-
-
 class Tick(msgspec.Struct, tag_field="type", tag="tick", frozen=True, gc=False):
-    """A clock record in the log: windows end, and idle entities retire, no earlier than `time`. One per partition."""
+    """A clock record in the clean log: windows end, and idle entities retire, no earlier than `time`. The Intake's."""
 
     time: int  # ms since 1970, a full hour
 
 
-UserEvent: TypeAlias = Behaviour | UserProfile | Tick
-ItemEvent: TypeAlias = ItemUpdate | Interaction | Tick
-Event: TypeAlias = Behaviour | UserProfile | ItemUpdate | Interaction | Tick
+Event: TypeAlias = Behaviour | UserProfile | ItemUpdate | Tick
 Published: TypeAlias = Behaviour | UserProfile | ItemUpdate
 P = TypeVar("P", Behaviour, UserProfile, ItemUpdate)
 
@@ -122,7 +101,7 @@ def entity_of(event: Event) -> str:
     kind = type(event)  # for every event of the stream: patterns and isinstance of a union cost four times as much
     if kind is Behaviour or kind is UserProfile:
         return cast("Behaviour | UserProfile", event).user
-    return "" if kind is Tick else cast("ItemUpdate | Interaction", event).item
+    return "" if kind is Tick else cast("ItemUpdate", event).item
 
 
 def check_id(value: str, field: str) -> None:
@@ -146,18 +125,25 @@ def check(event: Event) -> None:
         check_id(event.id, "id")
     if event.time is not None:
         _check_time(event.time)
-    if isinstance(event, (Behaviour, Interaction)):
+    if isinstance(event, Behaviour):
         check_id(event.item, "item")
         if not abs(event.value) < MAX_VALUE:  # also refuses NaN
             raise EventError("bad_value", f"value {event.value} is not a finite number below {MAX_VALUE:.0f}")
+        _check_count(event.item_attributes)
         if event.attributes:
             _check_attributes(event.attributes)
+    else:
+        _check_count(event.attributes)
+
+
+def _check_count(attributes: Attributes) -> None:
+    if len(attributes) > MAX_ATTRIBUTES:  # each name becomes a column of the clean log
+        raise EventError("bad_attribute", f"{len(attributes)} attributes", do=f"Send at most {MAX_ATTRIBUTES}")
 
 
 def _check_attributes(attributes: Attributes) -> None:
     """Raise EventError `bad_attribute` unless the event's own `attributes` are few and can be kept and sent on."""
-    if len(attributes) > MAX_ATTRIBUTES:
-        raise EventError("bad_attribute", f"{len(attributes)} attributes", do=f"Send at most {MAX_ATTRIBUTES}")
+    _check_count(attributes)
     total = 0
     for name, value in attributes.items():
         if isinstance(value, bool) or not isinstance(value, int | float | str | list):  # of an untyped publisher

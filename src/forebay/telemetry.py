@@ -1,13 +1,15 @@
 """Hooks: the core says what happened, and whoever wants to know listens. No metrics library is imported by the core.
 
-    emit("step", number=4, name="transaction", side="user", seconds=0.008, events=4096)
+    emit("step", number=4, name="transact", stage="user", seconds=0.008, events=4096)
 
 | name | said by | details |
 | --- | --- | --- |
-| step | worker | number 1–5 of the batch's steps (streams/worker/processor.py), name, side, seconds, events |
-| restored | worker | side, partition, events folded silently, seconds |
-| dead_letter | Processor | side, reason |
-| undeclared | Processor | side, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
+| step | worker | number 1–5 (streams/worker/processor.py), name, stage (intake, user, item), seconds, events |
+| restored | worker | stage, partition, events applied silently, seconds |
+| dead_letter | Intake | stage, reason |
+| forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
+| stranger | Processor | stage, partition: a record of the clean log that is no Block was stepped over |
+| undeclared | Processor | stage, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |

@@ -1,6 +1,7 @@
 """Raw records into accepted events, or dead letters: read, complete, judge the time, drop duplicates.
 
-Everything but duplicates is decided from the records alone, so that a record gets the same verdict whenever it is read.
+Everything but duplicates is decided from the records alone, so that a record gets the same verdict whenever it is read:
+but for events from a time whose identities were forgotten, which are late.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 from forebay.arrays import Bools, Ints
 from forebay.clock import DAY_MS, MINUTE_MS
 from forebay.errors import EventError, UsageError
+from forebay.events import Behaviour, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE
-from forebay.segments.spec import Side
+from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.hashing import hashes_of
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.intake.assemble import assemble
@@ -59,6 +61,13 @@ class Acceptor:
         """`sources` are "topic/partition", by number."""
         self._sources, self._rules = sources, rules
 
+    def warm(self) -> None:
+        """Compile what `accept` and `blocks` run."""
+        event = Behaviour("u", "i", "a", 1.0, 1, "e", {"a": ["b"]}, {"n": 1.0})
+        batch = PartitionBatch(0, [b"u"], [encode(event)], [0], [1])
+        for side in SIDES:
+            self.blocks(self.accept([batch], {0: HourSets()}), side, 1)
+
     def accept(self, batches: Sequence[PartitionBatch], sets: Mapping[int, HourSets]) -> Accepted:
         """The events in records; a batch's `partition` is the number of its source, and `sets` has an entry for each.
 
@@ -74,7 +83,10 @@ class Acceptor:
         refused: dict[int, EventError] = {}
         fields = self._read(values, refused)
         fields = self._completed(fields, appends, offsets, sources)
-        good = fields.read & self._in_time(fields, appends, refused)
+        since = np.zeros(len(self._sources), np.int64)
+        for source, known in sets.items():
+            since[source] = known.since
+        good = fields.read & self._in_time(fields, appends, since[sources], refused)
         new = good & self._new(fields, good, sources, sets)
         keys = [key for batch in batches for key in batch.keys]
         letters = [
@@ -142,12 +154,13 @@ class Acceptor:
         data = np.concatenate([fields.data, np.frombuffer(b"".join(names), np.uint8)])
         return replace(fields, data=data, time=time, texts=texts)
 
-    def _in_time(self, fields: Fields, appends: Ints, refused: dict[int, EventError]) -> Bools:
+    def _in_time(self, fields: Fields, appends: Ints, since: Ints, refused: dict[int, EventError]) -> Bools:
         age = appends - fields.time
-        late = fields.read & (fields.kind == BEHAVIOUR) & (age > self._rules.late_after_ms)
+        acted = fields.read & (fields.kind == BEHAVIOUR)
+        late = acted & ((age > self._rules.late_after_ms) | (fields.time < since))
         future = fields.read & (-age > self._rules.future_after_ms)
         for row in np.flatnonzero(late).tolist():
-            bound = self._rules.late_after_ms
+            bound = min(self._rules.late_after_ms, max(0, int(appends[row] - since[row])))
             refused[row] = EventError("late", f"{age[row]} ms behind the log, past {bound}")
         for row in np.flatnonzero(future).tolist():
             refused[row] = EventError("future", f"{-age[row]} ms ahead of the log")

@@ -37,9 +37,11 @@ def identities_of(entities: Ints, times: Ints, ids: Ints) -> Identities:
 
 
 class HourSets:
-    """The identities of one source partition. One thread."""
+    """The identities of one source partition. Of events before `since` (ms) nothing is known any more: whoever accepts
+    one would count it twice. One thread."""
 
     def __init__(self) -> None:
+        self.since = 0
         self._hours: dict[int, _Hour] = {}
         self._added: dict[int, list[Identities]] = {}
 
@@ -50,6 +52,11 @@ class HourSets:
     def nbytes(self) -> int:
         """Memory of all sets, in bytes."""
         return sum(hour.nbytes for hour in self._hours.values())
+
+    @property
+    def oldest(self) -> int | None:
+        """The first hour (since 1970) that has an identity in it."""
+        return min(self._hours, default=None)
 
     def add(self, times: Ints, identities: Identities) -> Bools:
         """bool [n]: whether each was not there before, nor earlier in this very batch; all are there after it."""
@@ -79,7 +86,8 @@ class HourSets:
         self._close()
 
     def forget(self, before_ms: int) -> None:
-        """Drop the hours that ended by `before_ms`: their events are late by now."""
+        """Drop the hours that ended by `before_ms`: their events are late from now on."""
+        self.since = max(self.since, before_ms)
         for hour in [h for h in self._hours if (h + 1) * HOUR_MS <= before_ms]:
             del self._hours[hour]
             self._added.pop(hour, None)

@@ -19,6 +19,7 @@ class OwnedSource:
 
     def __init__(self, store: SourceStore, meta: SourceMeta) -> None:
         self.store, self.meta, self.sets = store, meta, HourSets()
+        self.sets.since = meta.since
         self._blobs: Counter[int] = Counter()  # kept, by hour
 
     @classmethod
@@ -48,22 +49,29 @@ class OwnedSource:
             store.close()
             raise
 
-    def advance(self, offset: int, newest_append: int) -> None:
+    def took(self, offset: int, newest_append: int) -> None:
         """All records below `offset` are accepted or refused, the newest of them appended at `newest_append` (ms)."""
         newest = max(newest_append, self.meta.newest_append)
-        self.meta = msgspec.structs.replace(self.meta, offset=offset, newest_append=newest)
+        self.meta = msgspec.structs.replace(self.meta, newest_append=newest)
+        self.advance(offset, newest)
+
+    def advance(self, offset: int, as_of: int) -> None:
+        """All records below `offset` are accepted or refused, and with them all that the source took before `as_of`
+        (ms; 0 claims nothing new)."""
+        self.meta = msgspec.structs.replace(self.meta, offset=offset, as_of=max(as_of, self.meta.as_of))
 
     def flush(self, keep_ms: int) -> None:
         """Write behind: what was accepted since the last flush and the offset, in one batch.
 
         Called only between a commit and the next `accept`, so that the store never leads the group. Identities whose
-        hour ended `keep_ms` before the newest append time are forgotten: their duplicates are late by then.
+        hour ended `keep_ms` before the newest append time are forgotten: their duplicates are late by then. (Not before
+        `as_of`, which this machine's clock may have moved.)
         """
-        horizon = self.meta.newest_append - keep_ms
-        self.sets.forget(horizon)
-        gone = [hour for hour in self._blobs if (hour + 1) * HOUR_MS <= horizon]
+        self.sets.forget(self.meta.newest_append - keep_ms)
+        gone = [hour for hour in self._blobs if (hour + 1) * HOUR_MS <= self.sets.since]
         blobs = self.sets.taken()
-        self.meta = self.store.write(self.meta, blobs, forget=gone, forgotten=sum(self._blobs[hour] for hour in gone))
+        meta = msgspec.structs.replace(self.meta, since=self.sets.since)
+        self.meta = self.store.write(meta, blobs, forget=gone, forgotten=sum(self._blobs[hour] for hour in gone))
         for hour in gone:
             del self._blobs[hour]
         self._blobs.update(hour for hour, _ in blobs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay.errors import EventError
-from forebay.events import MAX_ATTRIBUTES, Behaviour, ItemUpdate, UserProfile, check, decode
+from forebay.events import Behaviour, ItemUpdate, UserProfile, check, decode
 
 
 def read_one(value: bytes | None) -> Behaviour | UserProfile | ItemUpdate:
@@ -14,7 +14,4 @@ def read_one(value: bytes | None) -> Behaviour | UserProfile | ItemUpdate:
     if not isinstance(event, Behaviour | UserProfile | ItemUpdate):
         raise EventError("wrong_topic", f"a {event.__struct_config__.tag} is not a producer's to send")
     check(event)
-    for own in (event.attributes, event.item_attributes) if isinstance(event, Behaviour) else (event.attributes,):
-        if len(own) > MAX_ATTRIBUTES:  # each name becomes a column
-            raise EventError("bad_attribute", f"{len(own)} attributes", do=f"Send at most {MAX_ATTRIBUTES}")
     return event

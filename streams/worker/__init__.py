@@ -1,1 +1,1 @@
-"""A worker: it owns partitions of a source topic, folds their events, and puts changed vectors into the log."""
+"""A worker: it owns partitions of what a stage reads, applies their records, and puts what they become into the log."""

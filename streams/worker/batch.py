@@ -1,48 +1,57 @@
-"""What goes into a worker's stages, and what comes out of them."""
+"""What goes into a worker's stage, and what comes out of it."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from forebay.streams.deadletters import DeadLetter
-from forebay.streams.worker.undeclared import Counts
+Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
-TICK_KEY = b"\x00tick"  # exempt from the key check: a tick is for its partition, not for an entity
-Message: TypeAlias = tuple[int, bytes, bytes | None]  # source partition, key, value (None: a tombstone)
+
+class Record(NamedTuple):
+    """One record on its way. `partition` -1 is the murmur2 partition of the key."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
 
 
 @dataclass(frozen=True)
 class PartitionBatch:
-    """Records of one source partition in order of offset; `append_times` are the log's (ms)."""
+    """Records of one partition in order of offset; `append_times` are the log's (ms), and `headers` are there where the
+    records have some. `partition` is the number that the worker knows it by: see Transport.source."""
 
     partition: int
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     offsets: Sequence[int]
     append_times: Sequence[int]
+    headers: Sequence[Headers] = ()
 
     def since(self, start: int) -> PartitionBatch:
         """The records from place `start` on."""
         if start == 0:
             return self
         return PartitionBatch(
-            self.partition, self.keys[start:], self.values[start:], self.offsets[start:], self.append_times[start:]
-        )
+            self.partition, self.keys[start:], self.values[start:], self.offsets[start:], self.append_times[start:],
+            self.headers[start:],
+        )  # fmt: skip
+
+    def headers_at(self, place: int) -> Headers:
+        """Those of one record."""
+        return self.headers[place] if self.headers else ()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one batch gives to the log. `watermarks`: for each partition the append time (ms) up to which it is applied;
-    `offsets`: the next offset to read."""
+    """What one batch gives to the log. `offsets`: the next one to read, for each partition that had records; `told`:
+    other partitions that `records` tell of. So many records were `taken`, and so many `events` were in them."""
 
-    vectors: Sequence[Message] = ()
-    interactions: Sequence[tuple[bytes, bytes]] = ()
-    dead_letters: Sequence[DeadLetter] = ()
-    watermarks: Mapping[int, int] = field(default_factory=dict)
+    records: Sequence[Record] = ()
     offsets: Mapping[int, int] = field(default_factory=dict)
+    told: Collection[int] = ()
+    taken: int = 0
     events: int = 0
-    accepted: int = 0
-    undeclared: Counts = field(default_factory=Counter)

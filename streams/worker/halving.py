@@ -1,22 +1,19 @@
 """Which record of a batch a broker refuses: batches of half the size until it is alone.
 
 A transaction is refused as a whole. Read again in halves, the innocent records go through, and what is left is one
-record whose outcome cannot be written: that one leaves its coordinates, length and hash in the dead letters, and none
-of its content.
+record whose outcome cannot be written: its stage says what stands in the log instead.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from forebay.errors import EventError, RecordRefused, TopicMismatch
-from forebay.streams.deadletters import DeadLetter
-from forebay.streams.worker.batch import Outcome
+from forebay.errors import RecordRefused, TopicMismatch
+from forebay.streams.worker.batch import Outcome, PartitionBatch
 
 log = logging.getLogger("forebay.halving")
-Place = tuple[int, int]  # source partition, offset
+Place = tuple[int, int]  # partition, offset
 
 
 class Halving:
@@ -32,22 +29,19 @@ class Halving:
         cut: then it is the topics that take too little, and the same batch would be tried for ever."""
         place = _alone(outcome)
         if not outcome.offsets or place in self._bare:  # heartbeats and ticks are ours, and of one size
-            raise TopicMismatch(
-                f"a topic takes not even the smallest record: {error.what}",
-                where=error.where,
-                do="Raise max.message.bytes of the vectors, item-updates and dead-letters topics to 1000000 or more",
-            )
+            raise too_small(error)
         if place is not None:
             log.warning("%s: the record at %d, offset %d goes without its content", error.what, *place)
             self._bare.add(place)
-        self.limit = max(1, min(self.limit, outcome.events) // 2)
+        self.limit = max(1, min(self.limit, outcome.taken) // 2)
         for partition, offset in outcome.offsets.items():
             self._until[partition] = max(offset, self._until.get(partition, 0))
 
-    def prepared(self, outcome: Outcome, topic: str, side: str) -> Outcome:
-        """`outcome` as it is to be written: without content where it is that of a record that was refused alone."""
-        place = _alone(outcome)
-        return without_content(outcome, topic, side, place) if place in self._bare and place is not None else outcome
+    def is_bare(self, batches: Sequence[PartitionBatch]) -> bool:
+        """Whether this is the one record that was refused alone."""
+        if not self._bare or len(batches) != 1 or len(batches[0].offsets) != 1:
+            return False
+        return (batches[0].partition, batches[0].offsets[0]) in self._bare
 
     def committed(self, offsets: Mapping[int, int]) -> None:
         """The log has everything below `offsets`: past the refused batch, batches are whole again."""
@@ -65,26 +59,17 @@ class Halving:
         self.committed({})
 
 
+def too_small(error: RecordRefused) -> TopicMismatch:
+    """For a stage that has nothing to leave out, too."""
+    return TopicMismatch(
+        f"a topic takes not even the smallest record: {error.what}",
+        where=error.where,
+        do="Raise max.message.bytes of the events, vectors and dead-letters topics to 1000000 or more",
+    )
+
+
 def _alone(outcome: Outcome) -> Place | None:
-    if outcome.events != 1 or len(outcome.offsets) != 1:
+    if outcome.taken != 1 or len(outcome.offsets) != 1:
         return None
     ((partition, offset),) = outcome.offsets.items()
     return partition, offset - 1
-
-
-def without_content(outcome: Outcome, topic: str, side: str, place: Place) -> Outcome:
-    """The outcome of one record with its key, value and interaction left out, and a dead letter that says so.
-
-    State and vectors stay: the fold of an accepted event must not depend on what a broker takes.
-    """
-    partition, offset = place
-    letters = [dataclasses.replace(letter, key=None, value=None) for letter in outcome.dead_letters]
-    if not letters:
-        refused = EventError("refused", "the broker refuses what this event becomes")
-        letters.append(
-            DeadLetter.of(
-                refused, key=None, value=None, topic=topic, partition=partition, offset=offset,
-                append_time=outcome.watermarks.get(partition, 0), processor=side,
-            )
-        )  # fmt: skip
-    return dataclasses.replace(outcome, interactions=[], dead_letters=letters)

@@ -10,16 +10,15 @@ class WorkerOptions:
     """`slot` names this worker among its group's: stable over restarts, different for each process.
 
     `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from
-    history is not in the log, and folding the log alone would serve half of it as the whole. `interactions` False folds
-    and encodes without telling the item side: for a second generation fed beside the serving one. A broker may be away
-    for `broker_away_s`; a worker with records to read that commits nothing for `stall_after_s` is ended by its
-    supervisor.
+    history is not in the log, and folding the log alone would serve half of it as the whole. A batch waits for company
+    for `hold_s` after its first record. A broker may be away for `broker_away_s`; a worker with records to read that
+    commits nothing for `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
-    interactions: bool = True
     create_stores: bool = True
-    batch_events: int = 4096  # past 4,096 a batch gains nothing and its latency grows
+    batch_records: int = 4096  # past 4,096 a batch gains nothing and its latency grows
+    hold_s: float = 0.0
     poll_s: float = 0.1
     flush_batches: int = 8
     flush_interval_s: float = 1.0

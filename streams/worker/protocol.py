@@ -13,55 +13,49 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from forebay.clock import HOUR_MS, now_ms
+from forebay.clock import now_ms
 from forebay.errors import BrokerError, BrokerUnavailable, RecordRefused, StoreMissing, TransactionLost
-from forebay.store.ownedpartition import OwnedPartition
-from forebay.streams.topics import Topics
 from forebay.streams.worker.absence import Absence
 from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.claims import Claims
 from forebay.streams.worker.halving import Halving
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.processor import Processor
-from forebay.streams.worker.records import records_of
-from forebay.streams.worker.refusals import log_gap, no_state, other_count, store_leads
+from forebay.streams.worker.refusals import log_gap, never_accepted, no_state, store_leads
+from forebay.streams.worker.stage import Owned, Stage
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.watchdog import Progress
 from forebay.telemetry import emit
 
-# The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
-CLOCK_MARGIN_MS = 1000
 log = logging.getLogger("forebay.worker")
 
 
 class Worker:
-    """Runs one Processor over one Transport. `run` is for a thread; `join`, `turn`, `finish` and `leave` are its parts,
-    for whoever takes turns himself. `clock` (monotonic s) and `wall_ms` may be a simulation's."""
+    """Runs one Stage over one Transport. `run` is for a thread; `join`, `turn`, `finish` and `leave` are its parts, for
+    whoever takes turns himself. `clock` (monotonic s) and `wall_ms` may be a simulation's."""
 
     def __init__(
         self,
-        processor: Processor,
+        stage: Stage,
         transport: Transport,
-        topics: Topics,
-        generation: str,
         options: WorkerOptions = WorkerOptions(),
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = now_ms,
     ) -> None:
         """Raises StoreMissing where `options` demand state and there is none at all: nothing is joined by then."""
-        if not options.create_stores and not processor.has_stores():
-            raise no_state(processor.topic, str(processor.folder))
-        self.processor, self.options, self.topics, self.generation = processor, options, topics, generation
+        if not options.create_stores and not stage.has_stores():
+            raise no_state(f"the {stage.title}", str(stage.folder))
+        self.stage, self.options = stage, options
         self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
-        self._halving = Halving(options.batch_events)
+        self._halving = Halving(options.batch_records)
+        self._claims = Claims()
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
@@ -69,7 +63,6 @@ class Worker:
         self._met_end: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._progress: Mapping[int, Progress] = {}
-        self._ticked: dict[int, int] = {}
         self._since_flush, self._flushed_at, self._beat_at = 0, clock(), float("-inf")
         self.turned_at = clock()
 
@@ -77,7 +70,7 @@ class Worker:
 
     @property
     def name(self) -> str:
-        return f"{self.processor.side} worker of {self.generation}, slot {self.options.slot}"
+        return f"{self.stage.title}, slot {self.options.slot}"
 
     @property
     def group(self) -> str:
@@ -94,7 +87,7 @@ class Worker:
         return self._progress
 
     def readable_end(self, partition: int) -> int | None:
-        """The end of a source partition, as the broker last told it."""
+        """The end of a partition, as the broker last told it."""
         end = self._transport.end(partition)
         return None if end is None else end.readable
 
@@ -128,7 +121,7 @@ class Worker:
     def join(self, stop: threading.Event) -> None:
         """Compile what a batch runs, and ask the group for partitions."""
         self._stop = stop
-        self.processor.warm()
+        self.stage.warm()
         self._transport.join(self)
 
     def turn(self) -> None:
@@ -156,12 +149,12 @@ class Worker:
         except BrokerError as error:
             log.warning("%s; that batch is done again at the next start", error)
             return
-        self.processor.flush()
+        self.stage.flush()
 
     def leave(self) -> None:
         """Let go of everything without writing, and leave the group."""
-        for partition in list(self.processor.partitions):
-            self.processor.close(partition)
+        for partition in list(self.stage.partitions):
+            self.stage.close(partition)
         self._transport.close()
 
     def _work(self) -> None:
@@ -182,56 +175,69 @@ class Worker:
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
         if not batches and not beat:
             return
-        outcome = self.processor.apply(batches)
-        ticks: dict[int, int] = {}
+        if self._halving.is_bare(batches):
+            outcome = self.stage.withheld(batches[0])
+        else:
+            outcome = self.stage.apply(batches, self._claimed(batches))
         if beat:
             self._beat_at = self._clock()
-            outcome = dataclasses.replace(outcome, watermarks=self._with_idle(outcome.watermarks))
-            ticks = self._due_ticks()
-        self._submit(outcome, ticks)
+        self._submit(outcome, beat=beat)
 
     def _turned(self) -> None:
         self.turned_at, found = self._clock(), {}
         for partition, done in self._committed.items():
-            owned = self.processor.partitions.get(partition)
+            owned = self.stage.partitions.get(partition)
             applied = done if owned is None else owned.meta.offset
             found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
         self._progress = found
 
     def _poll(self) -> list[PartitionBatch]:
-        polled = self._transport.poll(self._halving.limit, self.options.poll_s)
+        polled = self._transport.poll(self._halving.limit, self.options.poll_s, self.options.hold_s)
         for partition, offset in polled.ends.items():
             # One that was met before the store was open stands behind records that are still to be folded.
-            if partition in self.processor.partitions and partition not in self._restoring:
+            if partition in self.stage.partitions and partition not in self._restoring:
                 self._met_end[partition] = offset
         return [batch for found in polled.batches if (batch := self._ours(found)) is not None]
 
     def _ours(self, batch: PartitionBatch) -> PartitionBatch | None:
         """What of a batch is to be folded. The rest was fetched before a revoke: no longer ours, or ours again and
         folded already."""
-        owned = self.processor.partitions.get(batch.partition)
+        owned = self.stage.partitions.get(batch.partition)
         if owned is None:
             return None
         start = bisect.bisect_left(batch.offsets, owned.meta.offset)
         return batch.since(start) if start < len(batch.offsets) else None
 
+    def _claimed(self, batches: Sequence[PartitionBatch]) -> dict[int, int]:
+        """What each partition may claim (ms) once `batches` are applied, where that is new."""
+        after = {batch.partition: batch.offsets[-1] + 1 for batch in batches}
+        found = {}
+        for partition, owned in self.stage.partitions.items():
+            self._claims.hear(partition, self._transport.end(partition))
+            # The last offsets of a log may be a transaction's own marks: only who met the end knows to be past them.
+            at = max(after.get(partition, owned.meta.offset), self._met_end.get(partition, -1))
+            if moment := self._claims.reached(partition, at):
+                found[partition] = moment
+        return found
+
     # -- steps 4 and 5
 
-    def _submit(self, outcome: Outcome, ticks: Mapping[int, int]) -> None:
+    def _submit(self, outcome: Outcome, *, beat: bool) -> None:
         """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is
-        folded."""
+        applied."""
         self._settle()
-        # Vectors of what had waited may come without an event: with them goes where their partition stands, as offsets
-        # are what a worker that has lost it is refused for.
-        spoken = {partition for partition, _, _ in outcome.vectors} | set(outcome.offsets)
-        offsets = {partition: self.processor.partitions[partition].meta.offset for partition in sorted(spoken)}
-        prepared = self._halving.prepared(outcome, self.processor.topic, self.processor.side)
-        records = records_of(
-            prepared, ticks, self.topics, self.generation, self.processor.side, interactions=self.options.interactions
-        )
-        self._transport.submit(records, offsets, outcome.events)
+        records, stage = [*outcome.records], self.stage
+        # What had waited may be told without an event: with it goes where its partition stands, as offsets are what a
+        # worker that has lost it is refused for.
+        spoken = {*outcome.offsets, *outcome.told}
+        if beat:
+            records += stage.beat(self._wall_ms())
+            spoken.update(p for p in stage.partitions if stage.note(p))
+        offsets = {partition: stage.partitions[partition].meta.offset for partition in sorted(spoken)}
+        notes = {partition: note for partition in offsets if (note := stage.note(partition))}
+        self._transport.submit(records, offsets, notes, outcome.events)
         self._under_way = outcome
-        self._since_flush += bool(offsets)
+        self._since_flush += bool(outcome.offsets or outcome.told)
 
     def _settle(self) -> None:
         """Wait for the commit under way, with a bound; raises what it raised, or TransactionLost."""
@@ -259,30 +265,10 @@ class Worker:
 
     def _flush(self) -> None:
         started = time.perf_counter()
-        self.processor.flush()
+        self.stage.flush()
         took = time.perf_counter() - started
-        emit("step", number=5, name="store", side=self.processor.side, seconds=took, events=0)
+        emit("step", number=5, name="store", stage=self.stage.name, seconds=took, events=0)
         self._since_flush, self._flushed_at = 0, self._clock()
-
-    def _with_idle(self, watermarks: Mapping[int, int]) -> dict[int, int]:
-        """Those of a batch, and for partitions that stand at their end what the clock allows."""
-        found = dict(watermarks)
-        for partition, owned in self.processor.partitions.items():
-            as_of, end = owned.meta.newest_append, self._transport.end(partition)
-            if end is not None and max(owned.meta.offset, self._met_end.get(partition, -1)) >= end.offset:
-                as_of = max(as_of, end.asked_ms - CLOCK_MARGIN_MS)
-            found[partition] = max(as_of, found.get(partition, 0))
-        return found
-
-    def _due_ticks(self) -> dict[int, int]:
-        hour = self._wall_ms() // HOUR_MS * HOUR_MS
-        due = {
-            p: hour
-            for p, owned in self.processor.partitions.items()
-            if owned.meta.clock < hour and self._ticked.get(p, 0) < hour
-        }
-        self._ticked.update(due)
-        return due
 
     # -- ownership: the first three are called by the Transport
 
@@ -295,7 +281,7 @@ class Worker:
         """Commit and write what is under way, and close."""
         try:
             self._settle()
-            self.processor.flush()
+            self.stage.flush()
         finally:  # what was not committed is left to the next owner; what stays ours is read again by `turn`
             self._let_go(partitions)
 
@@ -319,26 +305,24 @@ class Worker:
 
         What can be refused for want of state is refused before the slot is taken: taking it ends whoever had it.
         """
-        place = self._place(partition)
-        if partition >= self.processor.count:
-            raise other_count(self.processor.topic, partition + 1, self.processor.count, self._transport.where)
+        place, source = self._place(partition), self._transport.source(partition)
         self._met_end.pop(partition, None)
-        self._ticked.pop(partition, None)
+        self._claims.forget(partition)
         owned = self._open_existing(partition)
         try:
             self._transport.take(self._stop)
             done, first = self._transport.committed(partition), self._transport.first(partition)
             if owned is None:
                 # Where the group has been already, an empty store needs the log from its beginning on.
-                owned = self.processor.open(partition, self._transport.topic_id, first if done is None else 0)
+                start = first if done is None or not self.stage.needs_all else 0
+                owned = self.stage.open(partition, source, start)
+            self._past_what_is_gone(owned, partition, done, first)
             store = owned.meta.offset
-            if store < first:
-                raise log_gap(place)
             if done is not None and store > done:
                 command = self._transport.reset_command(partition, store)
                 raise store_leads(store, done, f"{place}, group {self.group}", command)
         except BaseException:
-            self.processor.close(partition)
+            self.stage.close(partition)
             raise
         self._committed[partition] = store if done is None else done
         if done is not None and store < done:
@@ -346,10 +330,20 @@ class Worker:
         else:
             self._transport.go_on(partition, store, self._stop)
 
-    def _open_existing(self, partition: int) -> OwnedPartition | None:
+    def _past_what_is_gone(self, owned: Owned, partition: int, done: int | None, first: int) -> None:
+        """Raise LogGap where records are gone that the state needs; step over those that it does not."""
+        if owned.meta.offset >= first:
+            return
+        if self.stage.needs_all:
+            raise log_gap(self._place(partition))
+        if done is None or done < first:
+            raise never_accepted(self._place(partition), self._transport.reset_command(partition, first))
+        owned.advance(first, 0)
+
+    def _open_existing(self, partition: int) -> Owned | None:
         """The partition with the state that is here; None where there is none and one may be made."""
         try:
-            return self.processor.open(partition, self._transport.topic_id, 0, create=False)
+            return self.stage.open(partition, self._transport.source(partition), 0, create=False)
         except StoreMissing as error:
             if self.options.create_stores:
                 return None
@@ -358,13 +352,13 @@ class Worker:
     def _restore(self, partition: int) -> None:
         """Fold what lies between the store's offset and the group's: the log has been told of it, so nothing is told
         again. 65 thousand events take half a second or less."""
-        owned, end = self.processor.partitions[partition], self._restoring[partition]
+        owned, end = self.stage.partitions[partition], self._restoring[partition]
         started, events = time.perf_counter(), 0
-        most = self.options.batch_events
+        most = self.options.batch_records
         with contextlib.closing(self._transport.read(partition, owned.meta.offset, end, most, self._stop)) as batches:
             for batch in batches:
                 if batch is not None:
-                    events += self.processor.apply([batch], aloud=False).events
+                    events += self.stage.apply([batch], aloud=False).events
                 self._turned()
         if self._stop.is_set():
             return
@@ -373,7 +367,7 @@ class Worker:
         self._transport.go_on(partition, end, self._stop)
         seconds = time.perf_counter() - started
         log.info("%s: %d events folded again in %.2f s", self._place(partition), events, seconds)
-        emit("restored", side=self.processor.side, partition=partition, events=events, seconds=seconds)
+        emit("restored", stage=self.stage.name, partition=partition, events=events, seconds=seconds)
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
@@ -381,18 +375,20 @@ class Worker:
             self._restoring.pop(partition, None)
             self._met_end.pop(partition, None)
             self._committed.pop(partition, None)
+            self._claims.forget(partition)
             self._halving.forget(partition)
-            self.processor.close(partition)
+            self.stage.close(partition)
 
     def _drop(self) -> None:
         """State is ahead of the log: drop it, and open every partition again as on assignment."""
         self._restoring.clear()
         self._met_end.clear()  # what lies before it is to be read again
-        owned = list(self.processor.partitions)
+        self._claims = Claims()
+        owned = list(self.stage.partitions)
         for partition in owned:
-            self.processor.close(partition)
+            self.stage.close(partition)
         self._unopened.update(owned)
         self._transport.hold(owned)
 
     def _place(self, partition: int) -> str:
-        return f"{self.processor.topic}[{partition}]"
+        return str(self._transport.source(partition))

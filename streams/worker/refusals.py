@@ -24,6 +24,34 @@ def no_state(of: str, where: str) -> StoreMissing:
     )
 
 
+def overtaken(where: str) -> LogGap:
+    """Retention took what was to be read next from `where` while a worker was reading."""
+    return LogGap(
+        "records that were to be read next have left the log",
+        where=where,
+        do="Start it again: it says what can be done",
+    )
+
+
+def never_accepted(where: str, command: str) -> LogGap:
+    """`where` is the source whose next record is gone; `command` goes on after the hole."""
+    return LogGap(
+        "records have left the log before they were accepted",
+        where=where,
+        do="Where a history has them, another generation can be built from it: forebay backfill --generation NEW. "
+        f"To go on after them: stop the Intake's workers, then {command}",
+    )
+
+
+def grown(topic: str, found: int, known: int, where: str) -> TopicMismatch:
+    """`topic` has `found` partitions now, and had `known` when the worker started."""
+    return TopicMismatch(
+        f"topic {topic} has {found} partitions, and had {known} when this worker started",
+        where=where,
+        do="Start it again",
+    )
+
+
 def other_count(topic: str, found: int, folded: int, where: str) -> TopicMismatch:
     """`topic` has `found` partitions, and keys were spread over `folded`."""
     return TopicMismatch(

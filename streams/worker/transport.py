@@ -11,18 +11,19 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from forebay.streams.worker.batch import PartitionBatch
-from forebay.streams.worker.records import Record
+from forebay.streams.worker.batch import PartitionBatch, Record
+from forebay.streams.worker.source import Source
 
 
 @dataclass(frozen=True)
 class End:
-    """`offset` is the one after a partition's last record, as of a moment after `asked_ms` (the worker's clock, ms);
-    `readable` the one after the last that is in no open transaction, as of a moment some questions ago."""
+    """`offset` is the one after a partition's last record, `readable` the one after the last that is in no open
+    transaction, as of some questions ago. Whatever the sources took before `covers_ms` lies below `offset`; 0 where
+    nobody can tell."""
 
     offset: int
     readable: int
-    asked_ms: int
+    covers_ms: int
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,17 @@ class Owner(Protocol):
 
 
 class Transport(Protocol):
-    """One worker's way to its source topic and to the log. One thread calls it; `end` may be asked from any.
+    """One worker's way to what it reads and to the log. One thread calls it; `end` may be asked from any.
 
-    Every call comes back in bounded time, and where that takes waiting, soon after `stop` is set.
+    What it reads may be several topics: their partitions are numbered from 0 on, one topic after the other. Every call
+    comes back in bounded time, and where that takes waiting, soon after `stop` is set.
     """
 
-    topic: str  # the source
-    topic_id: str  # another one after the topic was deleted and made again
     group: str  # whose offsets the commits move
     where: str  # for errors: an address
+
+    def source(self, partition: int) -> Source:
+        """Which one has this number."""
 
     @property
     def answered_at(self) -> float:
@@ -65,9 +68,9 @@ class Transport(Protocol):
     def join(self, owner: Owner) -> None:
         """Become a member of the group. `owner` hears of partitions in later polls. Called once."""
 
-    def poll(self, most: int, wait_s: float) -> Polled:
-        """Wait for one record, then take what already waits, up to `most` records: a batch is never held open for
-        company. This also keeps the membership.
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
+        """Wait for one record, then take what already waits and what comes within `hold_s`, up to `most` records or
+        about a megabyte. This also keeps the membership.
 
         What was fetched before a revoke, or before `go_on`, may be in it. Raises LogGap where what is to be read next
         has left the log, and Fenced when this member cannot go on.
@@ -101,9 +104,11 @@ class Transport(Protocol):
         Raises LogGap, or BrokerUnavailable after 15 s without a word.
         """
 
-    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
-        """Begin one commit, all or nothing: `records`, which so many events became, and the group's new `offsets`. The
-        commit before is settled.
+    def submit(
+        self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
+    ) -> None:
+        """Begin one commit, all or nothing: `records`, which so many events became, and the group's new `offsets`, each
+        with its note. The commit before is settled.
 
         Without a taken slot this does nothing: no partition was ever opened then.
         """

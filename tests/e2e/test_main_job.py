@@ -96,7 +96,7 @@ def test_bad_records_become_dead_letters_and_the_worker_goes_on(installation: In
     assert [le.reason for le in letters] == ["undecodable", "undecodable", "undecodable", "too_large", "late"]
     assert letters[0].value == b"{" and letters[-1].value == late
     assert all(le.key == b"u4" and le.topic == topics.behaviour for le in letters)
-    assert "undecodable (user side)" in (installation.folder / "work.log").read_text()
+    assert "records refused: 3 undecodable" in installation.said("work")
     told = json.loads(installation.forebay("deadletters", "list", "--json"))
     assert {r["reason"]: r["count"] for r in told} == {"undecodable": 3, "too_large": 1, "late": 1}
     assert late.decode() in installation.forebay(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,27 @@ import pytest
 from confluent_kafka import Consumer
 
 from forebay.errors import BrokerUnavailable
-from forebay.events import Interaction, decode
+from forebay.events import Behaviour
+from forebay.segments.blocks.build import events_of
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import codec_of
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.intake.accept import Acceptor
+from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
-from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.source import Source
 
 PARTITIONS = 2
-GROUP = "forebay.g1."
+STAGES = ("intake", *SIDES)
 WORKER = Path(__file__).with_name("worker.py")
 OPTIONS = {
-    "batch_events": 64,
+    "batch_records": 64,
     "flush_batches": 3,
     "flush_interval_s": 0.2,
     "heartbeat_interval_s": 0.2,
@@ -75,12 +79,10 @@ def worker(kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path) -> I
     saved = bundle.save(tmp_path / "bundles")
     started: list[Worker] = []
 
-    def start(
-        slot: str, *, state: str, partitions: int, sides: tuple[Side, ...] = ("user", "item"), **more: Any
-    ) -> Worker:
+    def start(slot: str, *, state: str, partitions: int, stages: Sequence[str] = STAGES, **more: Any) -> Worker:
         given = {
             "bootstrap": kafka.bootstrap, "prefix": topics.prefix, "generation": "g1", "bundle": str(saved),
-            "state": str(tmp_path / state), "partitions": partitions, "sides": sides,
+            "state": str(tmp_path / state), "partitions": partitions, "stages": stages,
             "options": {**OPTIONS, "slot": slot, **more.pop("options", {})}, **more,
         }  # fmt: skip
         said = tmp_path / f"worker-{len(started)}-{slot}.log"
@@ -100,58 +102,82 @@ def worker(kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path) -> I
         print(one.said.name, one.process.returncode, one.said.read_text(), sep="\n")  # shown when the test failed
 
 
-@dataclass
-class Undisturbed:
-    """What one processor makes of a log, up to where a group has come."""
+@dataclass(frozen=True)
+class Accepted:
+    """What an undisturbed Intake makes of the sources: identities of behaviours, ids of updates, places of letters."""
 
-    outcome: Outcome
-    states: dict[str, tuple[bytes, bytes]]
+    behaviours: Counter[tuple[Any, ...]]
+    updates: set[str | None]
+    letters: Counter[tuple[Any, ...]]
 
 
 @pytest.fixture
-def undisturbed(
-    kafka: DevKafka,
-    topics: Topics,
-    bundle: Bundle,
-    tmp_path: Path,
-    stored: Callable[..., Any],
-    read: Callable[..., Any],
-) -> Callable[[Side, int], Undisturbed]:
-    """The records that a side's group has committed, read back and applied in one process without a fault."""
+def up_to(kafka: DevKafka, read: Callable[..., Any]) -> Callable[[str, str], Iterator[PartitionBatch]]:
+    """`up_to(topic, group)`: the records of a topic that a group has committed, in batches of a partition."""
 
-    def run(side: Side, partitions: int) -> Undisturbed:
-        topic, folder = topics.source(side), tmp_path / "undisturbed"
-        processor = Processor(bundle, side, topic, partitions, folder)
-        consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{topics.prefix}forebay.g1.{side}"})
-        ends = {p: committed(consumer, topic, p) or 0 for p in range(partitions)}
+    def batches(topic: str, group: str) -> Iterator[PartitionBatch]:
+        consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
+        ends = {p: committed(consumer, topic, p) or 0 for p in range(PARTITIONS)}
         consumer.close()
-        by_partition: dict[int, list[Any]] = {p: [] for p in range(partitions)}
-        for message in read(topic, dict.fromkeys(range(partitions), 0)):
-            if message.offset() < ends[message.partition()]:
-                by_partition[message.partition()].append(message)
-        found: list[Outcome] = []
-        for partition, messages in by_partition.items():
-            processor.open(partition, "any", 0)
+        for partition, end in ends.items():
+            messages = [m for m in read(topic, {partition: 0}) if m.offset() < end]
             for start in range(0, len(messages), 500):
                 part = messages[start : start + 500]
-                batch = PartitionBatch(
+                yield PartitionBatch(
                     partition,
                     [m.key() for m in part],
                     [m.value() for m in part],
                     [m.offset() for m in part],
                     [m.timestamp()[1] for m in part],
+                    [m.headers() or () for m in part],
                 )
-                found.append(processor.apply([batch]))
-        total = Outcome(
-            interactions=[i for o in found for i in o.interactions],
-            dead_letters=[d for o in found for d in o.dead_letters],
-            events=sum(o.events for o in found),
-            accepted=sum(o.accepted for o in found),
-        )
+
+    return batches
+
+
+@pytest.fixture
+def accepted(topics: Topics, up_to: Callable[..., Iterator[PartitionBatch]]) -> Callable[[], Accepted]:
+    """What one Acceptor makes of all that the Intake's group has committed, read once and in order."""
+
+    def run() -> Accepted:
+        found = Accepted(Counter(), set(), Counter())
+        for topic in topics.sources:
+            acceptor = Acceptor(tuple(f"{topic}/{p}" for p in range(PARTITIONS)))
+            sets = {p: HourSets() for p in range(PARTITIONS)}
+            for batch in up_to(topic, topics.intake_group):
+                part = acceptor.accept([batch], sets)
+                found.letters.update((d.topic, d.partition, d.offset) for d in part.letters)
+                for side in SIDES:
+                    for event in (
+                        e for bs in acceptor.blocks(part, side, 1).values() for b in bs for e in events_of(b)
+                    ):
+                        if not isinstance(event, Behaviour):
+                            found.updates.add(event.id)  # type: ignore[union-attr]
+                        elif side == "user":
+                            found.behaviours[event.user, event.time, event.id] += 1
+        return found
+
+    return run
+
+
+@pytest.fixture
+def undisturbed(
+    topics: Topics, bundle: Bundle, tmp_path: Path, stored: Callable[..., Any], up_to: Callable[..., Any]
+) -> Callable[[Side], dict[str, tuple[bytes, bytes]]]:
+    """The states and vectors that one Processor makes of all that a side's group has committed, without a fault."""
+
+    def run(side: Side) -> dict[str, tuple[bytes, bytes]]:
+        folder = tmp_path / "undisturbed"
+        processor = Processor(bundle, side, topics, "g1", PARTITIONS, folder)
+        for partition in range(PARTITIONS):
+            processor.open(partition, Source(processor.topic, partition, "any"), 0)
+        for batch in up_to(processor.topic, topics.group("g1", side)):
+            processor.apply([batch])
         processor.flush()
-        for partition in range(partitions):
+        for partition in range(PARTITIONS):
             processor.close(partition)
-        return Undisturbed(total, stored(bundle, folder, side))
+        found: dict[str, tuple[bytes, bytes]] = stored(bundle, folder, side)
+        return found
 
     return run
 
@@ -177,26 +203,27 @@ def replay(
 @pytest.fixture
 def hold_against(
     kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, stored: Callable[..., Any],
-    undisturbed: Callable[..., Any], newest: Callable[..., Any], read: Callable[..., Any],
+    accepted: Callable[[], Accepted], undisturbed: Callable[..., Any], newest: Callable[..., Any],
+    clean: Callable[..., Any],
 ) -> Callable[[str], int]:  # fmt: skip
-    """Compare everything that is left, stores under `state` included, with an undisturbed run; returns the
-    interactions."""
+    """Compare everything that is left, stores under `state` included, with an undisturbed run; returns the number of
+    behaviours."""
 
     def check(state: str) -> int:
-        runs = {side: undisturbed(side, PARTITIONS) for side in SIDES}
-        sent = [decode(m.value()) for m in read(topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))]
-        counted = Counter((e.user, e.time, e.id) for e in sent if isinstance(e, Interaction))
-        assert set(counted.values()) == {1}, "an interaction was sent twice"
-        assert len(counted) == len(runs["user"].outcome.interactions)
+        wanted = accepted()
         letters = read_letters(kafka.bootstrap, topics, 10_000)
-        assert Counter((d.partition, d.offset) for d in letters) == Counter(
-            (d.partition, d.offset) for side in SIDES for d in runs[side].outcome.dead_letters
-        )
+        assert Counter((d.topic, d.partition, d.offset) for d in letters) == wanted.letters
+        assert set(wanted.behaviours.values()) == {1}
+        updates: set[str] = set()
         for side in SIDES:
-            left = stored(bundle, tmp_path / state, side)
-            assert set(left) == set(runs[side].states)
-            assert {e: v[0] for e, v in left.items()} == {e: v[0] for e, v in runs[side].states.items()}
-            assert left == runs[side].states
+            events = clean(topics, side)
+            counted = Counter((e.user, e.time, e.id) for e in events if isinstance(e, Behaviour))
+            assert counted == wanted.behaviours, f"the clean log of {side}"
+            updates |= {e.id for e in events if not isinstance(e, Behaviour)}
+            left, whole = stored(bundle, tmp_path / state, side), undisturbed(side)
+            assert set(left) == set(whole)
+            assert {e: v[0] for e, v in left.items()} == {e: v[0] for e, v in whole.items()}
+            assert left == whole
             codec = codec_of(bundle, side)
             emitted = newest(topics.vectors("g1", side), PARTITIONS)
             assert set(emitted) == set(left)
@@ -207,7 +234,8 @@ def hold_against(
             assert {e: rows[n : n + 1].tobytes() for n, e in enumerate(ids)} == {
                 e: _without_id_bytes(codec.dtype, v[1]) for e, v in left.items()
             }
-        return len(counted)
+        assert updates == wanted.updates
+        return len(wanted.behaviours)
 
     return check
 
@@ -220,7 +248,7 @@ def _without_id_bytes(dtype: Any, vectors: bytes) -> bytes:
 
 @pytest.fixture
 def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., None]) -> Callable[..., None]:
-    """Return when both sides have committed all that is in their topics."""
+    """Return when every stage has committed all that is in its topics."""
 
     def behind(topic: str, group: str) -> int | None:
         """None where a transaction that the broker has not ended yet hides the offset: after a fault that may take
@@ -231,9 +259,8 @@ def drained(topics: Topics, lag: Callable[..., int], wait_for: Callable[..., Non
             return None
 
     def wait(within_s: float = 90.0) -> None:
-        for side in SIDES:
-            group = f"{topics.prefix}{GROUP}{side}"
-            wait_for(lambda: behind(topics.source(side), group) == 0, f"the {side} side", within_s)  # noqa: B023
-        # Nothing came to the user side meanwhile: its last interactions are on the item side's account.
+        reading = [(topic, topics.intake_group) for topic in topics.sources]
+        for topic, group in [*reading, *((topics.events(side), topics.group("g1", side)) for side in SIDES)]:
+            wait_for(lambda: behind(topic, group) == 0, topic, within_s)  # noqa: B023
 
     return wait

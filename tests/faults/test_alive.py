@@ -25,7 +25,6 @@ from forebay.streams.topics import Topics
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-GROUP = "forebay.g1."
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def pair(worker: Callable[..., Any], wait_for: Callable[..., None]) -> Callable[
     def start(**options: Any) -> list[Any]:
         both = [worker(slot, state="state", partitions=PARTITIONS, options=options) for slot in ("a", "b")]
         # The first to join has every partition for a moment, and the second nothing that a fault could touch.
-        shares = (b"assigned user", b"assigned item", b"ready: worker")
+        shares = (b"assigned intake", b"assigned user", b"assigned item", b"ready: worker")
         for one in both:
             wait_for(lambda one=one: all(word in one.said.read_bytes() for word in shares), "a worker's share")  # type: ignore[misc]
         return both
@@ -186,7 +185,7 @@ def test_sigterm_ends_a_worker_in_every_state(
 ) -> None:  # fmt: skip
     """Within ten seconds, a stuck loop included. What was not committed is done again by the next start."""
     replay(1000)
-    fault = {"side": "user", "step": 3, "at": 3, "signal": "HANG"} if state == "hanging" else None
+    fault = {"stage": "user", "step": 3, "at": 3, "signal": "HANG"} if state == "hanging" else None
     stopped = worker("0", state="state", partitions=PARTITIONS, fault=fault, slow_s=0.05)
     wait_for(lambda: b"ready: worker" in stopped.said.read_bytes(), "the worker")
     if state == "waiting for the broker":
@@ -205,13 +204,15 @@ def test_sigterm_ends_a_worker_in_every_state(
     assert hold_against("state") > 1000
 
 
+@pytest.mark.parametrize(("stage", "step"), [("user", 3), ("intake", 2)])
 def test_a_loop_that_stands_still_ends_its_process_by_name(
+    stage: str, step: int,
     replay: Callable[..., None], worker: Callable[..., Any], resume: Callable[[], None],
     hold_against: Callable[[str], int]
 ) -> None:  # fmt: skip
     """A call of the loop that never comes back: whoever supervises the process starts another one."""
     replay(1000)
-    fault = {"side": "user", "step": 3, "at": 3, "signal": "HANG"}
+    fault = {"stage": stage, "step": step, "at": 3, "signal": "HANG"}
     hung = worker("0", state="state", partitions=PARTITIONS, fault=fault, options={"stall_after_s": 5.0})
     assert hung.wait(60) == 1
     assert (
@@ -221,14 +222,16 @@ def test_a_loop_that_stands_still_ends_its_process_by_name(
     assert hold_against("state") > 1000
 
 
+@pytest.mark.parametrize("stage", ["user", "intake"])
 def test_a_commit_that_never_comes_back_is_left_behind(
+    stage: str,
     replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
     hold_against: Callable[[str], int]
 ) -> None:  # fmt: skip
     """Its thread hangs after the broker has committed: the next producer asks how it ended, and nothing is done
     twice."""
     replay(1000)
-    fault = {"side": "user", "step": 4, "at": 3, "signal": "HANG"}
+    fault = {"stage": stage, "step": 4, "at": 3, "signal": "HANG"}
     one = worker("0", state="state", partitions=PARTITIONS, fault=fault)
     drained()
     assert one.stop() == 0, one.said.read_text()

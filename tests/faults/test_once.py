@@ -18,10 +18,12 @@ from forebay.streams.topics import Topics
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-GROUP = "forebay.g1."
 
 
 KILLS = [
+    ("intake", 2, 3),  # accepted, nothing sent
+    ("intake", 4, 4),  # committed, the store of identities behind
+    ("intake", 5, 2),  # in the store
     ("user", 3, 3),  # folded and encoded, nothing sent
     ("user", 4, 4),  # committed, the store behind
     ("item", 4, 3),
@@ -36,26 +38,28 @@ def test_kill_9_at_every_step_leaves_what_an_undisturbed_run_leaves(
     hold_against: Callable[[str], int],
     tmp_path: Path,
 ) -> None:  # fmt: skip
-    """Six kills in the middle of three thousand events, each followed by a restart in the same slot and folder."""
-    for number, (side, step, at) in enumerate(KILLS):
+    """Nine kills in the middle of some thousand events, each followed by a restart in the same slot and folder."""
+    for number, (stage, step, at) in enumerate(KILLS):
         replay(500, seed=number)  # so that either side has enough before it, however far the other one came
-        fault = {"side": side, "step": step, "at": at, "signal": "SIGKILL"}
+        fault = {"stage": stage, "step": step, "at": at, "signal": "SIGKILL"}
         killed = worker("0", state="state", partitions=PARTITIONS, fault=fault)
         assert killed.wait() == -signal.SIGKILL, killed.said.read_text()
     last = worker("0", state="state", partitions=PARTITIONS)
     drained()
     assert last.stop() == 0, last.said.read_text()
-    assert hold_against("state") > 2900
+    assert hold_against("state") > 4400
 
 
+@pytest.mark.parametrize(("stage", "step"), [("user", 3), ("intake", 2)])
 def test_a_paused_worker_that_wakes_up_is_fenced_and_writes_nothing(
+    stage: str, step: int,
     replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
     hold_against: Callable[[str], int],
     wait_for: Callable[..., None],
 ) -> None:  # fmt: skip
     """It stops with a batch in its hands; another one takes over, does that batch, and the first is woken up."""
     replay(1500)
-    fault = {"side": "user", "step": 3, "at": 6, "signal": "SIGSTOP"}
+    fault = {"stage": stage, "step": step, "at": 6, "signal": "SIGSTOP"}
     paused = worker("a", state="a", partitions=PARTITIONS, fault=fault)
     wait_for(lambda: paused.state == "T", "the pause")
     other = worker("b", state="b", partitions=PARTITIONS)
@@ -84,10 +88,10 @@ def test_workers_that_join_and_leave_lose_and_double_nothing(
     On one machine they share a folder and hand over their stores; on two, the new owner folds the log silently.
     """
     names = {"a": "state", "b": "state"} if folders == "shared" else {"a": "a", "b": "b"}
-    slow = {"slow_s": 0.01, "options": {"batch_events": 16}}
+    slow = {"slow_s": 0.01, "options": {"batch_records": 16}}
     replay(2000)
     first = worker("a", state=names["a"], partitions=PARTITIONS, **slow)
-    wait_for(lambda: lag(topics.behaviour, f"{topics.prefix}{GROUP}user", PARTITIONS) < 1900, "the first batches")
+    wait_for(lambda: lag(topics.behaviour, topics.intake_group, PARTITIONS) < 1900, "the first batches")
     second = worker("b", state=names["b"], partitions=PARTITIONS, **slow)
     wait_for(lambda: b"assigned" in second.said.read_bytes(), "the second worker's share")
     replay(500, seed=1)

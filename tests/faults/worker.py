@@ -1,6 +1,6 @@
-"""One worker process for the fault tests: workers of the given sides that kill, pause or slow themselves at a step.
+"""One worker process for the fault tests: workers of the given stages that kill, pause or slow themselves at a step.
 
-    python worker.py '{"bootstrap": …, "prefix": …, "bundle": …, "state": …, "fault": {"side": …, "step": …, "at": …}}'
+    python worker.py '{"bootstrap": …, "prefix": …, "bundle": …, "state": …, "fault": {"stage": …, "step": …, "at": …}}'
 
 It ends by SIGTERM, as `forebay work` does: with everything written.
 """
@@ -21,12 +21,24 @@ from typing import Any
 from forebay.cli.readiness import Readiness
 from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
+from forebay.streams.intake.intake import Intake
 from forebay.streams.topics import Topics
-from forebay.streams.transports.librdkafka.transport import worker
+from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.supervisor import stuck, supervise
 from forebay.telemetry import add_hook
+
+
+def _tell_assignments(kind: Any) -> None:
+    plain = kind.open
+
+    def opened(stage: Any, partition: int, source: Any, offset: int, *, create: bool = True) -> Any:
+        owned = plain(stage, partition, source, offset, create=create)
+        print(f"assigned {stage.name} {partition}", flush=True)
+        return owned
+
+    kind.open = opened
 
 
 def main() -> int:
@@ -39,11 +51,11 @@ def main() -> int:
         # Heartbeats are no batches: only steps of events count, and the writes of the store.
         if name != "step" or not (details["events"] or details["number"] == 5):
             return
-        if details["number"] == 3:
+        if details["number"] == 3 or (details["stage"], details["number"]) == ("intake", 2):
             time.sleep(given.get("slow_s", 0))
-        place = (details["side"], details["number"])
+        place = (details["stage"], details["number"])
         steps[place] += 1
-        if fault and place == (fault["side"], fault["step"]) and steps[place] == fault["at"]:
+        if fault and place == (fault["stage"], fault["step"]) and steps[place] == fault["at"]:
             if fault["signal"] == "HANG":  # a call that does not come back
                 time.sleep(1e6)
             os.kill(os.getpid(), getattr(signal, fault["signal"]))
@@ -52,20 +64,16 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING)
     logging.getLogger("forebay").setLevel(logging.INFO)
     logging.getLogger("kafka").setLevel(logging.ERROR)
-    open_partition = Processor.open
-
-    def opened(processor: Processor, partition: int, topic_id: str, offset: int, *, create: bool = True) -> Any:
-        owned = open_partition(processor, partition, topic_id, offset, create=create)
-        print(f"assigned {processor.side} {partition}", flush=True)
-        return owned
-
-    Processor.open = opened  # type: ignore[method-assign]
-
-    workers = []
-    options = WorkerOptions(**given["options"])
-    for side in given["sides"]:
-        processor = Processor(bundle, side, topics.source(side), given["partitions"], Path(given["state"]))
-        workers.append(worker(processor, given["bootstrap"], topics, given["generation"], options))
+    for kind in (Intake, Processor):
+        _tell_assignments(kind)
+    workers, options = [], WorkerOptions(**given["options"])
+    for stage in given["stages"]:
+        if stage == "intake":
+            folder = Path(given["state"]) / "intake"
+            workers.append(intake_worker(given["bootstrap"], topics, folder, options))
+        else:
+            processor = Processor(bundle, stage, topics, given["generation"], given["partitions"], Path(given["state"]))
+            workers.append(side_worker(processor, given["bootstrap"], options))
     readiness = Readiness(workers, "worker")
     code = 0
     try:

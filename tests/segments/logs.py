@@ -1,4 +1,4 @@
-"""Random logs of one side."""
+"""Random logs of one side, as the clean log has them: each event once."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from random import Random
 
 from forebay.clock import DAY_MS
-from forebay.events import Attribute, Attributes, Behaviour, Interaction, ItemUpdate, Tick, UserProfile
+from forebay.events import Attribute, Attributes, Behaviour, ItemUpdate, Tick, UserProfile, entity_of
 from forebay.segments.spec import Side, Spec
 from forebay.segments.spec.attribute import AttributeSpec
 
-Behaving = Behaviour | Interaction
-Updating = UserProfile | ItemUpdate
-Entry = Behaving | Updating | Tick
+Entry = Behaviour | UserProfile | ItemUpdate | Tick
 
 SPANS_MS = (50, 3_000, 60_000, 3_600_000, DAY_MS, 40 * DAY_MS)
 VALUES = (0.0, 1.0, -1.0, 2.5, 4.0, 0.0005, 0.0015, -0.0025, 999_999.999)
+
+
+def entity_on(side: Side, entry: Entry) -> str:
+    """The entity of this side whose state an entry changes; "" for a tick."""
+    return entry.item if side == "item" and isinstance(entry, Behaviour) else entity_of(entry)
 
 
 def random_log(random: Random, spec: Spec, side: Side, size: int) -> list[Entry]:
@@ -49,10 +52,10 @@ def _event(random: Random, spec: Spec, side: Side, entity: str, time: int, ident
     value = random.choice([*VALUES, random.uniform(-5, 5)])
     other = f"other{random.randrange(9)}"
     own = _attributes(random, spec.event_attributes) if spec.event_attributes else {}
-    if side == "user":
-        of_item = _attributes(random, spec.attributes["item"])
-        return Behaviour(entity, other, action, value, time, identity, of_item, own)
-    return Interaction(entity, other, action, value, time, identity, time, own)
+    # In the logs of both sides: an item's row is not made of what its events say of it.
+    of_item = _attributes(random, spec.attributes["item"])
+    user, item = (entity, other) if side == "user" else (other, entity)
+    return Behaviour(user, item, action, value, time, identity, of_item, own)
 
 
 def _attributes(random: Random, declared: Sequence[AttributeSpec]) -> Attributes:

@@ -111,7 +111,7 @@ encoder = { kind = "mlp", hidden = [8] }
 dim = 8
 """
 
-# No list without a condition: the layout adds one of 30 for the duplicate check.
+# No list without a condition.
 LISTLESS = """
 [events]
 actions = ["view", "like"]

@@ -12,18 +12,17 @@ from collections.abc import Collection
 import numpy as np
 
 from forebay.arrays import Ints
-from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.events import Attribute, Behaviour, ItemUpdate, UserProfile
 from forebay.segments.spec import FeatureSpec, Side, Spec
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.state.ids import hash_id
 from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layout
 
-Behaving = Behaviour | Interaction
 Updating = UserProfile | ItemUpdate
 
 
 def row(
-    spec: Spec, layout: Layout, behaviours: Collection[Behaving], updates: Collection[Updating], clock: int = 0
+    spec: Spec, layout: Layout, behaviours: Collection[Behaviour], updates: Collection[Updating], clock: int = 0
 ) -> Ints:
     """The row int64 [layout.width] of one entity; `clock` is the newest tick (ms), 0 for none."""
     out = [0] * layout.width
@@ -46,20 +45,13 @@ def row(
     return np.array(out, dtype=np.int64)
 
 
-def spilled(layout: Layout, behaviours: Collection[Behaving]) -> set[tuple[int, int]]:
-    """The (time, id) that the duplicate check must know beside the row: all that the list does not hold."""
-    if layout.identity is None:
-        return set()
-    return set(sorted(map(order_of, behaviours))[: -layout.identity.feature.size])
-
-
-def time_of(event: Behaving | Updating) -> int:
+def time_of(event: Behaviour | Updating) -> int:
     """The event time, which every accepted event has."""
     assert event.time is not None
     return event.time
 
 
-def order_of(event: Behaving | Updating) -> tuple[int, int]:
+def order_of(event: Behaviour | Updating) -> tuple[int, int]:
     """What newest means: the greatest (time, hashed id)."""
     return time_of(event), hash_id(event.id or "")
 
@@ -77,7 +69,7 @@ class Absent:
         return False
 
 
-def meets(spec: Spec, text: str, event: Behaving) -> bool:
+def meets(spec: Spec, text: str, event: Behaviour) -> bool:
     """Whether an event meets a condition, by Python's own reading of it."""
     names: dict[str, object] = {"action": event.action, "value": thousandths(event.value) / 1000}
     for attribute in spec.event_attributes:
@@ -109,7 +101,7 @@ def code(attribute: AttributeSpec, value: Attribute | None) -> int:
             return sum({1 << (attribute.values.index(m) + 1 if m in attribute.values else 0) for m in members})
 
 
-def _last(spec: Spec, side: Side, block: Block, chosen: list[Behaving]) -> dict[int, int]:
+def _last(spec: Spec, side: Side, block: Block, chosen: list[Behaviour]) -> dict[int, int]:
     columns = {0: min(len(chosen), block.feature.size)}
     for number, event in enumerate(sorted(chosen, key=order_of)[-block.feature.size :]):
         values = (*order_of(event), *(_column(spec, side, event, c) for c in block.feature.of if c != "age"))
@@ -125,7 +117,7 @@ def _latest(spec: Spec, side: Side, block: Block, updates: Collection[Updating])
     return dict(enumerate((*order_of(newest), *codes)))
 
 
-def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[int, int]:
+def _sums(spec: Spec, block: Block, chosen: list[Behaviour], end: int) -> dict[int, int]:
     feature = block.feature
     columns = {0: max((time_of(e) for e in chosen), default=0)}
     for event in chosen:
@@ -144,7 +136,7 @@ def _sums(spec: Spec, block: Block, chosen: list[Behaving], end: int) -> dict[in
 
 
 def decayed(
-    spec: Spec, feature: FeatureSpec, behaviours: Collection[Behaving], clock: int, keys: int
+    spec: Spec, feature: FeatureSpec, behaviours: Collection[Behaviour], clock: int, keys: int
 ) -> list[list[float]]:
     """[counts, sums] by key of one entity's events, each weighed by the age of its bucket before the newest one
     counted."""
@@ -164,7 +156,7 @@ def decayed(
     return [counts, sums]
 
 
-def keys_of(spec: Spec, key: str, event: Behaving) -> list[int]:
+def keys_of(spec: Spec, key: str, event: Behaviour) -> list[int]:
     """The places of one event among a feature's keys; of a cross, those of every pair."""
     if " × " in key:
         one, two = key.split(" × ")
@@ -185,10 +177,9 @@ def _carried(spec: Spec, name: str) -> AttributeSpec:
     return found
 
 
-def _value(spec: Spec, event: Behaving, name: str) -> Attribute | None:
+def _value(spec: Spec, event: Behaviour, name: str) -> Attribute | None:
     if any(a.name == name for a in spec.event_attributes):
         return event.attributes.get(name)
-    assert isinstance(event, Behaviour)
     return event.item_attributes.get(name)
 
 
@@ -196,7 +187,7 @@ def _width(attribute: AttributeSpec) -> int:
     return (attribute.buckets or len(attribute.values)) + 1
 
 
-def _column(spec: Spec, side: Side, event: Behaving, name: str) -> int:
+def _column(spec: Spec, side: Side, event: Behaviour, name: str) -> int:
     match name:
         case "item":
             return hash_id(event.item)
@@ -208,5 +199,5 @@ def _column(spec: Spec, side: Side, event: Behaving, name: str) -> int:
     return code(_carried(spec, name), _value(spec, event, name))
 
 
-def _action(spec: Spec, event: Behaving) -> int:
+def _action(spec: Spec, event: Behaviour) -> int:
     return spec.events.actions.index(event.action) + 1 if event.action in spec.events.actions else 0

@@ -20,7 +20,6 @@ from forebay.segments.spec import parse_spec
 CLEAN = """
 [events]
 actions = ["view", "like"]
-late_after = "1d"
 [label]
 positive = "action == 'like'"
 impression = "action == 'view'"
@@ -111,15 +110,15 @@ ODD: dict[str, tuple[Change, Level, str, str]] = {
         "[label] within", "its own outcome"),
     "no time for it": (lambda d: d["label"].update(within="0s"), "error", "[label] within", "own millisecond alone"),
     "a long wait": (lambda d: d["label"].update(within="31d"), "warning", "[label] within", "the last 31d of its part"),
-    "a short window": (lambda d: d["events"].update(late_after="4d"), "warning", "[item.stats] features",
-        "come after 3d are not counted"),
+    "a short window": (lambda d: d["item"]["stats"]["features"][1].update(bucket="1h", over="23h"), "warning",
+        "[item.stats] features", "events up to 1d late are accepted, and those that come after 23h are not counted"),
     "a cut half-life": (lambda d: d["item"]["stats"]["features"][1].update(half_life="4d"), "warning",
         "[item.stats] features", "before half"),
     "a coarse bucket": (lambda d: d["item"]["stats"]["features"][1].update(half_life="12h"), "warning",
         "[item.stats] features", "longer than"),
     "an impossible bound": (lambda d: d["user"]["recent"].update(late_after="2s"), "warning",
         "[user.recent] late_after",
-                            "2s is less than the 5s that a heartbeat of an idle worker can show"),
+                            "2s is less than the 7s that a heartbeat of an idle worker can show"),
     "an early end": (lambda d: d["user"]["recent"].update(late_after="1m", expires_after="30s"),
         "warning", "[user.recent] expires_after",
             "dropped after 30s, before it is called late (1m), and what the list holds"),
@@ -196,7 +195,7 @@ def test_the_check_fails_on_errors_alone(tmp_path: Path) -> None:
     """Exit code 0 with warnings and 1 with an error, after everything was printed; --json holds the same remarks."""
     file = tmp_path / "segments.toml"
     for text, code, level in (
-        (CLEAN.replace('late_after = "1d"', 'late_after = "4d"'), 0, "warning"),
+        (CLEAN.replace('bucket = "1d", over = "3d"', 'bucket = "1h", over = "23h"'), 0, "warning"),
         (CLEAN.replace("value > 0", "value > 0 and value < 0"), 1, "error"),
     ):
         file.write_text(text)

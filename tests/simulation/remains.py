@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from forebay.errors import EventError
-from forebay.events import Behaviour, Event, Interaction, ItemUpdate, Tick, UserProfile, decode
+from forebay.events import Behaviour, Event, ItemUpdate, UserProfile
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.build import events_of
+from forebay.segments.blocks.schema import HEADER, TICK
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
@@ -20,8 +22,9 @@ from forebay.segments.state.ids import hash_id
 from forebay.store.codec import HEARTBEAT_KEY, HELD, codec_of, unpack_heartbeat
 from forebay.store.partitionstore import PartitionStore
 from forebay.streams.deadletters import DeadLetter
+from forebay.streams.intake.note import note_of
 from forebay.streams.topics import Topics
-from forebay.streams.transports.memory.log import MemoryLog, Write
+from forebay.streams.transports.memory.log import Group, MemoryLog, Stored, Write
 
 from ..segments import naive
 
@@ -30,42 +33,46 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 @dataclass(frozen=True)
 class Remains:
-    """A log and the state folder of each (side, partition)'s last owner, and what they must hold: `sent` events, each
-    once, and a letter for each place in `refused`."""
+    """A log, the state folder of each (side, partition)'s last owner and how far each side has come in its clean log;
+    and what they must hold: `sent` events, each once, and a letter for each place in `refused`."""
 
     log: MemoryLog
     topics: Topics
     generation: str
     owners: Mapping[tuple[Side, int], Path]
+    done: Mapping[Side, Mapping[int, int]]
     sent: Collection[Event]
     refused: Collection[Place]
 
     def check(self, bundle: Bundle, encoders: Mapping[Side, SideEncoders]) -> None:
         """Raise AssertionError for the first thing that was lost, doubled or is not what the naive fold gives."""
         acted = {(e.user, e.time, e.id): e for e in self.sent if isinstance(e, Behaviour)}
-        told = [e for e in self._decoded(self.topics.item_updates) if isinstance(e, Interaction)]
-        _same("interactions", Counter((e.user, e.time, e.id) for e in told), Counter(acted.keys()))
+        told: dict[Side, list[Event]] = {
+            "user": [e for e in self.sent if isinstance(e, UserProfile)],
+            "item": [e for e in self.sent if isinstance(e, ItemUpdate)],
+        }
         letters = [
             DeadLetter.from_record(r.key, r.value, r.headers) for r in self.log.records(self.topics.dead_letters, 0)
         ]
         _same("dead letters", Counter((d.topic, d.partition, d.offset) for d in letters), Counter(self.refused))
-        events: dict[Side, tuple[list[naive.Behaving], list[naive.Updating]]] = {
-            "user": (list(acted.values()), [e for e in self.sent if isinstance(e, UserProfile)]),
-            "item": (list(told), [e for e in self.sent if isinstance(e, ItemUpdate)]),
-        }
         for side in SIDES:
-            self._check_side(bundle, encoders[side], side, *events[side])
+            clean = [e for block in self._blocks(side) for e in events_of(block)]
+            counted = Counter((e.user, e.time, e.id) for e in clean if isinstance(e, Behaviour))
+            _same(f"behaviours in the clean log of {side}", counted, Counter(acted.keys()))
+            updates = {e.id for e in clean if isinstance(e, UserProfile | ItemUpdate)}
+            assert updates == {e.id for e in told[side]}, f"updates in the clean log of {side}"  # type: ignore[union-attr]
+            self._check_side(bundle, encoders[side], side, list(acted.values()), told[side])  # type: ignore[arg-type]
 
     def _check_side(
         self,
         bundle: Bundle,
         encoders: SideEncoders,
         side: Side,
-        acted: list[naive.Behaving],
+        acted: list[Behaviour],
         told: list[naive.Updating],
     ) -> None:
         layout, codec, emitted, seen = bundle.layouts[side], codec_of(bundle, side), self._emitted(side), set()
-        for partition in range(self.log.partitions(self.topics.source(side))):
+        for partition in range(self.log.partitions(self.topics.events(side))):
             clock = max(self._ticks(side, partition), default=0)
             with PartitionStore.open(self.owners[side, partition] / f"{side}-{partition}", create=False) as store:
                 meta, kept = store.meta(), dict(store.scan())
@@ -99,34 +106,51 @@ class Remains:
         return found
 
     def _ticks(self, side: Side, partition: int) -> list[int]:
-        source = self.topics.source(side)
-        done = self.log.group(self.topics.group(self.generation, side), source).offsets.get(partition, 0)
-        found = []
-        for record in self.log.records(source, partition, end=done):  # the last commit may have brought another one
-            try:
-                event = decode(record.value or b"")
-            except EventError:
-                continue
-            if isinstance(event, Tick):
-                found.append(event.time)
-        return found
+        topic, done = self.topics.events(side), self.done[side].get(partition, 0)
+        # To there: the last commit of an Intake may have brought another one.
+        blocks = [_block(r) for r in self.log.records(topic, partition, end=done)]
+        return [int(t) for b in blocks for t in b.numbers("time")[b.numbers("kind") == TICK]]
 
-    def _decoded(self, topic: str) -> list[Event]:
-        records = [r for p in range(self.log.partitions(topic)) for r in self.log.records(topic, p)]
-        return [decode(record.value or b"") for record in records]
+    def _blocks(self, side: Side) -> list[Block]:
+        topic = self.topics.events(side)
+        return [_block(r) for p in range(self.log.partitions(topic)) for r in self.log.records(topic, p)]
 
 
-def check_claims(log: MemoryLog, write: Write) -> None:
-    """Raise AssertionError where a heartbeat of `write`, which has just landed, claims more than what is committed: all
-    that was appended before its moment."""
+def check_claims(log: MemoryLog, topics: Topics, generation: str, intake: Group, write: Write) -> None:
+    """Raise AssertionError where `write`, which has just landed, claims more than what is committed.
+
+    A note of the Intake claims that all that its source took before a moment is accepted or refused. A heartbeat claims
+    the same of every source, and that no event of it is left in the clean log.
+    """
+    sources = [(topic, p) for topic in topics.sources for p in range(log.partitions(topic))]
+    if write.member.group is intake:
+        for number, text in write.notes.items():
+            note = note_of(text)
+            assert note is not None
+            _nothing_before(note.as_of, log, sources[number], write.offsets[number], "its note")
+    sides = {topics.vectors(generation, side): side for side in SIDES}
     for sent in write.records:
         if sent.key != HEARTBEAT_KEY:
             continue
         assert sent.value is not None
-        source, as_of = write.member.group.topic, unpack_heartbeat(sent.value)
+        as_of, side = unpack_heartbeat(sent.value), sides[sent.topic]
+        what = f"a heartbeat of {side}[{sent.partition}]"
+        for number, source in enumerate(sources):
+            _nothing_before(as_of, log, source, intake.offsets.get(number, 0), what)
         done = write.member.group.offsets.get(sent.partition, 0)
-        left = [r.offset for r in log.records(source, sent.partition, done) if r.append_time < as_of]
-        assert not left, f"{source}[{sent.partition}] says {as_of}, and {left} are not applied"
+        for record in log.records(topics.events(side), sent.partition, done):
+            block = _block(record)
+            events = block.numbers("append")[block.numbers("kind") != TICK]
+            assert (events >= as_of).all(), f"{what} says {as_of}, and {record.offset} is not folded"
+
+
+def _nothing_before(as_of: int, log: MemoryLog, source: tuple[str, int], done: int, what: str) -> None:
+    left = [r.offset for r in log.records(*source, done) if r.append_time < as_of]
+    assert not left, f"{what} says {as_of}, and {left} of {source} are not accepted"
+
+
+def _block(record: Stored) -> Block:
+    return Block.decode(dict(record.headers)[HEADER], record.value or b"")
 
 
 def digest(log: MemoryLog, topics: Collection[str]) -> str:

@@ -3,14 +3,18 @@ with something lost, doubled or claimed too early."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from forebay.streams.intake.intake import Intake
+from forebay.streams.intake.note import note_of
 from forebay.streams.transports.memory.log import MemoryLog
+from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.protocol import Worker
 
+from . import world
 from .world import World
 
 SEEDS = 40
@@ -19,9 +23,9 @@ SEEDS = 40
 def _store_leads(patch: pytest.MonkeyPatch) -> None:
     submit = Worker._submit
 
-    def written_too_early(self: Worker, *rest: Any) -> None:
-        submit(self, *rest)
-        self.processor.flush()
+    def written_too_early(self: Worker, *rest: Any, **more: Any) -> None:
+        submit(self, *rest, **more)
+        self.stage.flush()
 
     patch.setattr(Worker, "_submit", written_too_early)
 
@@ -29,7 +33,7 @@ def _store_leads(patch: pytest.MonkeyPatch) -> None:
 def _gap_skipped(patch: pytest.MonkeyPatch) -> None:
     def skipped(self: Worker, partition: int) -> None:
         end = self._restoring.pop(partition)
-        self.processor.partitions[partition].advance(end, 0)
+        self.stage.partitions[partition].advance(end, 0)
         self._transport.go_on(partition, end, self._stop)
 
     patch.setattr(Worker, "_restore", skipped)
@@ -38,20 +42,37 @@ def _gap_skipped(patch: pytest.MonkeyPatch) -> None:
 def _gap_told_again(patch: pytest.MonkeyPatch) -> None:
     def aloud(self: Worker, partition: int) -> None:
         del self._restoring[partition]
-        self._transport.go_on(partition, self.processor.partitions[partition].meta.offset, self._stop)
+        self._transport.go_on(partition, self.stage.partitions[partition].meta.offset, self._stop)
 
     patch.setattr(Worker, "_restore", aloud)
 
 
 def _clock_told(patch: pytest.MonkeyPatch) -> None:
-    def now(self: Worker, watermarks: Mapping[int, int]) -> dict[int, int]:
-        return dict.fromkeys(self.processor.partitions, self._wall_ms())
+    def now(self: Worker, batches: Sequence[PartitionBatch]) -> dict[int, int]:
+        return dict.fromkeys(self.stage.partitions, self._wall_ms())
 
-    patch.setattr(Worker, "_with_idle", now)
+    patch.setattr(Worker, "_claimed", now)
 
 
 def _state_kept_after_an_abort(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "_drop", lambda self: None)
+
+
+def _identities_not_refilled(patch: pytest.MonkeyPatch) -> None:
+    apply = Intake.apply
+
+    def skipped(self: Intake, batches: Sequence[PartitionBatch], *rest: Any, aloud: bool = True) -> Outcome:
+        if aloud:
+            return apply(self, batches, *rest)
+        for batch in batches:
+            self.partitions[batch.partition].advance(batch.offsets[-1] + 1, 0)
+        return Outcome()
+
+    patch.setattr(Intake, "apply", skipped)
+
+
+def _one_source_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(world, "as_of", lambda texts: max((note.as_of for t in texts if (note := note_of(t))), default=0))
 
 
 def _nobody_fenced(patch: pytest.MonkeyPatch) -> None:
@@ -64,6 +85,8 @@ BUGS = {
     "the gap is told again": _gap_told_again,
     "a heartbeat tells the clock": _clock_told,
     "state is kept after an abort": _state_kept_after_an_abort,
+    "the identities of the gap are not known": _identities_not_refilled,
+    "one source speaks for all": _one_source_speaks_for_all,
     "nobody is fenced": _nobody_fenced,
 }
 

@@ -13,7 +13,7 @@ from .remains import digest
 from .world import GENERATION, TOPICS, World
 
 BLOCK = 20
-ALL = [TOPICS.behaviour, TOPICS.item_updates, *(TOPICS.vectors(GENERATION, side) for side in SIDES)]
+ALL = [*TOPICS.sources, *(TOPICS.events(side) for side in SIDES), *(TOPICS.vectors(GENERATION, side) for side in SIDES)]
 ONE = os.environ.get("SEED")
 SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("SEEDS", "200")))
 

@@ -1,4 +1,4 @@
-"""A whole installation in one thread: a log in memory, processes with a worker of each side, and producers, under one
+"""A whole installation in one thread: a log in memory, processes with a worker of each stage, and producers, under one
 seed.
 
 What happens next is drawn from the seed alone: records come, workers take turns, processes crash at any point, pause
@@ -14,27 +14,32 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import BrokerError, Fenced, ForebayError, StoreLocked
-from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile, encode
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserProfile, encode
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
 from forebay.store.ownedpartition import OwnedPartition
+from forebay.streams.intake.intake import Intake
+from forebay.streams.intake.note import as_of
+from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
-from forebay.streams.transports.memory.log import MemoryLog, Sent, Write
+from forebay.streams.transports.memory.log import Group, MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.source import Source
 
 from ..segments import naive
 from .remains import Place, Remains, check_claims
 
-PARTITIONS = 2
+PARTITIONS = 2  # of the clean logs
+SOURCES = {"s.behaviour": 3, "s.item-updates": 1}  # sources may be partitioned otherwise
+STAGES = ("intake", *SIDES)
 START_MS = 1_790_000_000_000
 TOPICS = Topics("s.")
 GENERATION = "g1"
@@ -54,7 +59,7 @@ class Process:
 
     slot: str
     folder: Path
-    workers: dict[Side, tuple[Worker, MemoryTransport]] = field(default_factory=dict)
+    workers: dict[str, tuple[Worker, MemoryTransport]] = field(default_factory=dict)
     paused: bool = False
     crash_in: int = 0  # points to go; 0: none is planned
 
@@ -71,20 +76,23 @@ class World:
         self.now_ms = START_MS
         self.bundle, self._encoders = bundle, encoders
         self.log = MemoryLog(lambda: self.now_ms, max_record_bytes=3_000)
-        for topic in (TOPICS.behaviour, TOPICS.item_updates, *(TOPICS.vectors(GENERATION, side) for side in SIDES)):
-            self.log.create(topic, PARTITIONS)
+        for topic, count in SOURCES.items():
+            self.log.create(topic, count)
+        for side in SIDES:
+            self.log.create(TOPICS.events(side), PARTITIONS)
+            self.log.create(TOPICS.vectors(GENERATION, side), PARTITIONS)
         self.log.create(TOPICS.dead_letters, 1)
-        self.log.landed.append(lambda write: check_claims(self.log, write))
+        self.log.landed.append(lambda write: check_claims(self.log, TOPICS, GENERATION, self.group("intake"), write))
         self.shared = self.pick.random() < 0.5
         self.options = {
             slot: WorkerOptions(
-                slot=slot, batch_events=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
+                slot=slot, batch_records=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
                 flush_batches=self.pick.choice([1, 3, 50]), flush_interval_s=self.pick.choice([0.5, 20]),
                 broker_away_s=1e9,
             )
             for slot in "ab"
         }  # fmt: skip
-        self.processes = [Process(slot, folder / ("ab"[0] if self.shared else slot)) for slot in "ab"]
+        self.processes = [Process(slot, folder / ("a" if self.shared else slot)) for slot in "ab"]
         self.sent: list[Event] = []
         self.refused: list[Place] = []
         self.trace: list[str] = []
@@ -171,8 +179,8 @@ class World:
 
     def expire(self) -> None:
         """The sessions of processes that are gone end."""
-        for side in SIDES:
-            for member in list(self.log.group(TOPICS.group(GENERATION, side), TOPICS.source(side)).members):
+        for stage in STAGES:
+            for member in list(self.group(stage).members):
                 if not member.running:
                     self.log.leave(member)
 
@@ -195,24 +203,46 @@ class World:
 
     # -- processes
 
-    def start(self, process: Process) -> None:
-        """Both sides' workers join. What a predecessor left in the group is over when the slot is taken."""
-        for side in SIDES:
-            options = self.options[process.slot]
-            clocks: Any = {"clock": self._clock, "wall_ms": lambda: self.now_ms}
-            transport = MemoryTransport(self.log, TOPICS, GENERATION, side, options, **clocks)
-            transport.fault = lambda point, process=process: self._point(process)  # type: ignore[misc]
-            processor = Crashing(self.bundle, side, TOPICS.source(side), PARTITIONS, process.folder)
-            processor.point = lambda process=process: self._point(process)  # type: ignore[misc]
-            worker = Worker(
-                processor, transport, TOPICS, GENERATION, options, clock=self._clock, wall_ms=lambda: self.now_ms
-            )
-            worker.join(NEVER)
-            process.workers[side] = (worker, transport)
+    def group(self, stage: str) -> Group:
+        """The group of one stage's workers."""
+        if stage == "intake":
+            return self.log.group(TOPICS.intake_group, sum(SOURCES.values()))
+        return self.log.group(TOPICS.group(GENERATION, stage), PARTITIONS)
 
-    def _turn(self, process: Process, side: Side) -> None:
+    def start(self, process: Process) -> None:
+        """The workers of every stage join. What a predecessor left in the group is over when the slot is taken."""
+        for stage in STAGES:
+            options, point = self.options[process.slot], lambda process=process: self._point(process)
+            takes = stage == "intake"
+            transport = MemoryTransport(
+                self.log,
+                list(SOURCES) if takes else [TOPICS.events(stage)],
+                TOPICS.intake_group if takes else TOPICS.group(GENERATION, stage),
+                options,
+                clock=self._clock,
+                moment=(lambda: self.now_ms) if takes else self._accepted_until,
+            )
+            transport.fault = lambda _, point=point: point()  # type: ignore[misc]
+            made = self._intake(process) if stage == "intake" else self._processor(stage, process)
+            made.point = point
+            worker = Worker(made, transport, options, clock=self._clock, wall_ms=lambda: self.now_ms)
+            worker.join(NEVER)
+            process.workers[stage] = (worker, transport)
+
+    def _intake(self, process: Process) -> CrashingIntake:
+        sources = [Source(topic, p, topic) for topic, count in SOURCES.items() for p in range(count)]
+        return CrashingIntake(TOPICS, sources, dict.fromkeys(SIDES, PARTITIONS), process.folder / "intake")
+
+    def _processor(self, side: Side, process: Process) -> CrashingProcessor:
+        return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder)
+
+    def _accepted_until(self) -> int:
+        notes = self.group("intake").notes
+        return as_of(notes.get(p) for p in range(sum(SOURCES.values())))
+
+    def _turn(self, process: Process, stage: str) -> None:
         try:
-            process.workers[side][0].turn()
+            process.workers[stage][0].turn()
         except Crash:
             self.trace.append(f"crashed: {process.slot}")
             self._gone(process)
@@ -232,8 +262,8 @@ class World:
     def _gone(self, process: Process) -> None:
         """The process ended without a word: its folders are free, its members' sessions still run."""
         for worker, transport in process.workers.values():
-            for partition in list(worker.processor.partitions):
-                worker.processor.close(partition)
+            for partition in list(worker.stage.partitions):
+                worker.stage.close(partition)
             assert transport.member is not None
             transport.member.running = False
         process.workers, process.crash_in, process.paused = {}, 0, False
@@ -269,18 +299,17 @@ class World:
     def _send(self, event: Event) -> None:
         topic = TOPICS.item_updates if isinstance(event, ItemUpdate) else TOPICS.behaviour
         key = (event.item if isinstance(event, ItemUpdate) else event.user).encode()  # type: ignore[union-attr]
-        self.log.append(Sent(topic, home(key), key, encode(event)))
+        # By the event and not by its user: what one entity's events come through is the producers' business. One that
+        # is sent again comes through the same partition.
+        self.log.append(Sent(topic, home((event.id or "").encode(), SOURCES[topic]), key, encode(event)))  # type: ignore[union-attr]
 
     def _send_bad(self) -> None:
         late = Behaviour("u1", "i1", "rate", 1.0, self.now_ms - 25 * HOUR_MS, "late")
         future = Behaviour("u1", "i1", "rate", 1.0, self.now_ms + 6 * MINUTE_MS, "future")
-        right, wrong = home(b"u1"), (home(b"u1") + 1) % PARTITIONS
-        good = Behaviour("u1", "i1", "rate", 1.0, self.now_ms, "misrouted")
-        partition, value = self.pick.choice(
-            [(right, b"not JSON"), (right, encode(late)), (right, encode(future)), (wrong, encode(good))]
-        )
-        offset = self.log.append(Sent(TOPICS.behaviour, partition, b"u1", value))
-        self.refused.append((TOPICS.behaviour, partition, offset))
+        topic = self.pick.choice(list(SOURCES))
+        partition = self.pick.randrange(SOURCES[topic])
+        value = self.pick.choice([b"not JSON", encode(late), encode(future), encode(Tick(self.now_ms))])
+        self.refused.append((topic, partition, self.log.append(Sent(topic, partition, b"u1", value))))
 
     # -- the end
 
@@ -296,9 +325,9 @@ class World:
                     self.start(process)
             self.expire()
             for process in self.processes:
-                for side in list(process.workers):
-                    if side in process.workers:
-                        self._turn(process, side)
+                for stage in list(process.workers):
+                    if stage in process.workers:
+                        self._turn(process, stage)
             self.now_ms += 300
             if turn > 2 and self._drained():
                 break
@@ -307,46 +336,73 @@ class World:
         owners = {
             (side, partition): process.folder
             for process in self.processes
-            for side, (worker, _) in process.workers.items()
-            for partition in worker.processor.partitions
+            for side in SIDES
+            for partition in process.workers[side][0].stage.partitions
         }
         for process in self.processes:
             self._stop(process)
-        return Remains(self.log, TOPICS, GENERATION, owners, self.sent, self.refused)
+        done = {side: self.group(side).offsets for side in SIDES}
+        return Remains(self.log, TOPICS, GENERATION, owners, done, self.sent, self.refused)
 
     def _drained(self) -> bool:
         if any(w.not_ready() for p in self.processes for w, _ in p.workers.values()):
             return False
-        for side in SIDES:
-            owned = [n for p in self.processes for n in p.workers[side][0].processor.partitions]
-            offsets = self.log.group(TOPICS.group(GENERATION, side), TOPICS.source(side)).offsets
-            if sorted(owned) != list(range(PARTITIONS)):
+        for stage in STAGES:
+            topics = SOURCES if stage == "intake" else {TOPICS.events(stage): PARTITIONS}
+            places = [(topic, p) for topic, count in topics.items() for p in range(count)]
+            owned = [n for p in self.processes for n in p.workers[stage][0].stage.partitions]
+            offsets = self.group(stage).offsets
+            if sorted(owned) != list(range(len(places))):
                 return False
-            if any(self.log.records(TOPICS.source(side), p, offsets.get(p, 0)) for p in range(PARTITIONS)):
+            if any(self.log.records(*place, offsets.get(n, 0)) for n, place in enumerate(places)):
                 return False
-            for process in self.processes:
-                if any(len(owned.waiting()) for owned in process.workers[side][0].processor.partitions.values()):
+        for process in self.processes:
+            for side in SIDES:
+                stage = process.workers[side][0].stage
+                if any(len(owned.waiting()) for owned in stage.partitions.values()):  # type: ignore[attr-defined]
                     return False
         return True
 
     def _waits(self) -> Iterator[str]:
         for process in self.processes:
-            for side, (worker, _) in process.workers.items():
-                yield f"{process.slot} {side}: {worker.not_ready()} {sorted(worker.processor.partitions)}"
+            for stage, (worker, _) in process.workers.items():
+                yield f"{process.slot} {stage}: {worker.not_ready()} {sorted(worker.stage.partitions)}"
 
 
-class Crashing(Processor):
+class CrashingProcessor(Processor):
     """A Processor that may end before and after each of its steps, and between two partitions' writes."""
 
     point: Callable[[], None]
 
-    def open(self, partition: int, topic_id: str, offset: int, *, create: bool = True) -> OwnedPartition:
-        owned = super().open(partition, topic_id, offset, create=create)
+    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedPartition:
+        owned = super().open(partition, source, offset, create=create)
         flush = owned.flush
 
-        def flushed(keep_ids_ms: int) -> None:
+        def flushed() -> None:
             self.point()
-            flush(keep_ids_ms)
+            flush()
+
+        owned.flush = flushed  # type: ignore[method-assign]
+        self.point()
+        return owned
+
+    def flush(self) -> None:
+        super().flush()
+        self.point()
+
+
+class CrashingIntake(Intake):
+    """An Intake that does, too."""
+
+    point: Callable[[], None]
+
+    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedSource:
+        owned = super().open(partition, source, offset, create=create)
+        flush = owned.flush
+
+        def flushed(keep_ms: int) -> None:
+            self.point()
+            flush(keep_ms)
 
         owned.flush = flushed  # type: ignore[method-assign]
         self.point()
@@ -360,14 +416,14 @@ class Crashing(Processor):
 NEVER = threading.Event()  # a stop that is never set
 # How often each action is drawn.
 ACTIONS = {
-    "produce": 25, "turn": 90, "crash": 4, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2, "away": 2,
+    "produce": 25, "turn": 130, "crash": 4, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2, "away": 2,
     "back": 6, "land": 6, "wait": 6, "expire": 6,
 }  # fmt: skip
 
 
-def home(key: bytes) -> int:
+def home(key: bytes, partitions: int) -> int:
     """The partition of a key."""
-    return int(partitions_of([key], PARTITIONS)[0])
+    return int(partitions_of([key], partitions)[0])
 
 
 @contextmanager

@@ -22,14 +22,14 @@ from forebay.segments.state.columns import ColumnCoder
 from forebay.segments.state.fold import Fold
 from forebay.segments.state.ids import Ids
 from forebay.segments.state.layout import ACCEPTED
-from forebay.segments.state.stretch import stretches
 from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.ownedpartition import OwnedPartition
-from forebay.store.partitionstore import PartitionMeta, spilled_keys
+from forebay.store.partitionstore import PartitionMeta
+
+from ..segments.played import stretches
 
 NOW = 1_790_000_000_000
-KEEP_MS = 24 * HOUR_MS
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def _fold(bundle: Bundle, partition: OwnedPartition, *events: Event, encode: boo
     folded = [partition.fold(stretch) for stretch in stretches(ColumnCoder(bundle.spec, "user"), events)]
     if encode:
         _encode(partition)
-    return [name.decode() for part in folded for name in part.retired]
+    return [name.decode() for retired in folded for name in retired]
 
 
 def _encode(partition: OwnedPartition) -> list[str]:
@@ -84,15 +84,6 @@ def _counted(partition: OwnedPartition, *entities: str) -> list[int]:
     return counted
 
 
-def _spill(partition: OwnedPartition, *keys: tuple[int, int, int]) -> None:
-    partition._spilled.update(dict.fromkeys(spilled_keys(*np.array(keys).T)))
-
-
-def _seen(partition: OwnedPartition, *keys: tuple[int, int, int]) -> list[bool]:
-    seen: list[bool] = partition.seen(*np.array(keys).T).tolist()
-    return seen
-
-
 @pytest.mark.parametrize("whole", [False, True])
 def test_rows_are_the_same_after_a_flush_and_a_reopening(
     bundle: Bundle, tmp_path: Path, meta: PartitionMeta, whole: bool
@@ -105,10 +96,10 @@ def test_rows_are_the_same_after_a_flush_and_a_reopening(
     expected = partition.rows[_rows(partition, *names)].copy()
     assert expected[:, ACCEPTED].tolist() == [1 + n % 3 for n in range(1500)]
     partition.advance(2000, NOW)
-    partition.flush(KEEP_MS)
+    partition.flush()
     partition.close()
     partition = _open(bundle, tmp_path, meta, whole=whole)
-    assert (partition.meta.offset, partition.meta.newest_append) == (2000, NOW)
+    assert (partition.meta.offset, partition.meta.as_of) == (2000, NOW)
     assert len(partition) == (1500 if whole else 0)
     at = _rows(partition, *names[::-1], "new")
     assert (partition.rows[at[:-1]] == expected[::-1]).all() and not partition.rows[at[-1]].any()
@@ -117,20 +108,19 @@ def test_rows_are_the_same_after_a_flush_and_a_reopening(
 
 
 def test_what_was_not_flushed_is_gone_after_a_reopening(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
-    """The store is whole flushes: rows, deletions, event ids and the offset move together."""
+    """The store is whole flushes: rows, deletions, what waits, the clock and the offset move together."""
     partition = _open(bundle, tmp_path, meta, whole=True)
     _fold(bundle, partition, *_clicks("a"), *_clicks("b", at=NOW - YEAR_MS))
-    _spill(partition, (NOW, 1, 2))
     partition.advance(8, NOW)
-    partition.flush(KEEP_MS)
-    assert _fold(bundle, partition, *_clicks("a", 3), Tick(NOW + HOUR_MS)) == ["b"]
-    _spill(partition, (NOW, 3, 4))
-    partition.advance(9, NOW)
+    partition.flush()
+    assert _fold(bundle, partition, *_clicks("a", 3, at=NOW + 1), Tick(NOW + HOUR_MS)) == ["b"]
+    _fold(bundle, partition, *_clicks("c"), encode=False)
+    partition.advance(9, NOW + HOUR_MS)
     partition.close()
     partition = _open(bundle, tmp_path, meta)
-    assert partition.meta.offset == 8
-    assert _counted(partition, "a", "b") == [1, 1]
-    assert _seen(partition, (NOW, 1, 2), (NOW, 3, 4)) == [True, False]
+    assert (partition.meta.offset, partition.meta.as_of, partition.meta.clock) == (8, NOW, 0)
+    assert len(partition.waiting()) == 0
+    assert _counted(partition, "a", "b", "c") == [1, 1, 0]
     partition.close()
 
 
@@ -142,16 +132,16 @@ def test_what_waits_is_flushed_and_encoded_by_the_next_owner(
     _fold(bundle, partition, *_clicks("idle"))
     _fold(bundle, partition, *_clicks("a"), *_clicks("b"), encode=False)
     partition.advance(9, NOW)
-    partition.flush(KEEP_MS)
-    _fold(bundle, partition, *_clicks("a", 2), encode=False)
-    partition.flush(KEEP_MS)
+    partition.flush()
+    _fold(bundle, partition, *_clicks("a", at=NOW + 1), encode=False)
+    partition.flush()
     partition.close()
     partition = _open(bundle, tmp_path, meta)
     assert partition.meta.offset == 9
     waits = partition.waiting()
     assert sorted(partition.index.names(waits.rows)) == [b"a", b"b"] and waits.masks.tolist() == [0b111] * 2
     assert sorted(_encode(partition)) == ["a", "b"]
-    partition.flush(KEEP_MS)
+    partition.flush()
     partition.close()
     partition = _open(bundle, tmp_path, meta)
     assert len(partition.waiting()) == 0
@@ -169,12 +159,12 @@ def test_what_a_tick_changes_in_a_row_that_waits_is_flushed(
     meta = msgspec.structs.replace(meta, layout=bundle.layouts["user"].digest)
     partition = _open(bundle, tmp_path, meta)
     _fold(bundle, partition, *_clicks("a"), encode=False)
-    partition.flush(KEEP_MS)
+    partition.flush()
     before = partition.rows[_rows(partition, "a")].copy()
     _fold(bundle, partition, Tick(NOW + 5 * HOUR_MS), encode=False)
     moved = partition.rows[_rows(partition, "a")].copy()
     assert (moved != before).any()
-    partition.flush(KEEP_MS)
+    partition.flush()
     partition.close()
     partition = _open(bundle, tmp_path, meta)
     assert (partition.rows[_rows(partition, "a")] == moved).all()
@@ -189,13 +179,13 @@ def test_a_retired_entitys_row_is_used_again_and_its_record_leaves_the_store(
     _fold(bundle, partition, *_clicks("b"))
     _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), encode=False)
     row = _rows(partition, "a")
-    partition.flush(KEEP_MS)
+    partition.flush()
     assert _fold(bundle, partition, Tick(NOW + HOUR_MS), encode=False) == ["a"]
     assert partition.index.find(Ids.of(["a"])).tolist() == [-1]
     assert _rows(partition, "c").tolist() == row.tolist()
     assert not partition.rows[row].any() and partition.waiting().rows.tolist() == row.tolist()
     _encode(partition)
-    partition.flush(KEEP_MS)
+    partition.flush()
     assert [e for e, _ in partition.store.scan()] == [b"b", b"c"]
     assert partition.store.pending() == []
     partition.close()
@@ -205,10 +195,10 @@ def test_an_entity_that_left_and_came_back_is_in_the_store(bundle: Bundle, tmp_p
     """Both between two flushes: the last word counts, also of whether it waits."""
     partition = _open(bundle, tmp_path, meta, whole=True)
     _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), encode=False)
-    partition.flush(KEEP_MS)
+    partition.flush()
     assert partition.store.pending() == [(b"a", 0b111)]
     assert _fold(bundle, partition, Tick(NOW + HOUR_MS), *_clicks("a", 3)) == ["a"]
-    partition.flush(KEEP_MS)
+    partition.flush()
     assert partition.store.pending() == []
     partition.close()
     partition = _open(bundle, tmp_path, meta, whole=True)
@@ -221,26 +211,22 @@ def test_settling_leaves_deleted_rows_alone(bundle: Bundle, tmp_path: Path, meta
     partition = _open(bundle, tmp_path, meta, whole=True)
     _fold(bundle, partition, *_clicks("a", at=NOW - YEAR_MS), *_clicks("b"), Tick(NOW + HOUR_MS))
     partition.settle(40, NOW)
-    partition.flush(KEEP_MS)
+    partition.flush()
     assert [e for e, _ in partition.store.scan()] == [b"b"]
     row = int(_rows(partition, "c")[0])
     assert all(partition.vectors["segments"][s.name]["as_of"][row] == 0 for s in partition.codec.segments)
     partition.close()
 
 
-def test_event_ids_are_kept_for_the_time_in_which_duplicates_are_not_late(
-    bundle: Bundle, tmp_path: Path, meta: PartitionMeta
-) -> None:
-    """The bound itself is kept, what is older is forgotten."""
+def test_what_it_is_as_of_moves_forward_only(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
+    """A record that claims nothing new moves the offset alone, and no vector grows older."""
     partition = _open(bundle, tmp_path, meta)
-    keys = [(time, time, time) for time in (NOW - KEEP_MS - 1, NOW - KEEP_MS, NOW)]
-    _spill(partition, *keys)
-    partition.advance(8, NOW - HOUR_MS)
-    partition.flush(KEEP_MS)
-    assert _seen(partition, *keys) == [True, True, True]
-    partition.advance(9, NOW)
-    partition.flush(KEEP_MS)
-    assert _seen(partition, *keys) == [False, True, True]
+    for offset, as_of in ((8, NOW), (9, 0), (10, NOW - HOUR_MS)):
+        partition.advance(offset, as_of)
+        assert (partition.meta.offset, partition.meta.as_of) == (offset, NOW)
+    _fold(bundle, partition, *_clicks("a"))
+    row = int(_rows(partition, "a")[0])
+    assert {int(partition.vectors["segments"][s.name]["as_of"][row]) for s in partition.codec.segments} == {NOW}
     partition.close()
 
 
@@ -248,7 +234,7 @@ def test_rows_of_other_encoders_wait_to_be_encoded_again(bundle: Bundle, tmp_pat
     """The state of a bundle with the same features is taken over; its vectors are not."""
     partition = _open(bundle, tmp_path, meta)
     _fold(bundle, partition, *_clicks("a", 5))
-    partition.flush(KEEP_MS)
+    partition.flush()
     partition.close()
     name = "user.taste.layers.0.weight"
     other = Bundle(bundle.spec, {**bundle.tensors, name: bundle.tensors[name] * np.float32(2)})
@@ -281,7 +267,7 @@ def test_a_store_of_something_else_is_refused_and_let_go(
 ) -> None:
     """By name, with what to do; the directory is free again and as it was."""
     partition = _open(bundle, tmp_path, meta)
-    partition.flush(KEEP_MS)
+    partition.flush()
     partition.close()
     with pytest.raises(error, match=words):
         _open(bundle, tmp_path, msgspec.structs.replace(meta, **changed))

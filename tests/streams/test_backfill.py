@@ -77,14 +77,18 @@ def test_a_backfill_and_the_stream_after_it_are_what_the_stream_alone_would_be(
     publish(topics.item_updates, whole.items)
     publish(topics.behaviour, arrivals(part))
 
-    def drain(generation: str, folder: Path, *, interactions: bool) -> None:
-        options = WorkerOptions(interactions=interactions, heartbeat_interval_s=0.2, flush_interval_s=0.2)
-        with work(topics, "user", folder, generation=generation, options=options) as user:
-            wait_for(lambda: lag(topics.behaviour, user.group, PARTITIONS) == 0 or user.ended, "the user side")
-        with work(topics, "item", folder, generation=generation, options=options) as item:
-            wait_for(lambda: lag(topics.item_updates, item.group, PARTITIONS) == 0 or item.ended, "the item side")
+    def accept() -> None:
+        with work(topics, "intake", tmp_path) as intake:
+            for topic in topics.sources:
+                wait_for(lambda: lag(topic, intake.group, PARTITIONS) == 0 or intake.ended, "the intake")  # noqa: B023
 
-    drain("g1", tmp_path / "state-g1", interactions=True)
+    def drain(generation: str, folder: Path) -> None:
+        for side in SIDES:
+            with work(topics, side, folder, generation=generation) as worker:
+                wait_for(lambda: lag(topics.events(side), worker.group, PARTITIONS) == 0 or worker.ended, side)  # noqa: B023
+
+    accept()
+    drain("g1", tmp_path / "state-g1")
     counted: list[tuple[int, int]] = []
     generation = make(part, "g2", now, progress=lambda done, total: counted.append((done, total)))
     assert counted[-1][0] == counted[-1][1] == 2 * 1000 + len(whole.profiles) + len(whole.items)
@@ -95,10 +99,9 @@ def test_a_backfill_and_the_stream_after_it_are_what_the_stream_alone_would_be(
         )
 
     publish(topics.behaviour, [*whole.behaviours[900:1000], *whole.behaviours[1000:]])  # some of the old ones again
-    drain("g1", tmp_path / "state-g1", interactions=True)
-    drain("g2", tmp_path / "state-g2", interactions=False)
-    # An hour that began between the two last drains has ended other windows: once more, both of them.
-    drain("g1", tmp_path / "state-g1", interactions=True)
+    accept()
+    drain("g1", tmp_path / "state-g1")
+    drain("g2", tmp_path / "state-g2")
     for side in SIDES:
         first, second = (stored(bundle, tmp_path / f"state-{g}", side) for g in ("g1", "g2"))
         assert {e: v[0] for e, v in first.items()} == {e: v[0] for e, v in second.items()}
@@ -189,7 +192,7 @@ def test_a_damaged_bundle_under_the_name_is_found_before_the_fold(
 
 def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation],
-    make_history: Callable[..., History], work: Callable[..., Any], publish: Callable[..., None],
+    make_history: Callable[..., History], work: Callable[..., Any], feed: Callable[..., None],
     lag: Callable[..., int], wait_for: Callable[..., None],
     stored: Callable[..., Any],
 ) -> None:  # fmt: skip
@@ -199,29 +202,28 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     whole = make_history(400, until_ms=now)
     part = History(whole.behaviours[:200], whole.profiles, whole.items)
     make(part, "g2", now)
-    folder = tmp_path / "state-g2"
+    folder, log = tmp_path / "state-g2", topics.events("user")
     options = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
 
-    def drain(generation: str = "g2") -> None:
-        with work(topics, "user", tmp_path / f"state-{generation}", generation=generation, options=options) as user:
+    def drain() -> None:
+        with work(topics, "user", folder, generation="g2", options=options) as user:
             group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.group})
 
             def is_done() -> bool:
                 """Nothing is left to read, the folder has caught up with its group, and what that changed has been
                 emitted."""
-                owned = user.processor.partitions
-                return len(owned) == PARTITIONS and lag(topics.behaviour, user.group, PARTITIONS) == 0 and all(
-                    p.meta.offset >= (committed(group, topics.behaviour, n) or 0) and not p.waiting() for n,
-                    p in owned.items()
+                owned = user.stage.partitions
+                return len(owned) == PARTITIONS and lag(log, user.group, PARTITIONS) == 0 and all(
+                    p.meta.offset >= (committed(group, log, n) or 0) and not p.waiting() for n, p in owned.items()
                 )  # fmt: skip
 
             wait_for(lambda: user.ended or is_done(), "the events")
             group.close()
 
-    publish(topics.behaviour, whole.behaviours[200:300])
+    feed(topics, "user", whole.behaviours[200:300])
     drain()
     shutil.copytree(folder, tmp_path / "copy")
-    publish(topics.behaviour, whole.behaviours[300:])
+    feed(topics, "user", whole.behaviours[300:])
     drain()
     before = {e: v[0] for e, v in stored(bundle, folder, "user").items()}
     for side in ("user-0", "user-1"):
@@ -238,8 +240,6 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     drain()
     assert {e: v[0] for e, v in stored(bundle, folder, "user").items()} == before
     make(whole, "g3", now)
-    publish(topics.behaviour, whole.behaviours[300:])  # in the history already: they count once
-    drain("g3")
     assert {e: v[0] for e, v in stored(bundle, tmp_path / "state-g3", "user").items()} == before
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from forebay.errors import BrokerUnavailable, ConfigError, EventError, PublishError, TopicMissing, UsageError
-from forebay.events import Behaviour, Event, Interaction, ItemUpdate, UserProfile, decode, encode, stamped
+from forebay.events import Behaviour, Event, ItemUpdate, Tick, UserProfile, decode, encode, stamped
 from forebay.streams.connection import connected, kafka_python
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.publisher import EventPublisher
@@ -162,10 +162,10 @@ def test_what_no_worker_could_take_is_refused_before_it_is_sent(
 
 
 def test_what_is_no_event_to_publish_is_a_usage_error(kafka: DevKafka, there: Topics) -> None:
-    """Interactions are the user Processor's to send."""
+    """Ticks are the Intake's to send."""
     with EventPublisher(kafka.bootstrap, topics=there) as events:
-        wrong: Any = Interaction(item="i", user="u", action="a", value=0, time=1, id="x", append_time=1)
-        with pytest.raises(UsageError, match="Interaction is not an event to publish"):
+        wrong: Any = Tick(3_600_000)
+        with pytest.raises(UsageError, match="Tick is not an event to publish"):
             events.send(wrong)
     with pytest.raises(UsageError, match="closed"):
         events.send(Behaviour(user="u", item="i", action="play"))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from forebay.streams.cluster import Cluster
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.replica import Replica
 from forebay.streams.topics import Topics, describe, ensure
-from forebay.streams.transports.librdkafka.transport import worker
+from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 
@@ -67,9 +68,11 @@ def test_every_part_gets_in(
     stop = threading.Event()
     options = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
     threads = []
+    intake = intake_worker(cluster, topics, tmp_path / "intake", replace(options, create_stores=True))
+    threads.append(threading.Thread(target=intake.run, args=(stop,)))
     for side in SIDES:
-        processor = Processor(bundle, side, topics.source(side), PARTITIONS, tmp_path / "state")
-        threads.append(threading.Thread(target=worker(processor, cluster, topics, "g1", options).run, args=(stop,)))
+        processor = Processor(bundle, side, topics, "g1", PARTITIONS, tmp_path / "state")
+        threads.append(threading.Thread(target=side_worker(processor, cluster, options).run, args=(stop,)))
     codecs = {side: codec_of(bundle, side) for side in SIDES}
     tables = {side: SegmentTable(codecs[side], partitions=PARTITIONS) for side in SIDES}
     store = VectorStore.open(tmp_path / "vectors", create=True, generation="g1", bundle_hash=bundle.hash)

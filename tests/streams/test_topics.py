@@ -31,7 +31,8 @@ def test_names_carry_the_prefix_the_generation_and_the_side() -> None:
         "shop.dead-letters",
     )
     assert names.vectors("g1", "user") == "shop.vectors.g1.user"
-    assert (names.source("user"), names.source("item")) == (names.behaviour, names.item_updates)
+    assert names.sources == (names.behaviour, names.item_updates)
+    assert (names.events("user"), names.events("item")) == ("shop.events.user", "shop.events.item")
 
 
 @pytest.mark.parametrize("prefix", ["a b", "ü", "x" * 250, "a/"])
@@ -58,6 +59,8 @@ def test_missing_topics_are_created_with_their_settings_once(kafka: DevKafka, to
     assert partitions == {
         "behaviour": 3,
         "item-updates": 3,
+        "events.user": 3,
+        "events.item": 3,
         "dead-letters": 1,
         "vectors.g1.user": 3,
         "vectors.g1.item": 3,
@@ -84,11 +87,19 @@ def test_only_what_is_missing_is_created(kafka: DevKafka, topics: Topics) -> Non
 @pytest.mark.broker
 def test_another_partition_count_is_refused_and_nothing_is_created(kafka: DevKafka, topics: Topics) -> None:
     """The error names the topic, both counts and the command."""
-    _create(kafka, topics.behaviour, 5, message_timestamp_type="LogAppendTime")
-    with pytest.raises(TopicMismatch, match=r"5 partitions, and 4 .*behaviour.*forebay topics create --partitions 5"):
+    _create(kafka, topics.events("item"), 5, message_timestamp_type="LogAppendTime")
+    with pytest.raises(TopicMismatch, match=r"5 partitions, and 4 .*events.item.*forebay topics create --partitions 5"):
         ensure(kafka.bootstrap, topics, generation=None, partitions=4)
     with pytest.raises(TopicMissing, match="forebay topics create"):
-        describe(kafka.bootstrap, [topics.item_updates])
+        describe(kafka.bootstrap, [topics.events("user")])
+
+
+@pytest.mark.broker
+def test_a_source_may_have_any_number_of_partitions(kafka: DevKafka, topics: Topics) -> None:
+    """The Intake partitions anew: what producers chose, or widened since, is as good as any other count."""
+    _create(kafka, topics.behaviour, 5, message_timestamp_type="LogAppendTime")
+    found = {status.info.name: status.info for status in ensure(kafka.bootstrap, topics, generation=None, partitions=2)}
+    assert found[topics.behaviour].partitions == 5 and found[topics.events("user")].partitions == 2
 
 
 @pytest.mark.broker

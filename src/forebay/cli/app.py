@@ -26,7 +26,7 @@ app.add_typer(topics_app, name="topics")
 spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
 app.add_typer(spec_app, name="spec")
 deadletters_app = typer.Typer(
-    help="Records that no worker could take: how many and why, and one of them.", invoke_without_command=True
+    help="Records that the Intake refused: how many and why, and one of them.", invoke_without_command=True
 )
 app.add_typer(deadletters_app, name="deadletters")
 
@@ -133,7 +133,7 @@ def topics_list(
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
     topics = Topics(s.topic_prefix)
-    names = [topics.behaviour, topics.item_updates, topics.dead_letters]
+    names = [*topics.sources, *(topics.events(side) for side in SIDES), topics.dead_letters]
     names += [topics.vectors(s.generation, side) for side in SIDES]
     found = describe(cluster(s), names).values()
     rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
@@ -258,11 +258,10 @@ def backfill(
 
 @app.command()
 def work(
-    side: Annotated[str, typer.Option(help="user, item or both")] = "both",
+    only: Annotated[
+        str | None, typer.Option(help="intake, user or item: one stage instead of all three", show_default=False)
+    ] = None,
     slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
-    silent: Annotated[
-        bool, typer.Option("--silent", help="Do not tell the item side: another generation's workers do")
-    ] = False,
     status: Annotated[
         str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
     ] = None,
@@ -270,16 +269,16 @@ def work(
     prefix: Prefix = None,
     generation: GenerationName = None,
     data: Data = None,
-    state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of the workers' stores", show_default=False)] = None,
 ) -> None:
-    """Run a stream worker: events in, segment vectors out, until it is stopped."""
+    """Run the stream's workers, events in and segment vectors out, until they are stopped: the Intake, and both sides
+    of a generation."""
     from forebay.cli.processes import work as verb
 
     verb(
         settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state),
-        side,
+        only,
         slot,
-        silent=silent,
         status=status,
     )
 

@@ -21,11 +21,13 @@ from forebay.cli import source
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
 from forebay.errors import UsageError
-from forebay.events import Behaviour, encode
+from forebay.events import Behaviour
 from forebay.retrieval.client import Client
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, Readiness
 from forebay.retrieval.server import create_app, serving
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES
 from forebay.segments.state.ids import hash_ids
@@ -33,8 +35,10 @@ from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.index import ItemIndex
 from forebay.store.table import SegmentTable
+from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.source import Source
 
 ITEMS, USERS, CANDIDATES, LOOKUPS = 100_000, 10_000, 1_000, 1_000
 EVENTS, BATCH, SKEW = 100_000, 4_096, 1.1
@@ -114,7 +118,7 @@ def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
 
 
 def _apply(bundle: Bundle, repeats: int) -> list[Line]:
-    """Events through a Processor and its store, without Kafka: decode, fold, encode, write behind every 8 batches."""
+    """Blocks through a Processor and its store, without Kafka: read, fold, encode, write behind every 8 batches."""
     random = np.random.default_rng(0)
     users = _skewed(random, 100_000, EVENTS * (repeats + 1))
     items = _skewed(random, 20_000, EVENTS * (repeats + 1))
@@ -122,8 +126,8 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
     now = now_ms()
     rates: list[float] = []
     with tempfile.TemporaryDirectory(prefix="forebay-bench-") as folder:
-        processor = Processor(bundle, "user", "bench", 1, Path(folder))
-        processor.open(0, "bench", 0)
+        processor = Processor(bundle, "user", Topics(), "bench", 1, Path(folder))
+        processor.open(0, Source("bench", 0, "bench"), 0)
         for turn in range(repeats + 1):  # the first warms up and fills the table
             batches = []
             for start in range(turn * EVENTS, (turn + 1) * EVENTS, BATCH):
@@ -133,10 +137,10 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
                         {"genres": [genres[items[p] % 18]]})
                     for p in places
                 ]  # fmt: skip
-                batches.append(
-                    PartitionBatch(0, [e.user.encode() for e in events], [encode(e) for e in events], list(places),
-                        [now + p for p in places])
-                )  # fmt: skip
+                none = [0] * len(events)
+                block = block_of(events, [now + p for p in places], none, none, ("bench/0",))
+                ((header, value),) = block.encode()
+                batches.append(PartitionBatch(0, [None], [value], [start], [now], [((HEADER, header),)]))
             started = time.perf_counter()
             for number, batch in enumerate(batches, start=1):
                 processor.apply([batch])

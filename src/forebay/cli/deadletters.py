@@ -95,7 +95,7 @@ def _page(placed: Placed) -> str:
         f"reason      {_line(letter.reason)}",
         f"message     {_line(letter.message)}",
         f"record      {_line(_source(letter))}, appended {_moment(letter.append_time)}",
-        f"refused by  the {_line(letter.processor)} side, forebay {_line(letter.version)}",
+        f"refused by  the {_line(letter.processor)}, forebay {_line(letter.version)}",
         f"letter      {_own(placed)}, appended {_moment(placed.appended)}",
     ]
     for name, data, length, digest in (

@@ -23,8 +23,10 @@ from forebay.cli import demo_story
 from forebay.cli.console import err, out, print_json, progress
 from forebay.clock import HOUR_MS, now_ms
 from forebay.errors import ConfigError, ForebayError
-from forebay.events import Behaviour, Interaction, decode
+from forebay.events import Behaviour
 from forebay.retrieval.client import Client
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.schema import BEHAVIOUR, HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.freshness import Worth, final_vectors, worth
 from forebay.segments.history import History
@@ -43,6 +45,7 @@ PROBES = 200  # of the live ratings are sent one by one, each timed until it is 
 LOOKUPS = 1000
 CANDIDATES = 1000
 PATIENCE_S = 60.0
+LATE_AFTER = "30d"  # ratings keep their own times, and the live tenth is of some weeks
 
 
 class Demo:
@@ -252,7 +255,8 @@ class Demo:
             f"\nFresh vectors scored AUC {value.fresh_auc:.3f} on what these users did next; "
             f"last night's would have scored {value.nightly_auc:.3f}.\n"
             f"Served vectors of {people:,} users and {items:,} items are byte-equal to a replay of the same log. "
-            "The spec's late_after is 30d: ratings keep\ntheir own times, moved by whole days so that the last is now."
+            f"The Intake's late_after is {LATE_AFTER}: ratings\nkeep their own times, moved by whole days so that the "
+            "last is now."
         )
         if not self.keep:
             out.print("Next: make demo KEEP=1, then  .venv/bin/forebay lookup user:" + story.user)
@@ -301,14 +305,17 @@ class Demo:
             time.sleep(pause_s)
 
     def _accepted(self) -> int:
-        """Interaction records in the log: one for each behaviour that the user worker accepted."""
-        records = tail.read(self.bootstrap, self.topics.item_updates, dict.fromkeys(range(PARTITIONS), 0))
-        return sum(isinstance(decode(m.value() or b""), Interaction) for m in records)
+        """Behaviours in the clean log."""
+        records = tail.read(self.bootstrap, self.topics.events("user"), dict.fromkeys(range(PARTITIONS), 0))
+        blocks = (Block.decode(dict(m.headers() or ())[HEADER], m.value() or b"") for m in records)
+        return sum(int((block.numbers("kind") == BEHAVIOUR).sum()) for block in blocks)
 
 
 def _environment() -> dict[str, str]:
-    """Ours without settings of other installations: the children are told everything by flags."""
-    return {n: v for n, v in os.environ.items() if not n.startswith("FOREBAY_")} | {"FOREBAY_CONFIG": os.devnull}
+    """Ours without settings of other installations: the children are told everything by flags, and how old a rating may
+    be."""
+    ours = {n: v for n, v in os.environ.items() if not n.startswith("FOREBAY_")}
+    return ours | {"FOREBAY_CONFIG": os.devnull, "FOREBAY_LATE_AFTER": LATE_AFTER}
 
 
 def _is_ready(client: Client) -> bool:

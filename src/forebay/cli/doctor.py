@@ -5,31 +5,35 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 
+from confluent_kafka import KafkaException
+
 from forebay.cli.cluster import cluster
 from forebay.cli.console import out, print_json
 from forebay.config import Settings
-from forebay.errors import EventError, ForebayError
-from forebay.events import decode
+from forebay.errors import BlockError, ForebayError
 from forebay.retrieval.client import Client
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.bundle import Bundle
-from forebay.segments.spec import SIDES
+from forebay.segments.spec import SIDES, Side
+from forebay.segments.spec.toml import duration_ms
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
 from forebay.streams.connection import connected
 from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.worker.undeclared import Counts, Undeclared
 
 LAG_BOUND_S = 10.0
 DISK_FLOOR_BYTES = 2 << 30
 CLOCK_BOUND_S = 2.0
-SAMPLE, SAMPLE_S = 1000, 5.0  # the newest records of a source that are looked at, and for how long
+SAMPLE, SAMPLE_S = 200, 5.0  # the newest Blocks of a clean log that are looked at, and for how long
 TOLD = 8  # names in one line
 
 
@@ -68,6 +72,7 @@ class _Doctor:
             ("broker", self._broker),
             ("topics", self._topics),
             ("generation", self._generation),
+            ("intake", self._intake),
             *((f"{side} worker lag", lambda side=side: self._lag(side)) for side in SIDES),  # type: ignore[misc]
             ("dead letters", self._dead_letters),
             ("undeclared", self._undeclared),
@@ -89,7 +94,7 @@ class _Doctor:
 
     @cached_property
     def _infos(self) -> dict[str, TopicInfo]:
-        names = [self.topics.behaviour, self.topics.item_updates, self.topics.dead_letters]
+        names = [*self.topics.sources, *(self.topics.events(s) for s in SIDES), self.topics.dead_letters]
         return describe(self._cluster, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)])
 
     @cached_property
@@ -106,20 +111,16 @@ class _Doctor:
 
     def _topics(self) -> Check:
         for side in SIDES:
-            source, vectors = (
-                self._infos[self.topics.source(side)],
+            events, vectors = (
+                self._infos[self.topics.events(side)],
                 self._infos[self.topics.vectors(self.settings.generation, side)],
             )
-            if source.partitions != vectors.partitions:
-                found = f"{source.name} has {source.partitions} partitions, {vectors.name} {vectors.partitions}"
+            if events.partitions != vectors.partitions:
+                found = f"{events.name} has {events.partitions} partitions, {vectors.name} {vectors.partitions}"
                 return Check("topics", False, found, "Build a new generation: the two must be partitioned alike")
-            if source.timestamp_type != "LogAppendTime":
-                return Check(
-                    "topics",
-                    False,
-                    f"{source.name} has {source.timestamp_type}",
-                    "Set message.timestamp.type=LogAppendTime",
-                )
+        for name in self.topics.sources:
+            if (kind := self._infos[name].timestamp_type) != "LogAppendTime":
+                return Check("topics", False, f"{name} has {kind}", "Set message.timestamp.type=LogAppendTime")
         return Check("topics", True, f"{len(self._infos)} with the right settings")
 
     def _generation(self) -> Check:
@@ -132,7 +133,31 @@ class _Doctor:
             )
         return Check("generation", True, f"{generation.name}, bundle {bundle.name}, its hash is right")
 
-    def _lag(self, side: str) -> Check:
+    def _intake(self) -> Check:
+        """How far the sources are in the clean log, and what the Intake remembers, by the notes beside its offsets."""
+        asked = Notes(self._cluster, self.topics)
+        try:
+            notes = asked.read()
+        except KafkaException as error:
+            return Check("intake", False, f"no answer: {error.args[0].str()}", "Is the broker up?")
+        finally:
+            asked.close()
+        known = [note for note in notes.values() if note is not None]
+        if len(known) < len(notes):
+            unread = [name for name, note in notes.items() if note is None]
+            return Check("intake", False, f"never read {', '.join(unread[:TOLD])}", "Start one: forebay work")
+        lag = time.time() - min(note.as_of for note in known) / 1000
+        memory = sum(note.memory for note in known) / (1 << 20)
+        found = f"{lag:.1f} s behind {len(notes)} source partitions, ids of accepted events take {memory:,.0f} MB"
+        since = max(note.since for note in known)
+        bound = duration_ms(self.settings.late_after, "late_after") / 1000
+        held = time.time() - since / 1000
+        if since and held < bound:
+            found += f" and reach back {held / 3600:.1f} h only: older events are late"
+            return Check("intake", False, found, "Raise intake_memory_mb, or lower late_after")
+        return Check("intake", lag <= LAG_BOUND_S, found, "Is it running? forebay work --only intake")
+
+    def _lag(self, side: Side) -> Check:
         """Seconds since the oldest watermark: what the heartbeats on the vectors topic say, not a count of records."""
         name = f"{side} worker lag"
         info = self._infos[self.topics.vectors(self.settings.generation, side)]
@@ -142,10 +167,8 @@ class _Doctor:
             if message.key() == HEARTBEAT_KEY:
                 marks[message.partition()] = max(marks[message.partition()], unpack_heartbeat(message.value() or b""))
         lag = time.time() - min(marks.values()) / 1000
-        # An idle item side is known to be applied only up to its longest transaction ago.
-        bound = LAG_BOUND_S if side == "user" else 3 * LAG_BOUND_S
         found = f"{lag:.1f} s" if min(marks.values()) else "never ran"
-        return Check(name, lag <= bound, found, f"Is it running? forebay work --side {side}")
+        return Check(name, lag <= LAG_BOUND_S, found, f"Is it running? forebay work --only {side}")
 
     def _dead_letters(self) -> Check:
         counts = deadletters.count(self._cluster, self.topics)
@@ -158,17 +181,18 @@ class _Doctor:
         )
 
     def _undeclared(self) -> Check:
-        """What the newest records of the sources carry and the generation's spec does not know. No fault: producers may
-        send more."""
-        counter, looked, counts = Undeclared(self._bundle.spec), 0, Counts()
+        """What the newest events of the clean logs carry and the generation's spec does not know. No fault: producers
+        may send more."""
+        looked, counts = 0, Counts()
         for side in SIDES:
-            info = self._infos[self.topics.source(side)]
-            events = []
+            counter, info = Undeclared(self._bundle.spec, side), self._infos[self.topics.events(side)]
             for message in tail.newest(self._cluster, info.name, info.partitions, SAMPLE, SAMPLE_S):
-                with suppress(EventError):  # a dead letter, and counted there
-                    events.append(decode(message.value() or b""))
-            counts.update(counter.count(events))
-            looked += len(events)
+                try:
+                    block = Block.decode(dict(message.headers() or ())[HEADER], message.value() or b"")
+                except (BlockError, KeyError):
+                    continue  # a stranger's; workers tell of it
+                counts.update(counter.count(block))
+                looked += len(block) if side == "user" else int((block.numbers("kind") == ITEM_UPDATE).sum())
         told = ", ".join(f"{kind} {name!a} ({n:,})" for (kind, name), n in counts.most_common(TOLD))
         more = f" and {len(counts) - TOLD} more" if len(counts) > TOLD else ""
         found = f"{told}{more} of the newest {looked:,} events" if told else f"nothing in the newest {looked:,} events"

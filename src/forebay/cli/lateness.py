@@ -1,53 +1,33 @@
-"""Which events a worker will refuse for their time, told before they are sent: the log acknowledges them all the same.
+"""Which events the Intake will refuse for their time, told before they are sent: the log acknowledges them all.
 
-It is a warning, and `publish` still ends with 0: the bound belongs to each generation's bundle, several generations may
-read one log, and one of them may take what another refuses.
+It is a warning, and `publish` still ends with 0: the Intake goes by its own settings, and these may be others.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from forebay.cli.console import err
 from forebay.clock import now_ms
 from forebay.config import Settings
-from forebay.errors import ForebayError
+from forebay.errors import ConfigError, SpecError
 from forebay.events import Behaviour, Published
-from forebay.segments.spec import EventRules
 from forebay.segments.spec.toml import duration_ms
 from forebay.segments.spec.words import duration
-from forebay.store.generation import Generation
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms; `source` says whose bounds
-    they are."""
+    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms."""
 
     late_after_ms: int
     future_after_ms: int
-    source: str
 
     @classmethod
     def of(cls, settings: Settings) -> Bounds:
-        """Those of the generation's bundle where the data folder has both, else the defaults of a spec."""
-        rules = EventRules()
-        try:
-            generation = Generation.load(settings.generation_dir, name=settings.generation)
-            # Not Bundle.load: a producer has neither safetensors nor a reason to read the weights.
-            manifest = json.loads((settings.bundles / generation.bundle_hash[:12] / "manifest.json").read_bytes())
-            given = manifest["spec"].get("events", {})
-            late, future = given.get("late_after"), given.get("future_after")
-            return cls(
-                duration_ms(late, "late_after") if late else rules.late_after_ms,
-                duration_ms(future, "future_after") if future else rules.future_after_ms,
-                f"generation {generation.name}",
-            )
-        except (ForebayError, OSError, ValueError, KeyError, TypeError, AttributeError):
-            where = f"no generation {settings.generation} in {settings.data_dir}"
-            return cls(rules.late_after_ms, rules.future_after_ms, f"the default: {where}")
+        """Those of the settings. Raises ConfigError for what is no duration."""
+        return cls(_ms("late_after", settings.late_after), _ms("future_after", settings.future_after))
 
 
 class Lateness:
@@ -64,7 +44,7 @@ class Lateness:
         if event.time is None:
             return False
         now = now_ms()
-        # As the Processor judges: profiles and item updates of any age are folded, the newest wins.
+        # As the Intake judges: profiles and item updates of any age are folded, the newest wins.
         if isinstance(event, Behaviour) and now - event.time > self.bounds.late_after_ms:
             self.late += 1
             self.oldest = min(event.time, self.oldest or event.time)
@@ -85,16 +65,15 @@ class Lateness:
         bounds = self.bounds
         if self.late:
             _say(
-                f"{self.late:,} of {self.seen:,} events are older than {duration(bounds.late_after_ms)} "
-                f"({bounds.source}), "
-                f"the oldest of {_day(self.oldest)}: workers will refuse them as late{more}",
-                "Build a generation from history instead: forebay backfill --from FILE (or raise late_after under "
-                "[events])",
+                f"{self.late:,} of {self.seen:,} events are older than {duration(bounds.late_after_ms)}, "
+                f"the oldest of {_day(self.oldest)}: the Intake will refuse them as late{more}",
+                "Build a generation from history instead: forebay backfill --from FILE (or raise late_after in the "
+                "settings of producers and workers)",
             )
         if self.ahead:
             _say(
-                f"{self.ahead:,} of {self.seen:,} events are more than {duration(bounds.future_after_ms)} ahead "
-                f"({bounds.source}), the newest of {_day(self.newest)}: workers will refuse them as future{more}",
+                f"{self.ahead:,} of {self.seen:,} events are more than {duration(bounds.future_after_ms)} ahead, "
+                f"the newest of {_day(self.newest)}: the Intake will refuse them as future{more}",
                 "Are their times milliseconds since 1970, and is this machine's clock right?",
             )
 
@@ -105,13 +84,20 @@ class Lateness:
             "oldest": self.oldest or None,
             "late_after_ms": self.bounds.late_after_ms,
             "future": self.ahead,
-            "bounds": self.bounds.source,
+            "future_after_ms": self.bounds.future_after_ms,
         }
 
 
 def _say(what: str, do: str) -> None:
     err.print(f"warning: {what}", markup=False)
     err.print(f"         {do}", markup=False)
+
+
+def _ms(name: str, text: str) -> int:
+    try:
+        return duration_ms(text, name)
+    except SpecError as error:
+        raise ConfigError(f"{name} is not a duration", where="the settings", do=error.do) from None
 
 
 def _day(ms: int) -> str:

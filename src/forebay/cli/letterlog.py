@@ -25,13 +25,13 @@ class LetterLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._told_at = clock, -EVERY_S - 1e9
-        self._counts: Counter[tuple[str, str]] = Counter()
-        self._lock = threading.Lock()  # both sides' workers emit
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()  # every stage's worker emits
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if name == "dead_letter":
             with self._lock:
-                self._counts[str(details["side"]), str(details["reason"])] += 1
+                self._counts[str(details["reason"])] += 1
         elif name == "step" and self._counts and self._clock() - self._told_at >= EVERY_S:
             self.tell()
 
@@ -40,7 +40,7 @@ class LetterLog:
         with self._lock:
             counts, self._counts, self._told_at = self._counts, Counter(), self._clock()
         if counts:
-            told = ", ".join(f"{n:,} {reason} ({side} side)" for (side, reason), n in counts.most_common())
+            told = ", ".join(f"{n:,} {reason}" for reason, n in counts.most_common())
             log.warning("records refused: %s. See: forebay deadletters list", told)
 
 

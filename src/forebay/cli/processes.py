@@ -6,15 +6,23 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
 
+if TYPE_CHECKING:
+    from forebay.streams.worker.options import WorkerOptions
+    from forebay.streams.worker.protocol import Worker
+
 log = logging.getLogger("forebay")
+HOLD_S = 0.005  # of the Intake's batches: a transaction costs the broker milliseconds, however few events are in it
 
 
 def stop_event() -> threading.Event:
@@ -25,40 +33,32 @@ def stop_event() -> threading.Event:
     return stop
 
 
-def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str | None) -> None:
-    """A worker for each side until stopped. An error in one ends both, and the process with it: a supervisor starts it
-    again.
+STAGES = ("intake", "user", "item")
 
-    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `silent` leaves telling the item
-    side to the workers of another generation. Does not return when a thread is stuck: the process ends.
+
+def work(settings: Settings, only: str | None, slot: str, *, status: str | None) -> None:
+    """A worker of the Intake and of each side, or of `only` one of them, until stopped. An error in one ends all, and
+    the process with them: a supervisor starts it again.
+
+    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. Does not return when a thread is
+    stuck: the process ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
-    from forebay.cli.cluster import cluster
     from forebay.cli.readiness import Readiness
-    from forebay.segments.bundle import Bundle
-    from forebay.segments.spec import SIDES
-    from forebay.store.generation import Generation
-    from forebay.streams.topics import Topics, describe
-    from forebay.streams.transports.librdkafka.transport import worker
     from forebay.streams.worker.options import WorkerOptions
-    from forebay.streams.worker.processor import Processor
-    from forebay.streams.worker.protocol import Worker
     from forebay.streams.worker.supervisor import stuck, supervise
 
-    if side not in (*SIDES, "both"):
-        raise UsageError(f"side {side!r}", do="Use user, item or both")
-    generation = Generation.load(settings.generation_dir, name=settings.generation)
-    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-    topics, kafka = Topics(settings.topic_prefix), cluster(settings)
-    options = WorkerOptions(slot=slot, create_stores=False, interactions=not silent)
-    workers: list[Worker] = []
-    for one in SIDES if side == "both" else (side,):
-        topic = topics.source(one)
-        partitions = describe(kafka, [topic])[topic].partitions
-        processor = Processor(bundle, "user" if one == "user" else "item", topic, partitions, settings.state)
-        workers.append(worker(processor, kafka, topics, generation.name, options))
-        log.info("%s, bundle %s, group %s", workers[-1].name, bundle.name, workers[-1].group)
-    readiness = Readiness(workers, f"generation {generation.name}, slot {slot}, broker {settings.bootstrap}")
+    if only not in (None, *STAGES):
+        raise UsageError(f"--only {only!r}", do=f"Use one of {', '.join(STAGES)}, or leave it out for all")
+    chosen = STAGES if only is None else (only,)
+    options = WorkerOptions(slot=slot)
+    workers = [*_sides(settings, [one for one in chosen if one != "intake"], options)]
+    if "intake" in chosen:
+        workers.append(_intake(settings, options))
+    for one in workers:
+        log.info("%s, group %s", one.name, one.group)
+    what = "the intake" if only == "intake" else f"generation {settings.generation}"
+    readiness = Readiness(workers, f"{what}, slot {slot}, broker {settings.bootstrap}")
     with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
         try:
             supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
@@ -70,6 +70,46 @@ def work(settings: Settings, side: str, slot: str, *, silent: bool, status: str 
         log.error("a thread does not come back: what it had not committed is done again at the next start")
         logging.shutdown()
         os._exit(1)
+
+
+def _sides(settings: Settings, sides: Sequence[str], options: WorkerOptions) -> Iterator[Worker]:
+    from forebay.cli.cluster import cluster
+    from forebay.segments.bundle import Bundle
+    from forebay.segments.spec import SIDES
+    from forebay.store.generation import Generation
+    from forebay.streams.topics import Topics, describe
+    from forebay.streams.transports.librdkafka.start import side_worker
+    from forebay.streams.worker.processor import Processor
+
+    if not sides:
+        return
+    generation = Generation.load(settings.generation_dir, name=settings.generation)
+    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
+    log.info("generation %s, bundle %s", generation.name, bundle.name)
+    topics, kafka = Topics(settings.topic_prefix), cluster(settings)
+    for side in SIDES:
+        if side in sides:
+            topic = topics.events(side)
+            count = describe(kafka, [topic])[topic].partitions
+            processor = Processor(bundle, side, topics, generation.name, count, settings.state)
+            yield side_worker(processor, kafka, replace(options, create_stores=False))
+
+
+def _intake(settings: Settings, options: WorkerOptions) -> Worker:
+    from forebay.cli.cluster import cluster
+    from forebay.cli.lateness import Bounds
+    from forebay.streams.intake.accept import Rules
+    from forebay.streams.topics import Topics
+    from forebay.streams.transports.librdkafka.start import intake_worker
+
+    bounds = Bounds.of(settings)
+    return intake_worker(
+        # The group is every generation's: workers of two in one slot are not in each other's way.
+        cluster(settings), Topics(settings.topic_prefix), settings.intake,
+        replace(options, hold_s=HOLD_S, slot=f"{settings.generation}.{options.slot}"),
+        rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
+        memory_bytes=settings.intake_memory_mb << 20,
+    )  # fmt: skip
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:

@@ -16,7 +16,7 @@ from forebay.cli.lateness import Bounds, Lateness
 from forebay.clock import DAY_MS, now_ms
 from forebay.config import Settings
 from forebay.errors import EventError, UsageError
-from forebay.events import MAX_RECORD_BYTES, Interaction, Published, Tick, check, decode, encode
+from forebay.events import MAX_RECORD_BYTES, Published, Tick, check, decode, encode
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics
 
@@ -39,7 +39,7 @@ class SyntheticFlags:
 def publish(settings: Settings, source: str, as_json: bool) -> int:
     """Send every line; refused ones are named and skipped. Returns 0, or 3 when some were refused.
 
-    What workers will refuse for its time is said on standard error: of a file before anything is sent, of standard
+    What the Intake will refuse for its time is said on standard error: of a file before anything is sent, of standard
     input at the first such event and in sum at the end.
     """
     path = Path(source)
@@ -83,8 +83,8 @@ def _published(line: bytes) -> Published:
     """The event in a line. Raises EventError for what is none, or not one to publish."""
     event = decode(line)
     check(event)
-    if isinstance(event, Interaction | Tick):
-        raise EventError("wrong_type", "ticks and interactions are sent by workers")
+    if isinstance(event, Tick):
+        raise EventError("wrong_type", "ticks are the Intake's to send")
     return event
 
 

@@ -5,6 +5,7 @@ for at a moment, then all that was appended before that moment is applied; the c
 *Does it make progress?* Records below the readable end that are not committed wait for the worker.
 
 The end for the first question counts records of open transactions: they were appended already, and cannot be read yet.
+It is asked after `moment`, which says what the sources had taken by then: so all of that lies below the end.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from forebay.clock import now_ms
 from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
+from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End
 
 log = logging.getLogger("forebay.ends")
@@ -25,19 +28,31 @@ ANSWER_S = 2.0
 READABLE_EVERY = 10  # questions: what is readable is for the watchdog, which is in no hurry
 
 
+class Moment(Protocol):
+    """What is asked before the ends are, on the thread that asks."""
+
+    def as_of(self) -> int:
+        """The moment (ms) before which the sources took nothing that an end asked for now could miss; 0: not known.
+        May raise KafkaException."""
+
+    def close(self) -> None:
+        """No more is asked."""
+
+
 class EndWatch:
     """Asks every `interval_s` on a thread of its own until `stop`. What it found may be read from any thread."""
 
-    def __init__(self, bootstrap: Address, topic: str, partitions: int, interval_s: float) -> None:
-        self._places = [TopicPartition(topic, p) for p in range(partitions)]
-        self._interval_s = interval_s
+    def __init__(self, bootstrap: Address, sources: Sequence[Source], moment: Moment, interval_s: float) -> None:
+        """`sources` by number."""
+        self._places = [TopicPartition(source.topic, source.partition) for source in sources]
+        self._moment, self._interval_s = moment, interval_s
         # Consumers, though they read nothing: the admin client's list_offsets goes on with an old leader epoch after a
         # broker's restart, and aborts the process when a frozen broker answers late (librdkafka 2.16).
         self._all, self._readable = (
             Consumer(asking_consumer(bootstrap, committed=committed)) for committed in (False, True)
         )
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"ends-{topic}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"ends-{sources[0].topic}", daemon=True)
         self._ends: dict[int, End] = {}
         self.answered_at = time.monotonic()  # when the broker last answered
 
@@ -56,22 +71,30 @@ class EndWatch:
     def _run(self) -> None:
         turn = 0
         while not self._stop.is_set():
-            for place in self._places:
+            covers_ms = self._covered()
+            for number, place in enumerate(self._places):
                 try:
-                    self._ask(place, readable=turn % READABLE_EVERY == 0)
+                    self._ask(number, place, covers_ms, readable=turn % READABLE_EVERY == 0)
                 except KafkaException as error:  # of this partition: another may have a leader
                     log.debug("the end of %s[%d] is not known: %s", place.topic, place.partition, error)
             turn += 1
             self._stop.wait(self._interval_s)
-        self._all.close()
-        self._readable.close()
+        for one in (self._all, self._readable, self._moment):
+            one.close()
 
-    def _ask(self, place: TopicPartition, *, readable: bool) -> None:
-        before, asked_ms = self._ends.get(place.partition), now_ms()
+    def _covered(self) -> int:
+        try:
+            return self._moment.as_of()
+        except KafkaException as error:
+            log.debug("what the sources have taken is not known: %s", error)
+            return 0
+
+    def _ask(self, number: int, place: TopicPartition, covers_ms: int, *, readable: bool) -> None:
+        before = self._ends.get(number)
         # The readable end first: asked the other way round, it could lie past the other.
         if readable or before is None:
             known = self._readable.get_watermark_offsets(place, ANSWER_S)[1]
         else:
             known = before.readable
-        self._ends[place.partition] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, asked_ms)
+        self._ends[number] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, covers_ms)
         self.answered_at = time.monotonic()

@@ -25,7 +25,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer, Topic
 from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
 from forebay.streams.clients import worker_producer
 from forebay.streams.cluster import Address
-from forebay.streams.worker.records import Record
+from forebay.streams.worker.batch import Record
 
 OPERATION_TIMEOUT_S = (
     30.0  # of each call; a frozen broker was seen to outlast it, so that callers wait with a bound of their own
@@ -113,7 +113,7 @@ class TransactionLog:
     def _produce(self, record: Record) -> None:
         place: dict[str, Any] = {} if record.partition < 0 else {"partition": record.partition}
         if record.headers:
-            place["headers"] = record.headers
+            place["headers"] = list(record.headers)  # librdkafka takes no other sequence
         deadline = time.monotonic() + self._call_s
         while True:
             try:

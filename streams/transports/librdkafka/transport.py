@@ -3,86 +3,75 @@ ends."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_INVALID,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 
 from forebay.errors import BrokerUnavailable, Fenced
-from forebay.segments.spec import Side
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import worker_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds, committed
-from forebay.streams.topics import Topics, describe
-from forebay.streams.transports.librdkafka.ends import EndWatch
-from forebay.streams.transports.librdkafka.speakers import client_id, refuse_second_speaker
+from forebay.streams.transports.librdkafka.ends import EndWatch, Moment
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
-from forebay.streams.worker.batch import PartitionBatch
+from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.processor import Processor
-from forebay.streams.worker.protocol import Worker
-from forebay.streams.worker.records import Record
-from forebay.streams.worker.refusals import log_gap, other_count
+from forebay.streams.worker.refusals import grown, overtaken
+from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
 SEEK_S = 2.0
 OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
+MOST_BYTES = 1 << 20  # of one poll, about: Blocks have up to 4,096 events apiece
 _GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 log = logging.getLogger("forebay.librdkafka")
 
 
-def worker(
-    processor: Processor,
-    bootstrap: Address,
-    topics: Topics,
-    generation: str,
-    options: WorkerOptions = WorkerOptions(),
-) -> Worker:
-    """A worker over Kafka: the default.
-
-    Raises BrokerUnavailable, TopicMissing, TopicMismatch, StoreMissing or GenerationConflict before anything is joined.
-    """
-    side, count = processor.side, processor.count
-    transport = LibrdkafkaTransport(bootstrap, topics, generation, side, count, options)
-    try:
-        ready = Worker(processor, transport, topics, generation, options)
-        if side == "user" and options.interactions:
-            refuse_second_speaker(bootstrap, topics, generation)
-    except BaseException:
-        transport.close()
-        raise
-    return ready
-
-
 class LibrdkafkaTransport:
-    """Transport of one side of a generation. Two threads of its own: one for the commit under way, and one that asks
-    for ends."""
+    """Transport of one stage. Two threads of its own: one for the commit under way, and one that asks for ends."""
 
     def __init__(
-        self, bootstrap: Address, topics: Topics, generation: str, side: Side, partitions: int, options: WorkerOptions
+        self,
+        bootstrap: Address,
+        sources: Sequence[Source],
+        group: str,
+        options: WorkerOptions,
+        *,
+        name: str,
+        moment: Moment,
     ) -> None:
-        """Raises BrokerUnavailable, TopicMissing, or TopicMismatch where a topic has not so many partitions."""
-        self.topic, self.group, self.where = topics.source(side), topics.group(generation, side), str(bootstrap)
-        info = describe(bootstrap, [self.topic, topics.vectors(generation, side)])
-        for one in info.values():
-            if one.partitions != partitions:
-                raise other_count(one.name, one.partitions, partitions, self.where)
-        self.topic_id = info[self.topic].topic_id
-        self._bootstrap, self._options = bootstrap, options
+        """`sources` are all partitions of some topics; a member of `group` reads its share of them. `name` is the
+        stage's, for threads and metrics; `moment` is what ends are asked after."""
+        self.group, self.where = group, str(bootstrap)
+        self._bootstrap, self._options, self._sources = bootstrap, options, tuple(sources)
+        self._numbers = {(s.topic, s.partition): number for number, s in enumerate(sources)}
         slot = Slot(
-            bootstrap, side, options.slot, self.group,
-            client_id(self.group, options.slot, speaks=options.interactions),
+            bootstrap, name, options.slot, group, f"{group}.{options.slot}",
             options.session_timeout_ms, options.transaction_timeout_ms,
         )  # fmt: skip
-        self._consumer = Consumer(self._settings(self.group) | {"client.id": slot.client})
-        self._writer = Writer(slot)
-        self._ends = EndWatch(bootstrap, self.topic, partitions, options.heartbeat_interval_s)
+        self._consumer = Consumer(self._settings(group) | {"client.id": slot.client})
+        self._writer = Writer(slot, self._consumer.memberid)
+        self._ends = EndWatch(bootstrap, sources, moment, options.heartbeat_interval_s)
         self._owner: Owner | None = None
+        self._next: dict[int, int] = {}  # of partitions that are read: no record below it is delivered
+
+    def source(self, partition: int) -> Source:
+        """See Transport."""
+        return self._sources[partition]
 
     @property
     def answered_at(self) -> float:
@@ -98,32 +87,65 @@ class LibrdkafkaTransport:
     def join(self, owner: Owner) -> None:
         """See Transport."""
         self._owner = owner
-        self._consumer.subscribe([self.topic], on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        topics = list(dict.fromkeys(source.topic for source in self._sources))
+        self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         self._ends.start()
 
-    def poll(self, most: int, wait_s: float) -> Polled:
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
         if most > 1 and messages and not messages[0].error():
-            messages += self._consumer.consume(most - 1, 0)
+            messages += self._more(most - 1, hold_s)
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}
+        fell_back: set[int] = set()
         for message in messages:
-            if _is_end(message):
-                ends[message.partition()] = message.offset()
-            elif (error := message.error()) is not None:
-                self._judge(error, message.partition())
+            number, offset = self._number(message), message.offset()
+            if (error := message.error()) is not None and not _is_end(message):
+                self._judge(error, message)
+            elif offset < self._next.get(number, 0):
+                fell_back.add(number)
+            elif number not in self._next:
+                continue  # fetched before it was to stand still
+            elif error is not None:
+                ends[number] = offset
             else:
-                by_partition.setdefault(message.partition(), []).append(message)
+                by_partition.setdefault(number, []).append(message)
+                self._next[number] = offset + 1
+        self._catch_up(fell_back)
         return Polled([_batch(p, m) for p, m in by_partition.items()], ends)
+
+    def _catch_up(self, partitions: Iterable[int]) -> None:
+        """An assignment that was still looking for its beginning when it was moved goes back to there afterwards, past
+        what it has delivered (librdkafka 2.16)."""
+        for partition in partitions:
+            log.debug("%s: its reader fell back, and is moved to %d", self.source(partition), self._next[partition])
+            with contextlib.suppress(KafkaException):  # it is moved with the next poll
+                self._consumer.seek(self._place(partition, self._next[partition]))
+
+    def _more(self, most: int, hold_s: float) -> list[Message]:
+        """What is there already and, with `hold_s`, what comes soon: about a megabyte of it."""
+        found: list[Message] = []
+        at_once, size, until = max(1, most // 16), 0, time.monotonic() + hold_s
+        while len(found) < most and size < MOST_BYTES:
+            part = self._consumer.consume(min(at_once, most - len(found)), 0)
+            if not part and (left_s := until - time.monotonic()) > 0:
+                part = self._consumer.consume(1, left_s)
+            if not part:
+                break
+            found += part
+            size += sum(len(message) for message in part)
+        return found
 
     def hold(self, partitions: Sequence[int]) -> None:
         """See Transport."""
-        self._consumer.pause([TopicPartition(self.topic, p) for p in partitions])
+        for partition in partitions:
+            self._next.pop(partition, None)
+        self._consumer.pause([self._place(p) for p in partitions])
 
     def go_on(self, partition: int, offset: int, stop: threading.Event) -> None:
         """See Transport. An assignment takes a moment before it can be moved."""
-        place, deadline = TopicPartition(self.topic, partition, offset), time.monotonic() + SEEK_S
+        place, deadline = self._place(partition, offset), time.monotonic() + SEEK_S
         while True:
             try:
                 self._consumer.seek(place)
@@ -131,8 +153,9 @@ class LibrdkafkaTransport:
             except KafkaException as error:
                 if time.monotonic() > deadline:
                     said = f"its reader does not start: {error.args[0].str()}"
-                    raise BrokerUnavailable(said, where=self._place(partition)) from None
+                    raise BrokerUnavailable(said, where=str(self.source(partition))) from None
                 stop.wait(0.02)
+        self._next[partition] = offset
         self._consumer.resume([place])
 
     def read(
@@ -141,7 +164,7 @@ class LibrdkafkaTransport:
         """See Transport."""
         reader = Consumer(self._settings(f"{self.group}.restore.{self._options.slot}"))
         try:
-            reader.assign([TopicPartition(self.topic, partition, start)])
+            reader.assign([self._place(partition, start)])
             heard, done = time.monotonic(), False
             while not done and not stop.is_set():
                 messages = reader.consume(1, 1.0)  # a full batch would be waited for at the log's end
@@ -149,7 +172,7 @@ class LibrdkafkaTransport:
                 records = []
                 for message in messages:
                     if (error := message.error()) is not None and not _is_end(message):
-                        self._judge(error, partition)
+                        self._judge(error, message)
                         continue
                     # The end of the log may be met instead: the last offsets may be a transaction's own marks.
                     done = done or message.offset() >= end - 1
@@ -160,7 +183,7 @@ class LibrdkafkaTransport:
                 elif time.monotonic() - heard > SILENCE_S:
                     raise BrokerUnavailable(
                         f"nothing was read for {SILENCE_S:.0f} s",
-                        where=self._place(partition),
+                        where=str(self.source(partition)),
                         do="Run: forebay doctor",
                     )
                 yield _batch(partition, records) if records else None
@@ -175,45 +198,59 @@ class LibrdkafkaTransport:
         self._writer.close()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        numbers = [tp.partition for tp in partitions]
+        known = [tp for tp in partitions if (tp.topic, tp.partition) in self._numbers]
         # From the beginning, and standing still: what is fetched all the same lies before where the owner goes on.
-        consumer.incremental_assign([TopicPartition(self.topic, p, OFFSET_BEGINNING) for p in numbers])
-        self.hold(numbers)
+        consumer.incremental_assign([TopicPartition(tp.topic, tp.partition, OFFSET_BEGINNING) for tp in known])
+        consumer.pause(known)
+        for tp in partitions:
+            if tp not in known:
+                had = sum(source.topic == tp.topic for source in self._sources)
+                raise grown(tp.topic, tp.partition + 1, had, self.where)
         if self._owner is not None:
-            self._owner.assigned(numbers)
+            self._owner.assigned(self._numbers_of(partitions))
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._forget(partitions)
         try:
             if self._owner is not None:
-                self._owner.revoked([tp.partition for tp in partitions])
+                self._owner.revoked(self._numbers_of(partitions))
         finally:
             consumer.incremental_unassign(partitions)
 
     def _lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._forget(partitions)
         try:
             if self._owner is not None:
-                self._owner.lost([tp.partition for tp in partitions])
+                self._owner.lost(self._numbers_of(partitions))
         finally:
             consumer.incremental_unassign(partitions)
+
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        for number in self._numbers_of(partitions):
+            self._next.pop(number, None)
 
     # -- the log
 
     def take(self, stop: threading.Event) -> None:
         """See Transport. This also aborts what a killed predecessor left open, which would hold back what is asked
         next."""
-        self._writer.take(self._consumer.memberid(), stop)
+        self._writer.take(stop)
 
     def committed(self, partition: int) -> int | None:
         """See Transport."""
-        return committed(self._consumer, self.topic, partition, OFFSETS_S)
+        source = self.source(partition)
+        return committed(self._consumer, source.topic, source.partition, OFFSETS_S)
 
     def first(self, partition: int) -> int:
         """See Transport."""
-        return bounds(self._consumer, self.topic, partition, OFFSETS_S)[0]
+        source = self.source(partition)
+        return bounds(self._consumer, source.topic, source.partition, OFFSETS_S)[0]
 
-    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
+    def submit(
+        self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
+    ) -> None:
         """See Transport."""
-        places = [TopicPartition(self.topic, p, offset) for p, offset in offsets.items()]
+        places = [self._place(p, offset, notes.get(p)) for p, offset in offsets.items()]
         self._writer.submit(records, places, self._consumer.consumer_group_metadata(), events)
 
     def settle(self, stop: threading.Event) -> bool:
@@ -226,22 +263,31 @@ class LibrdkafkaTransport:
 
     def reset_command(self, partition: int, offset: int) -> str:
         """See Transport."""
+        source = self.source(partition)
         return (
             f"python -m kafka.admin -b {self.where} groups alter-offsets -g {self.group} "
-            f"-o {self.topic}:{partition}:{offset}"
+            f"-o {source.topic}:{source.partition}:{offset}"
         )
 
     # -- errors
 
-    def _judge(self, error: KafkaError, partition: int) -> None:
+    def _judge(self, error: KafkaError, message: Message) -> None:
         if error.code() in _GONE:
-            raise log_gap(self._place(partition))
+            raise overtaken(f"{message.topic()}[{message.partition()}]")
         if error.fatal():
             raise Fenced(f"the consumer cannot go on: {error.str()}", where=self.where)
         log.warning("kafka: %s", error.str())
 
-    def _place(self, partition: int) -> str:
-        return f"{self.topic}[{partition}]"
+    def _place(self, partition: int, offset: int = OFFSET_INVALID, note: str | None = None) -> TopicPartition:
+        topic, number, _ = self.source(partition)
+        return TopicPartition(topic, number, offset) if note is None else TopicPartition(topic, number, offset, note)
+
+    def _number(self, message: Message) -> int:
+        return self._numbers.get((message.topic(), message.partition()), -1)
+
+    def _numbers_of(self, places: Sequence[TopicPartition]) -> list[int]:
+        found = (self._numbers.get((place.topic, place.partition)) for place in places)
+        return [number for number in found if number is not None]
 
     def _settings(self, group: str) -> dict[str, Any]:
         return worker_consumer(self._bootstrap, group, self._options.session_timeout_ms)
@@ -259,4 +305,5 @@ def _batch(partition: int, messages: Sequence[Message]) -> PartitionBatch:
         [m.value() for m in messages],
         [m.offset() for m in messages],
         [m.timestamp()[1] for m in messages],
+        [m.headers() or () for m in messages],
     )

@@ -56,15 +56,15 @@ class Member:
 
 @dataclass(eq=False)
 class Group:
-    """Members, who may own what, and the next offset of each partition. The one who is to have a partition gets it when
-    its owner has given it away."""
+    """Members, who may own what of so many partitions, and the next offset of each, with its note. The one who is to
+    have a partition gets it when its owner has given it away."""
 
-    topic: str
     partitions: int
     members: list[Member] = field(default_factory=list)
     generation: int = 0
     wanted: dict[int, Member] = field(default_factory=dict)
     offsets: dict[int, int] = field(default_factory=dict)
+    notes: dict[int, str] = field(default_factory=dict)
 
     def change(self) -> None:
         """Begin a generation: each member gets its share, and keeps what it has as far as that goes."""
@@ -103,6 +103,7 @@ class Write:
     generation: int
     records: Sequence[Sent]
     offsets: Mapping[int, int]
+    notes: Mapping[int, str]
     open: bool = True
     error: BrokerError | None = None
 
@@ -159,9 +160,9 @@ class MemoryLog:
 
     # -- groups
 
-    def group(self, name: str, topic: str) -> Group:
-        """A group over a topic."""
-        return self._groups.setdefault(name, Group(topic, self.partitions(topic)))
+    def group(self, name: str, partitions: int) -> Group:
+        """A group over so many partitions, whatever they are."""
+        return self._groups.setdefault(name, Group(partitions))
 
     def join(self, group: Group, client: str) -> Member:
         """A new member, which owns nothing yet."""
@@ -211,6 +212,7 @@ class MemoryLog:
         for topic, partition in dict.fromkeys((sent.topic, sent.partition) for sent in write.records):
             self._records[topic][partition].append(None)
         write.member.group.offsets.update(write.offsets)
+        write.member.group.notes.update({p: write.notes.get(p, "") for p in write.offsets})
         for listener in self.landed:
             listener(write)
 

@@ -7,38 +7,36 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 
 from forebay.errors import Fenced
-from forebay.segments.spec import Side
 from forebay.streams.routing import partitions_of
-from forebay.streams.topics import Topics
-from forebay.streams.transports.memory.log import Member, MemoryLog, Sent, Stored, Write
-from forebay.streams.worker.batch import PartitionBatch
+from forebay.streams.transports.memory.log import Group, Member, MemoryLog, Sent, Stored, Write
+from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.records import Record
-from forebay.streams.worker.refusals import log_gap
+from forebay.streams.worker.refusals import overtaken
+from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
 
 class MemoryTransport:
-    """Transport of one side of a generation. A commit lands when it is settled, unless whoever runs the log has landed
-    it before. `fault` is called with the name of each point at which a process may end: a simulation raises there."""
+    """Transport of one stage. A commit lands when it is settled, unless whoever runs the log has landed it before.
+    `fault` is called with the name of each point at which a process may end: a simulation raises there."""
 
     def __init__(
         self,
         memory: MemoryLog,
-        topics: Topics,
-        generation: str,
-        side: Side,
+        topics: Sequence[str],
+        group: str,
         options: WorkerOptions = WorkerOptions(),
         *,
+        moment: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
-        wall_ms: Callable[[], int],
     ) -> None:
-        """The topics are there."""
-        self.topic, self.group, self.where = topics.source(side), topics.group(generation, side), "memory"
-        self.topic_id = self.topic
+        """All partitions of `topics` are read, by the members of `group` together. All that the sources took before
+        `moment()` (ms) is in the log when it is called."""
+        self.group, self.where = group, "memory"
         self.fault: Callable[[str], None] = lambda point: None
         self.member: Member | None = None
-        self._log, self._options, self._clock, self._wall_ms = memory, options, clock, wall_ms
+        self._log, self._options, self._clock, self._moment = memory, options, clock, moment
+        self._sources = [Source(topic, p, topic) for topic in topics for p in range(memory.partitions(topic))]
         self._owner: Owner | None = None
         self._at: dict[int, int] = {}  # partitions that are read, and the next offset of each
         self._told: dict[int, int] = {}  # the ends that were told
@@ -46,6 +44,10 @@ class MemoryTransport:
         self._epoch = -1
         self._write: Write | None = None
         self._answered_at = clock()
+
+    def source(self, partition: int) -> Source:
+        """See Transport."""
+        return self._sources[partition]
 
     @property
     def answered_at(self) -> float:
@@ -65,27 +67,27 @@ class MemoryTransport:
         self._owner = owner
         self._enter()
 
-    def poll(self, most: int, wait_s: float) -> Polled:
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
         """See Transport. Partitions that it brings along are read from their beginning in the same call, which Kafka's
         consumers do, too."""
         if not self._log.up:
             return Polled()
-        asked_ms = self._wall_ms()
-        for partition in range(self._log.partitions(self.topic)):
-            end = self._log.end(self.topic, partition)
-            self._ends[partition] = End(end, end, asked_ms)
+        covers_ms = self._moment()
+        for partition in range(len(self._sources)):
+            end = self._end(partition)
+            self._ends[partition] = End(end, end, covers_ms)
         fresh = self._membership()
         found, ends = [], {}
-        for partition, start in [*self._at.items(), *((p, self._log.first(self.topic, p)) for p in fresh)]:
-            if start < self._log.first(self.topic, partition):
-                raise log_gap(f"{self.topic}[{partition}]")
-            records = self._log.records(self.topic, partition, start)[:most]
+        for partition, start in [*self._at.items(), *((p, self._first(p)) for p in fresh)]:
+            if start < self._first(partition):
+                raise overtaken(str(self.source(partition)))
+            records = self._records(partition, start)[:most]
             most -= len(records)
             if records:
                 found.append(_batch(partition, records))
             if partition in self._at:
-                end = self._log.end(self.topic, partition)
-                left = self._log.records(self.topic, partition, records[-1].offset + 1 if records else start)
+                end = self._end(partition)
+                left = self._records(partition, records[-1].offset + 1 if records else start)
                 self._at[partition] = left[0].offset if left else end
                 if not left and self._told.get(partition) != end:
                     ends[partition] = self._told[partition] = end
@@ -110,9 +112,9 @@ class MemoryTransport:
         """See Transport."""
         while start < end and not stop.is_set():
             self._log.ask()
-            if start < self._log.first(self.topic, partition):
-                raise log_gap(f"{self.topic}[{partition}]")
-            records = self._log.records(self.topic, partition, start, end)[:most]
+            if start < self._first(partition):
+                raise overtaken(str(self.source(partition)))
+            records = self._records(partition, start, end)[:most]
             start = records[-1].offset + 1 if records else end
             self.fault("read")
             yield _batch(partition, records) if records else None
@@ -126,7 +128,7 @@ class MemoryTransport:
                 self._log.leave(self.member)
 
     def _enter(self) -> None:
-        self.member = self._log.join(self._log.group(self.group, self.topic), self._options.slot)
+        self.member = self._log.join(self._group, self._options.slot)
 
     def _membership(self) -> list[int]:
         """Give away, lose and get partitions; returns those that came."""
@@ -173,20 +175,22 @@ class MemoryTransport:
     def committed(self, partition: int) -> int | None:
         """See Transport."""
         self._log.ask()
-        return self._log.group(self.group, self.topic).offsets.get(partition)
+        return self._group.offsets.get(partition)
 
     def first(self, partition: int) -> int:
         """See Transport."""
         self._log.ask()
-        return self._log.first(self.topic, partition)
+        return self._first(partition)
 
-    def submit(self, records: Sequence[Record], offsets: Mapping[int, int], events: int) -> None:
+    def submit(
+        self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
+    ) -> None:
         """See Transport."""
         if self._epoch < 0:
             return
         assert self.member is not None and self._write is None, "the commit before is not settled"
         sent = [Sent(r.topic, self._home(r), r.key, r.value, r.headers) for r in records]
-        self._write = Write(self._producer, self._epoch, self.member, self.member.generation, sent, offsets)
+        self._write = Write(self._producer, self._epoch, self.member, self.member.generation, sent, offsets, notes)
         self._log.begin(self._write)
         self.fault("submitted")
 
@@ -208,7 +212,23 @@ class MemoryTransport:
 
     def reset_command(self, partition: int, offset: int) -> str:
         """See Transport."""
-        return f"set the offset of {self.topic}[{partition}] to {offset}"
+        return f"set the offset of {self.source(partition)} to {offset}"
+
+    @property
+    def _group(self) -> Group:
+        return self._log.group(self.group, len(self._sources))
+
+    def _first(self, partition: int) -> int:
+        source = self.source(partition)
+        return self._log.first(source.topic, source.partition)
+
+    def _end(self, partition: int) -> int:
+        source = self.source(partition)
+        return self._log.end(source.topic, source.partition)
+
+    def _records(self, partition: int, start: int, end: int | None = None) -> list[Stored]:
+        source = self.source(partition)
+        return self._log.records(source.topic, source.partition, start, end)
 
     @property
     def _producer(self) -> str:
@@ -227,4 +247,5 @@ def _batch(partition: int, records: Sequence[Stored]) -> PartitionBatch:
         [r.value for r in records],
         [r.offset for r in records],
         [r.append_time for r in records],
+        [r.headers for r in records],
     )

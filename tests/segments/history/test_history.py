@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import UsageError
-from forebay.events import Behaviour, Event, Interaction, ItemUpdate, Tick, UserProfile, encode
+from forebay.events import Behaviour, Event, ItemUpdate, Tick, UserProfile, encode
 from forebay.segments.history import History
 
 GOOD: list[Behaviour | UserProfile | ItemUpdate] = [
@@ -44,8 +44,8 @@ def test_a_file_is_read_in_order_of_time(tmp_path: Path) -> None:
         (encode(Behaviour("u", "i", "view", 1e6, 1, "e")), "not an event"),
         (encode(Behaviour("u", "i", "view", 1.0, None, "e")), "without a time or an id"),
         (encode(Behaviour("u", "i", "view", 1.0, 1, None)), "without a time or an id"),
-        (encode(Tick(1)), "ticks and interactions"),
-        (encode(Interaction("i", "u", "view", 1.0, 1, "e", 1)), "ticks and interactions"),
+        (encode(Tick(1)), "ticks are the Intake's"),
+        (b'{"type":"interaction","item":"i","user":"u","action":"view","time":1,"id":"e"}', "not an event"),
     ],
 )
 def test_the_first_bad_line_is_named(line: bytes, what: str, tmp_path: Path) -> None:
@@ -79,6 +79,13 @@ def test_a_moment_is_the_time_of_the_behaviour_at_that_share() -> None:
         History.of([]).moment(0.5)
 
 
-def test_interactions_are_what_the_user_side_would_send_on_time() -> None:
-    """One for each behaviour, its event time as the time of its record."""
-    assert History.of(GOOD).interactions()[0] == Interaction("i", "u", "view", 1.0, 10, "a", 10)
+def test_a_behaviour_that_comes_twice_is_taken_once() -> None:
+    """One of the same user, time and id, as the Intake would tell; nobody behind it looks again."""
+    other = [
+        Behaviour("v", "i", "view", 1.0, 10, "a"),
+        Behaviour("u", "i", "view", 1.0, 11, "a"),
+        Behaviour("u", "i", "view", 1.0, 10, "aa"),
+    ]
+    again = [Behaviour("u", "j", "buy", 2.0, 10, "a"), *other, GOOD[0]]
+    found = History.of([*GOOD, *again]).behaviours
+    assert len(found) == 6 and all(b in found for b in other) and found[0] == GOOD[4]

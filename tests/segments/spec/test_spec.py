@@ -26,7 +26,7 @@ def test_the_demo_spec_says_what_it_says() -> None:
         "item.id", "item.content", "item.stats", "item.affinity", "item.key", "item.pull",
     ]  # fmt: skip
     assert loaded.events.actions == ("rate",)
-    assert (loaded.events.late_after_ms, loaded.events.future_after_ms) == (30 * DAY_MS, 300_000)
+    assert loaded.events.retire_users_after_ms == 0
     assert loaded.label.positive.text == "value >= 4"
     assert loaded.attribute("item", "genres").width == 19
     assert loaded.attribute("item", "year").width == 1
@@ -83,8 +83,8 @@ def test_durations_have_units(text: str, ms: int) -> None:
 def test_what_is_no_duration_is_refused(text: object) -> None:
     """A number alone has no unit to guess."""
     with pytest.raises(SpecError, match="is not a duration") as caught:
-        duration_ms(text, "[events] late_after")
-    assert caught.value.where == "[events] late_after" and '"30s"' in caught.value.do
+        duration_ms(text, "[user.short] late_after")
+    assert caught.value.where == "[user.short] late_after" and '"30s"' in caught.value.do
 
 
 def _changed(path: str, value: object) -> dict[str, Any]:
@@ -109,7 +109,9 @@ BAD = [
     ("models", {}, "unknown key 'models'", "the file"),
     ("events", [], "where a table must stand", "[events]"),
     ("events.late", "1h", "unknown key 'late'", "[events]"),
-    ("events.late_after", "soon", "is not a duration", "[events] late_after"),
+    ("events.late_after", "30d", "late_after is the installation's", "[events]"),
+    ("events.future_after", "soon", "future_after is the installation's", "[events]"),
+    ("events.retire_users_after", "soon", "is not a duration", "[events] retire_users_after"),
     ("events.actions", "rate", "list of different strings", "[events] actions"),
     ("events.actions", ["a", "a"], "list of different strings", "[events] actions"),
     ("label", {}, "no positive condition", "[label]"),
@@ -244,6 +246,17 @@ def test_what_cannot_be_a_model_is_refused(path: str, value: object, what: str, 
     assert caught.value.where.startswith(where)
     assert caught.value.do
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["late_after", "future_after"])
+def test_what_is_accepted_is_not_the_specs_to_say(name: str, tmp_path: Path) -> None:
+    """An older file is sent to the settings, with the line that belongs there."""
+    path = tmp_path / "segments.toml"
+    path.write_text(NASTY.replace("[events]\n", f'[events]\n{name} = "2d"\n'))
+    with pytest.raises(SpecError, match=f"{name} is the installation's") as caught:
+        load_spec(path)
+    assert caught.value.where == f"{path}, [events]"
+    assert f'write {name} = "2d" into forebay.toml' in caught.value.do
 
 
 def test_a_half_life_brings_its_window_unless_the_spec_gives_one() -> None:

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, UserProfile
+from forebay.events import Attribute, Behaviour, ItemUpdate, UserProfile
 from forebay.segments.spec.attribute import bucket_of
 from forebay.segments.state.columns import ColumnCoder, Columns
 from forebay.segments.state.ids import hash_id, hash_ids
@@ -30,10 +30,12 @@ def test_the_columns_of_a_behaviour_are_as_documented() -> None:
     assert columns.matrix.tolist() == [[hash_id("i"), 2, 2500, 0b100, 2, 3001]]
 
 
-def test_the_columns_of_an_interaction_are_as_documented() -> None:
-    """The user's hash, action and value, keyed by the item: attributes do not travel on this side."""
-    columns = ColumnCoder(spec("nasty"), "item").behaviours([Interaction("i", "u", "buy", -1.0, 7, "e", 9)])
+def test_the_columns_of_a_behaviour_on_side_item_are_as_documented() -> None:
+    """The user's hash, action and value, keyed by the item: what the event says of its item is no column here."""
+    event = Behaviour("u", "i", "buy", -1.0, 7, "e", {"genres": ["love"], "colour": "blue", "price": 1.5})
+    columns = ColumnCoder(spec("nasty"), "item").behaviours([event])
     assert columns.entities.to_strings() == ["i"]
+    assert (columns.times[0], columns.ids[0]) == (7, hash_id("e"))
     assert columns.matrix.tolist() == [[hash_id("u"), 3, -1000]]
 
 
@@ -50,9 +52,10 @@ def test_the_columns_of_event_attributes_are_the_last_ones() -> None:
     page = hash_id("/cart") % 2**64 % 4 + 1
     acted = ColumnCoder(spec("own"), "user").behaviours([Behaviour("u", "i", "click", 1.0, 7, "e", {}, own)])
     assert acted.matrix.tolist() == [[hash_id("i"), 2, 1000, 1, 0, 3001, 2, page, 0b100]]
-    seen = ColumnCoder(spec("own"), "item").behaviours([Interaction("i", "u", "click", 1.0, 7, "e", 9, own)])
+    of_item: dict[str, Attribute] = {"genres": ["war"], "shop": "s"}
+    seen = ColumnCoder(spec("own"), "item").behaviours([Behaviour("u", "i", "click", 1.0, 7, "e", of_item, own)])
     assert seen.matrix.tolist() == [[hash_id("u"), 2, 1000, 3001, 2, page, 0b100]]
-    without = ColumnCoder(spec("own"), "item").behaviours([Interaction("i", "u", "click", 1.0, 7, "e", 9)])
+    without = ColumnCoder(spec("own"), "item").behaviours([Behaviour("u", "i", "click", 1.0, 7, "e", of_item)])
     assert without.matrix.tolist() == [[hash_id("u"), 2, 1000, 0, 0, 0, 1]]
 
 

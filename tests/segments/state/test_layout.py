@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forebay.segments.spec import SIDES, Side, parse_spec
-from forebay.segments.state.layout import HEADER, IDENTITY_SIZE, Layout
+from forebay.segments.state.layout import HEADER, Layout
 
 from ..models import spec, tables
 
@@ -30,13 +30,15 @@ def test_blocks_fill_the_row_without_gap_or_overlap(name: str, side: Side) -> No
     assert kinds == sorted(kinds)
 
 
-def test_the_longest_list_without_a_condition_is_the_duplicate_check() -> None:
-    """A list with a condition has not seen every event; without any list one of thirty ids is added, read by no
-    segment."""
-    assert (found := Layout.of(spec("nasty"), "user").identity) is not None and found.feature.size == 4
-    assert (added := Layout.of(spec("listless"), "user").identity) is not None
-    assert (added.feature.size, added.columns, added.bits) == (IDENTITY_SIZE, (), 0)
-    assert Layout.of(spec("nasty"), "item").identity is None
+@pytest.mark.parametrize("name", ["movielens", "nasty", "listless", "own"])
+@pytest.mark.parametrize("side", SIDES)
+def test_a_row_has_what_some_segment_reads_and_nothing_else(name: str, side: Side) -> None:
+    """One block for each state of the side's features, and no list that no feature asked for."""
+    layout, features = Layout.of(spec(name), side), [f for s in spec(name).side(side) for f in s.features]
+    assert sorted(map(repr, (b.feature for b in layout.blocks))) == sorted(
+        {repr(f.state) for f in features if f.kind != "id"}
+    )
+    assert all(block.bits for block in layout.blocks)
 
 
 @settings(max_examples=100, deadline=None)
@@ -69,7 +71,7 @@ READABLE: dict[str, Change] = {
     "another dimension": lambda d: [s.update(dim=4) for side in SIDES for s in d[side].values()],
     "another label": lambda d: d["label"].update(positive="value > 4"),
     "other bounds": lambda d: d["user"]["counts"].update(late_after="1h", expires_after="2h"),
-    "another horizon": lambda d: d["events"].update(late_after="2d"),
+    "another retirement": lambda d: d["events"].update(retire_users_after="2d"),
     "an attribute that no feature reads": lambda d: d["attributes"]["item"].update(size={"number": True}),
     "another name": lambda d: d.update(user={("tastes" if n == "counts" else n): t for n, t in d["user"].items()}),
     "a wider id": lambda d: d["item"]["id"].update(features=[{"id": 8}, {"latest": ["colour"]}]),
@@ -160,10 +162,18 @@ def test_half_lives_over_one_window_share_its_block() -> None:
     assert layout.block(fading[1]).bits == 1 << names.index("counts") | 1 << names.index("fading")
 
 
-@pytest.mark.parametrize(("side", "digest"), [("user", "4e092cb3bef8941a"), ("item", "42f9668f66448a60")])
-def test_layouts_of_stored_rows_keep_their_digest(side: Side, digest: str) -> None:
-    """Frozen before there were crosses and half-lives: whoever changes it makes every stored row unreadable."""
-    assert Layout.of(spec("listless"), side).digest == digest
+@pytest.mark.parametrize(
+    ("name", "side", "digest"),
+    [
+        ("listless", "item", "42f9668f66448a60"),  # from before there were crosses and half-lives
+        ("listless", "user", "cdc3446e68e4a7dc"),  # the first without a list that only told duplicates
+        ("own", "user", "a92e8cbf3a6908a8"),  # from when there was such a list, with one of its own
+        ("own", "item", "02e04ce4eccdc81e"),
+    ],
+)
+def test_layouts_of_stored_rows_keep_their_digest(name: str, side: Side, digest: str) -> None:
+    """Frozen: whoever changes one makes every stored row unreadable."""
+    assert Layout.of(spec(name), side).digest == digest
 
 
 def test_what_one_side_keeps_is_not_the_other_sides_business() -> None:

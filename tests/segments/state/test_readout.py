@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from forebay.events import Attribute, Behaviour, Interaction, ItemUpdate, Tick, UserProfile, entity_of
+from forebay.events import Attribute, Behaviour, ItemUpdate, Tick, UserProfile
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.spec.attribute import bucket_of
 from forebay.segments.state.ids import hash_id, hash_ids
@@ -15,7 +15,7 @@ from forebay.segments.state.layout import Layout
 from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 
 from .. import naive
-from ..logs import random_log
+from ..logs import entity_on, random_log
 from ..models import spec
 from ..played import Played
 
@@ -95,7 +95,7 @@ def test_every_decayed_count_is_the_naive_one() -> None:
                         continue
                     keys = played.layout.block(feature).keys
                     for entity, row in rows.items():
-                        own = [e for e in log if isinstance(e, Behaviour | Interaction) and entity_of(e) == entity]
+                        own = [e for e in log if isinstance(e, Behaviour) and entity_on(side, e) == entity]
                         clock = max((e.time for e in log if isinstance(e, Tick)), default=0)
                         counts, sums = map(np.array, naive.decayed(spec("nasty"), feature, own, clock, keys))
                         if feature.kind == "mean":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forebay.events import Tick, entity_of
+from forebay.events import Tick
 from forebay.segments.bundle import Bundle
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.sideencoders import SideEncoders
@@ -18,7 +18,7 @@ from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.state.ids import hash_ids
 from forebay.segments.state.readout import Vocabulary
 
-from ..logs import random_log
+from ..logs import entity_on, random_log
 from ..models import spec, tables, untrained
 from ..played import Played
 
@@ -39,7 +39,7 @@ CHANGES: list[tuple[str, str, str, Change]] = [
     ("movielens", "user.taste", "a condition", lambda d: d["user"]["taste"]["features"][0].update(where="value < 3")),
     ("nasty", "user.profile", "a condition",
      lambda d: d["user"]["profile"]["features"][1].update(where="action == 'like'")),
-    ("nasty", "user.recent", "a shorter duplicate list", lambda d: d["user"]["recent"]["features"][0].update(last=1)),
+    ("nasty", "user.recent", "a list of one", lambda d: d["user"]["recent"]["features"][0].update(last=1)),
     ("nasty", "user.liked", "another condition", lambda d: d["user"]["liked"]["features"][0].update(where="value > 2")),
     ("nasty", "user.windows", "another bucket",
      lambda d: d["user"]["windows"]["features"][0].update(bucket="2s", over="4s")),
@@ -105,11 +105,11 @@ def test_a_tag_tells_half_lives_apart() -> None:
 
 
 def test_a_tag_ignores_what_no_vector_depends_on() -> None:
-    """Freshness bounds, the label and the horizon may be tuned without encoding anything again."""
+    """Freshness bounds, the label and when users retire may be tuned without encoding anything again."""
     data = tables("nasty")
     data["user"]["liked"].update(late_after="1h", expires_after="7d")
     data["label"]["positive"] = "value > 1"
-    data["events"]["late_after"] = "2d"
+    data["events"]["retire_users_after"] = "2d"
     bundle = untrained(spec("nasty"), ITEMS, seed=1)
     changed = Bundle(parse_spec(data), bundle.tensors)
     assert changed.hash != bundle.hash
@@ -141,7 +141,7 @@ def _vectors(bundle: Bundle, side: Side) -> dict[str, SegmentVectors]:
     """Vectors of every segment by title, of the entities of one log that both bundles see."""
     of = "own" if bundle.spec.event_attributes else "nasty" if "view" in bundle.spec.events.actions else "movielens"
     log = random_log(Random(f"isolation {side}"), spec(of), side, size=200)
-    entities = sorted({entity_of(e) for e in log if not isinstance(e, Tick)})
+    entities = sorted({entity_on(side, e) for e in log if not isinstance(e, Tick)})
     with Played(bundle.spec, side) as played:
         played.apply(log)
         rows = np.stack([played.row(e) for e in entities])

@@ -14,7 +14,7 @@ from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import EventError
 from forebay.events import Behaviour, ItemUpdate, UserProfile, encode
 from forebay.segments.blocks.build import events_of
-from forebay.streams.intake.accept import Accepted, Acceptor
+from forebay.streams.intake.accept import Accepted, Acceptor, Rules
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.plain import read_one
 from forebay.streams.routing import partitions_of
@@ -42,8 +42,9 @@ def _batch(source: int, values: list[bytes | None], start: int = 0, append: int 
     return PartitionBatch(source, [b"key"] * count, values, range(start, start + count), [append] * count)
 
 
-def _one_by_one(batches: list[PartitionBatch], seen: set[Any]) -> tuple[list[Any], Counter[Any]]:
-    """The events as blocks have them, and (source, offset, reason) of what is refused: the plain way."""
+def _one_by_one(batches: list[PartitionBatch], seen: set[Any], since: dict[int, int]) -> tuple[list[Any], Counter[Any]]:
+    """The events as blocks have them, and (source, offset, reason) of what is refused: the plain way. Before `since`
+    (ms, by source) it is not known what was seen."""
     accepted, refused = [], Counter[Any]()
     for batch in batches:
         for value, offset, append in zip(batch.values, batch.offsets, batch.append_times, strict=True):
@@ -55,7 +56,7 @@ def _one_by_one(batches: list[PartitionBatch], seen: set[Any]) -> tuple[list[Any
                 if time > append + 5 * MINUTE_MS:
                     raise EventError("future", "")
                 if isinstance(event, Behaviour):
-                    if append - time > 24 * HOUR_MS:
+                    if append - time > 24 * HOUR_MS or time < since[batch.partition]:
                         raise EventError("late", "")
                     if (batch.partition, event.user, time, name) in seen:
                         continue
@@ -100,15 +101,17 @@ def _record(pick: random.Random, sent: list[bytes]) -> bytes | None:
 @pytest.mark.parametrize("seed", range(8))
 def test_many_at_once_are_accepted_as_one_by_one(seed: int, acceptor: Acceptor) -> None:
     """Events of three sources in three calls: the same ones and in the same order in both sides' logs, and the same
-    letters."""
+    letters; some sources have forgotten some hours in between."""
     pick, sets, seen, sent = random.Random(seed), _sets(), set[Any](), list[bytes]()
     for call in range(3):
+        for known in sets.values():
+            known.forget(pick.choice([0, 0, NOW - 24 * HOUR_MS, NOW - HOUR_MS - 3, NOW - HOUR_MS + 3]))
         batches = [
             _batch(source, [_record(pick, sent) for _ in range(pick.randrange(1, 150))], 1000 * call, NOW + call)
             for source in pick.sample(range(3), pick.randrange(1, 4))
         ]
         found = acceptor.accept(batches, sets)
-        accepted, refused = _one_by_one(batches, seen)
+        accepted, refused = _one_by_one(batches, seen, {source: known.since for source, known in sets.items()})
         letters = Counter((SOURCES.index(f"{d.topic}/{d.partition}"), d.offset, d.reason) for d in found.letters)
         assert letters == refused
         assert len(found.rows) == len(accepted)
@@ -170,6 +173,36 @@ def test_what_cannot_be_a_column_is_refused(acceptor: Acceptor) -> None:
     ]
     letters = acceptor.accept([_batch(0, records)], _sets()).letters
     assert [d.reason for d in letters] == ["undecodable"] * 3 + ["bad_attribute"] * 2
+
+
+def test_a_behaviour_whose_duplicates_are_not_known_any_more_is_late() -> None:
+    """Though the rules allow it: it might be there already. The moment itself is known, and each source knows for
+    itself."""
+    acceptor, sets, since = Acceptor(SOURCES, Rules(late_after_ms=48 * HOUR_MS)), _sets(), NOW - 3 * HOUR_MS
+    acts: list[bytes | None] = [
+        encode(Behaviour("u", "i", "rate", 1.0, time, "e")) for time in (since - 20 * HOUR_MS, since - 1, since, NOW)
+    ]
+    assert len(acceptor.accept([_batch(0, acts)], sets).rows) == 4
+    sets[0].forget(since)
+    found = acceptor.accept([_batch(0, acts, 4), _batch(1, acts)], sets)
+    assert [(d.topic, d.partition, d.offset, d.reason) for d in found.letters] == [
+        ("behaviour", 0, 4, "late"), ("behaviour", 0, 5, "late")
+    ]  # fmt: skip
+    assert [d.message for d in found.letters] == [
+        f"{behind} ms behind the log, past {3 * HOUR_MS}" for behind in (23 * HOUR_MS, 3 * HOUR_MS + 1)
+    ]
+    assert found.duplicates == 2 and found.rows.tolist() == [4, 5, 6, 7]
+
+
+def test_updates_are_taken_whatever_has_been_forgotten(acceptor: Acceptor) -> None:
+    """The newest one wins, and one that comes twice changes nothing."""
+    sets = _sets()
+    sets[0].forget(NOW)
+    old: list[bytes | None] = [
+        encode(UserProfile("u", {}, NOW - 900 * HOUR_MS, "p")), encode(ItemUpdate("i", {}, 1, "p"))
+    ]  # fmt: skip
+    found = acceptor.accept([_batch(0, [*old, *old])], sets)
+    assert found.rows.tolist() == [0, 1, 2, 3] and not found.letters and not found.duplicates
 
 
 def test_what_is_refused_later_is_not_remembered(acceptor: Acceptor) -> None:

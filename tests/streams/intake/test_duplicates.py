@@ -27,20 +27,20 @@ def _add(sets: HourSets, events: list[Event]) -> Bools:
 @given(st.lists(EVENTS, max_size=8), st.data())
 def test_an_event_is_new_once(batches: list[list[Event]], data: st.DataObject) -> None:
     """Whatever the batches; after a restart from what was handed out; hours that are forgotten are new again."""
-    sets, seen, kept = HourSets(), set[Event](), list[tuple[int, bytes]]()
+    sets, seen, kept, since = HourSets(), set[Event](), list[tuple[int, bytes]](), 0
     for batch in batches:
         expected = []
         for event in batch:
             expected.append(event not in seen)
             seen.add(event)
         assert _add(sets, batch).tolist() == expected
-        assert len(sets) == len(seen)
+        assert len(sets) == len(seen) and sets.oldest == min((e[1] // HOUR_MS for e in seen), default=None)
         match data.draw(st.sampled_from(["flush", "restart", "forget", "go on"])):
             case "flush":
                 kept += sets.taken()
             case "restart":
                 kept += sets.taken()
-                sets = HourSets()
+                sets, since = HourSets(), 0
                 sets.load(kept)
                 assert sets.taken() == []
             case "forget":
@@ -49,6 +49,32 @@ def test_an_event_is_new_once(batches: list[list[Event]], data: st.DataObject) -
                 sets.forget(before)
                 kept = [(hour, blob) for hour, blob in kept if (hour + 1) * HOUR_MS > before]
                 seen = {e for e in seen if (e[1] // HOUR_MS + 1) * HOUR_MS > before}
+                since = max(since, before)
+        assert sets.since == since
+
+
+def test_from_since_on_every_event_is_known() -> None:
+    """Before it some are: the hour in which it lies stays whole. It never goes back, and the oldest hour that has an
+    event in it is the next to go."""
+    sets = HourSets()
+
+    def state() -> tuple[int, int | None, int]:
+        return sets.since, sets.oldest, len(sets)
+
+    assert state() == (0, None, 0)
+    events = [(1, hour * HOUR_MS + minute * 60_000, 1) for hour in (5, 3, 9) for minute in (0, 29, 30, 59)]
+    assert _add(sets, events).all() and state() == (0, 3, 12)
+    moment = 5 * HOUR_MS + 30 * 60_000
+    sets.forget(moment)
+    assert state() == (moment, 5, 8)
+    assert not _add(sets, [e for e in events if e[1] >= moment]).any()
+    sets.forget(moment - HOUR_MS)
+    assert state() == (moment, 5, 8)
+    sets.forget(6 * HOUR_MS)
+    assert state() == (6 * HOUR_MS, 9, 4)
+    sets.forget(10 * HOUR_MS)
+    assert state() == (10 * HOUR_MS, None, 0) and sets.nbytes == 0
+    assert sets.taken() == []
 
 
 def test_what_was_not_handed_out_is_forgotten_by_a_crash() -> None:

@@ -39,7 +39,7 @@ def _accept(owned: OwnedSource, log: list[Sent], to: int) -> list[bool]:
     times = np.array([NOW - hours * HOUR_MS for hours, _ in part], np.int64)
     ids = np.array([name for _, name in part], np.int64)
     new = owned.sets.add(times, identities_of(np.full(len(part), 7), times, ids))
-    owned.advance(to, NOW)
+    owned.took(to, NOW)
     return new.tolist()
 
 
@@ -76,7 +76,7 @@ def test_old_hours_leave_the_store_and_memory(folder: Path) -> None:
         _accept(owned, log, to)
         owned.flush(DAY_MS)
     assert len(owned.sets) == 24 and owned.meta.blobs == 24
-    owned.advance(25, NOW + 10 * HOUR_MS)
+    owned.took(25, NOW + 10 * HOUR_MS)
     owned.flush(DAY_MS)
     assert len(owned.sets) == owned.meta.blobs == 15  # the hour in which the horizon lies stays whole
     owned = _reopened(owned, folder)
@@ -84,13 +84,45 @@ def test_old_hours_leave_the_store_and_memory(folder: Path) -> None:
     owned.close()
 
 
+def test_what_was_forgotten_stays_forgotten(folder: Path) -> None:
+    """`since` is in the same write as the identities that are left, and never goes back; in a crash it goes back with
+    what was dropped since the last flush, and that is known again."""
+    owned = OwnedSource.open(folder, FRESH, create=True)
+    log = [(hours, 5) for hours in range(9, -1, -1)]
+    _accept(owned, log, 10)
+    owned.flush(DAY_MS)
+    assert owned.sets.since == owned.meta.since == NOW - DAY_MS
+    owned.sets.forget(NOW - 4 * HOUR_MS)  # for want of memory, say
+    owned = _reopened(owned, folder)
+    assert owned.sets.since == owned.meta.since == NOW - DAY_MS and len(owned.sets) == owned.meta.blobs == 10
+    owned.sets.forget(NOW - 4 * HOUR_MS)
+    owned.flush(DAY_MS)
+    for _ in range(2):
+        owned = _reopened(owned, folder)
+        assert owned.sets.since == owned.meta.since == NOW - 4 * HOUR_MS
+        assert len(owned.sets) == owned.meta.blobs == 5  # the hour in which it lies stays whole
+        owned.flush(DAY_MS)
+    owned.close()
+
+
+def test_what_it_is_as_of_moves_forward_only(folder: Path) -> None:
+    """A record that claims nothing new moves the offset alone."""
+    owned = OwnedSource.open(folder, FRESH, create=True)
+    for offset, as_of in ((4, NOW), (5, 0), (6, NOW - HOUR_MS)):
+        owned.took(offset, as_of)
+        assert (owned.meta.offset, owned.meta.as_of, owned.meta.newest_append) == (offset, NOW, NOW)
+    owned.advance(6, NOW + HOUR_MS)  # a clock's word moves no append time: nothing is forgotten by it
+    assert (owned.meta.as_of, owned.meta.newest_append) == (NOW + HOUR_MS, NOW)
+    owned.close()
+
+
 def test_a_flush_of_nothing_keeps_the_offset(folder: Path) -> None:
     """Refused records move it as well."""
     owned = OwnedSource.open(folder, FRESH, create=True)
-    owned.advance(9, NOW)
+    owned.took(9, NOW)
     owned.flush(DAY_MS)
     owned = _reopened(owned, folder)
-    assert (owned.meta.offset, owned.meta.newest_append) == (9, NOW)
+    assert (owned.meta.offset, owned.meta.as_of) == (9, NOW)
     owned.close()
 
 

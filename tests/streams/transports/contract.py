@@ -10,34 +10,35 @@ from typing import Protocol
 import pytest
 
 from forebay.errors import Fenced, LogGap, RecordRefused
-from forebay.events import Interaction, Tick, decode, encode
-from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
-from forebay.streams.deadletters import DeadLetter
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import TICK_KEY, Outcome
-from forebay.streams.worker.records import Record, records_of
+from forebay.streams.worker.batch import Record
 from forebay.streams.worker.transport import Polled, Transport
 
-PARTITIONS = 2
+PARTITIONS = 2  # of the first source; the second one has one
 WITHIN_S = 60.0
 
 
 class Place(Protocol):
-    """A log for one test, with the topics of generation g1 of the user side."""
+    """A log for one test: two sources of two partitions and of one, and what a commit writes to. `moment` (ms) is what
+    its transports' ends cover."""
 
     topics: Topics
+    moment: int
 
     def transport(self, slot: str = "0") -> Transport:
         """A worker's way to it."""
 
-    def append(self, partition: int, values: Sequence[bytes]) -> None:
-        """Records of a producer in the source topic."""
+    def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        """Records of a producer in the source partition of that number."""
 
     def committed(self, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
         """What readers see of a topic: partition, key, value."""
 
+    def notes(self) -> dict[int, str | None]:
+        """What stands beside the group's offsets, by partition."""
+
     def delete_before(self, partition: int, offset: int) -> None:
-        """What retention does to the source topic."""
+        """What retention does to a partition of the first source."""
 
 
 class Ear:
@@ -66,7 +67,7 @@ class Taking:
         self.place, self.stop = place, threading.Event()
         self.said: list[tuple[str, str, tuple[int, ...]]] = []
         self.open: dict[str, tuple[Transport, Ear]] = {}
-        self.read: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}
+        self.read: dict[int, list[int]] = {p: [] for p in range(PARTITIONS + 1)}
         self.ends: dict[int, int] = {}
 
     def join(self, name: str, slot: str = "0") -> tuple[Transport, Ear]:
@@ -79,11 +80,11 @@ class Taking:
     def owning(self, name: str = "first", slot: str = "0") -> Transport:
         """A transport that has all partitions and its slot; they stand still."""
         transport, ear = self.join(name, slot)
-        self.until(lambda: ear.owned == set(range(PARTITIONS)))
+        self.until(lambda: ear.owned == set(range(PARTITIONS + 1)))
         transport.take(self.stop)
         for _ in range(5):  # what was fetched before they stood still
             transport.poll(100, 0.05)
-        self.read = {p: [] for p in range(PARTITIONS)}
+        self.read = {p: [] for p in range(PARTITIONS + 1)}
         return transport
 
     def poll(self, most: int = 100) -> list[Polled]:
@@ -107,15 +108,12 @@ class Taking:
         self.open.pop(name)[0].close()
 
 
-def records(place: Place, value: bytes = b"row", ticks: dict[int, int] | None = None) -> list[Record]:
-    """One of everything."""
-    outcome = Outcome(
-        vectors=[(1, b"u1", value)],
-        interactions=[(b"i1", encode(Interaction("i1", "u1", "rate", 1.0, 1, "e", 2)))],
-        dead_letters=[DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")],
-        watermarks={1: 123},
-    )
-    return records_of(outcome, ticks or {}, place.topics, "g1", "user", interactions=True)
+def records(place: Place, value: bytes = b"row") -> list[Record]:
+    """One for a partition and one by its key, which has a header."""
+    return [
+        Record(place.topics.vectors("g1", "user"), 1, b"u1", value),
+        Record(place.topics.dead_letters, -1, b"k", b"\xff", (("why", b"late"),)),
+    ]
 
 
 class TransportContract:
@@ -138,7 +136,29 @@ class TransportContract:
             assert all(not polled.batches for polled in taking.poll())
         transport.go_on(0, 1, taking.stop)
         taking.until(lambda: len(taking.read[0]) >= 3)
-        assert taking.read == {0: [1, 2, 3], 1: []}
+        assert taking.read == {0: [1, 2, 3], 1: [], 2: []}
+
+    def test_partitions_of_several_sources_are_numbered_one_after_the_other(self, place: Place, taking: Taking) -> None:
+        """And told apart by that number in everything: reading, offsets, ends."""
+        place.append(0, [b"a"])
+        place.append(2, [b"x", b"y"], (("name", b"told"),))
+        transport = taking.owning()
+        sources = [transport.source(p) for p in range(PARTITIONS + 1)]
+        assert [(s.topic, s.partition) for s in sources] == [
+            (place.topics.behaviour, 0), (place.topics.behaviour, 1), (place.topics.item_updates, 0)
+        ]  # fmt: skip
+        assert len({s.topic_id for s in sources}) == 2
+        transport.go_on(2, 0, taking.stop)
+        transport.go_on(0, 0, taking.stop)
+        found = []
+        while len(taking.read[2]) < 2 or not taking.read[0]:
+            found += [b for polled in taking.poll() for b in polled.batches if b.partition == 2]
+        assert [v for b in found for v in b.values] == [b"x", b"y"]
+        assert [list(b.headers_at(n)) for b in found for n in range(len(b.offsets))] == [[("name", b"told")]] * 2
+        taking.until(lambda: (end := transport.end(2)) is not None and end.offset == 2)
+        transport.submit([], {2: 2, 0: 1}, {}, 1)
+        assert transport.settle(taking.stop)
+        assert [transport.committed(p) for p in range(PARTITIONS + 1)] == [1, None, 2]
 
     def test_what_is_held_stands_still_again(self, place: Place, taking: Taking) -> None:
         """And goes on anywhere, backwards too."""
@@ -169,13 +189,26 @@ class TransportContract:
         taking.until(lambda: taking.ends.get(1) == 5)
 
     def test_the_end_is_told_beside_the_reading(self, place: Place, taking: Taking) -> None:
-        """With the moment of the question, after which nothing is claimed."""
-        before = time.time_ns() // 1_000_000
+        """With the moment that was asked for before it: what came by then lies below the end."""
+        place.moment = 7
         place.append(0, [b"a", b"b"])
         transport = taking.owning()
         taking.until(lambda: (end := transport.end(0)) is not None and end.offset == 2)
         end = transport.end(0)
-        assert end is not None and end.readable <= 2 and before <= end.asked_ms <= time.time_ns() // 1_000_000
+        assert end is not None and end.readable <= 2 and end.covers_ms == 7
+        place.moment = 8
+        taking.until(lambda: (end := transport.end(0)) is not None and end.covers_ms == 8)
+
+    def test_a_batch_waits_for_company_as_long_as_it_is_told_to(self, place: Place, taking: Taking) -> None:
+        """And no longer than until it is full."""
+        place.append(0, [b"a"] * 40)
+        transport = taking.owning()
+        transport.go_on(0, 0, taking.stop)
+        found: list[int] = []
+        while len(found) < 40:
+            for batch in transport.poll(40, 0.05, 0.05).batches:
+                found += batch.offsets
+        assert found == list(range(40))
 
     def test_a_gap_is_read_by_whoever_asks(self, place: Place, taking: Taking) -> None:
         """Between two offsets, in batches, whether the partition is read otherwise or not."""
@@ -210,27 +243,24 @@ class TransportContract:
             taking.until(lambda: False)
 
     def test_a_commit_puts_everything_where_it_belongs(self, place: Place, taking: Taking) -> None:
-        """Vectors and heartbeats by partition, interactions, dead letters, ticks, and the group's offsets."""
+        """Records by partition or by key, with their headers, and the group's offsets with their notes."""
         place.append(1, [b"a", b"b", b"c"])
         transport = taking.owning()
         assert transport.committed(1) is None
-        transport.submit(records(place, ticks={0: 3_600_000}), {1: 3}, 3)
+        transport.submit(records(place), {1: 3, 2: 0}, {1: "as of 5"}, 3)
         assert transport.settle(taking.stop)
-        assert (transport.committed(0), transport.committed(1)) == (None, 3)
-        vectors = place.committed(place.topics.vectors("g1", "user"))
-        assert (1, b"u1", b"row") in vectors and len(vectors) == 2
-        assert [(p, unpack_heartbeat(v or b"")) for p, k, v in vectors if k == HEARTBEAT_KEY] == [(1, 123)]
-        ((_, key, value),) = place.committed(place.topics.item_updates)
-        told = decode(value or b"")
-        assert key == b"i1" and isinstance(told, Interaction) and told.user == "u1"
+        assert [transport.committed(p) for p in range(PARTITIONS + 1)] == [None, 3, 0]
+        assert place.notes() == {1: "as of 5", 2: ""}
+        assert place.committed(place.topics.vectors("g1", "user")) == [(1, b"u1", b"row")]
         assert [(k, v) for _, k, v in place.committed(place.topics.dead_letters)] == [(b"k", b"\xff")]
-        ticks = [(p, decode(v or b"")) for p, k, v in place.committed(transport.topic) if k == TICK_KEY]
-        assert ticks == [(0, Tick(3_600_000))]
+        transport.submit([], {1: 3}, {1: "as of 6"}, 0)
+        assert transport.settle(taking.stop)
+        assert place.notes() == {1: "as of 6", 2: ""}
 
     def test_nothing_is_settled_where_nothing_was_begun(self, place: Place, taking: Taking) -> None:
         """Nor anything begun without a slot."""
         transport, ear = taking.join("first")
-        transport.submit([], {}, 0)
+        transport.submit([], {}, {}, 0)
         assert not transport.settle(taking.stop)
         taking.until(lambda: bool(ear.owned))
         transport.take(taking.stop)
@@ -241,11 +271,11 @@ class TransportContract:
     ) -> None:
         """By a name of its own, and the next commit goes through."""
         transport = taking.owning()
-        transport.submit(records(place, b"x" * 2_000_000), {1: 3}, 1)
+        transport.submit(records(place, b"x" * 2_000_000), {1: 3}, {}, 1)
         with pytest.raises(RecordRefused):
             transport.settle(taking.stop)
-        assert transport.committed(1) is None and place.committed(place.topics.item_updates) == []
-        transport.submit(records(place), {1: 3}, 1)
+        assert transport.committed(1) is None and place.committed(place.topics.dead_letters) == []
+        transport.submit(records(place), {1: 3}, {}, 1)
         assert transport.settle(taking.stop) and transport.committed(1) == 3
 
     def test_the_slot_of_a_running_worker_is_not_given_away(self, place: Place, taking: Taking) -> None:
@@ -255,7 +285,7 @@ class TransportContract:
         with pytest.raises(Fenced):
             second.take(taking.stop)
         taking.close("second")
-        first.submit(records(place), {}, 1)
+        first.submit(records(place), {}, {}, 1)
         assert first.settle(taking.stop)
 
     def test_the_slot_is_free_when_its_worker_has_left(self, place: Place, taking: Taking) -> None:
@@ -263,19 +293,19 @@ class TransportContract:
         taking.owning()
         taking.close("first")
         second = taking.owning("second")
-        second.submit(records(place), {1: 1}, 1)
+        second.submit(records(place), {1: 1}, {}, 1)
         assert second.settle(taking.stop) and second.committed(1) == 1
 
     def test_what_is_abandoned_ends_with_the_next_taking(self, place: Place, taking: Taking) -> None:
         """Whole or absent, and nothing of it comes later."""
         transport = taking.owning()
-        transport.submit(records(place, b"one"), {1: 1}, 1)
+        transport.submit(records(place, b"one"), {1: 1}, {}, 1)
         transport.abandon()
         transport.take(taking.stop)
         done = transport.committed(1)
         seen = [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"]
         assert (done, seen) in ((None, []), (1, [b"one"]))
-        transport.submit(records(place, b"two"), {1: 2}, 1)
+        transport.submit(records(place, b"two"), {1: 2}, {}, 1)
         assert transport.settle(taking.stop) and transport.committed(1) == 2
         assert [v for _, k, v in place.committed(place.topics.vectors("g1", "user")) if k == b"u1"] == [*seen, b"two"]
 
@@ -286,14 +316,19 @@ class TransportContract:
         place.append(0, [b"a"])
         place.append(1, [b"a"])
         first = taking.owning()
-        for partition in range(PARTITIONS):
+        for partition in range(PARTITIONS + 1):
             first.go_on(partition, 0, taking.stop)
         _, ear = taking.join("second", slot="1")
-        taking.until(lambda: len(ear.owned) == 1)
-        (moved,) = ear.owned
-        assert taking.said.index(("first", "revoked", (moved,))) < taking.said.index(("second", "assigned", (moved,)))
-        place.append(1 - moved, [b"b"])
-        taking.until(lambda: taking.read[1 - moved] == [0, 1])
-        taking.close("second")
+        taking.until(lambda: len(ear.owned) >= 1)
+        moved = min(ear.owned)
+
+        def when(who: str, what: str) -> int:
+            return next(n for n, said in enumerate(taking.said) if said[:2] == (who, what) and moved in said[2])
+
+        assert when("first", "revoked") < when("second", "assigned")
         _, owner = taking.open["first"]
-        taking.until(lambda: owner.owned == set(range(PARTITIONS)))
+        kept = min(owner.owned)
+        place.append(kept, [b"b"])
+        taking.until(lambda: taking.read[kept] == ([0, 1] if kept < PARTITIONS else [0]))
+        taking.close("second")
+        taking.until(lambda: owner.owned == set(range(PARTITIONS + 1)))

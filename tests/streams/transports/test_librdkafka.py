@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from forebay.errors import TransactionLost
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.topics import Topics, ensure
+from forebay.streams.topics import Topics, describe, ensure
+from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.source import Source
 
-from .contract import PARTITIONS, TransportContract
+from .contract import PARTITIONS, Taking, TransportContract
 
 pytestmark = pytest.mark.broker
 
@@ -24,25 +28,52 @@ class KafkaPlace:
     def __init__(
         self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]]
     ) -> None:
-        self.topics, self._kafka, self._publish, self._read = topics, kafka, publish, read
+        self.topics, self.moment = topics, 0
+        self._kafka, self._publish, self._read = kafka, publish, read
+        with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+            wide = {"num_partitions": 1, "replication_factor": 1}
+            admin.create_topics({topics.item_updates: wide})
+            admin.wait_for_topics([topics.item_updates])
         ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+        self._info = describe(kafka.bootstrap, topics.sources).values()
+        self._numbered = [Source(one.name, p, one.topic_id) for one in self._info for p in range(one.partitions)]
+
+    def as_of(self) -> int:
+        """The moment, for whoever asks for ends."""
+        return self.moment
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
     def transport(self, slot: str = "0") -> LibrdkafkaTransport:
         options = WorkerOptions(slot=slot, heartbeat_interval_s=0.2, session_timeout_ms=3000)
-        return LibrdkafkaTransport(self._kafka.bootstrap, self.topics, "g1", "user", PARTITIONS, options)
+        return LibrdkafkaTransport(
+            self._kafka.bootstrap, self._numbered, f"{self.topics.prefix}group", options, name="test", moment=self
+        )
 
-    def append(self, partition: int, values: Sequence[bytes]) -> None:
-        self._publish(self.topics.behaviour, [(b"u1", value) for value in values], partition)
+    def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
+        producer, source = Producer({"bootstrap.servers": self._kafka.bootstrap}), self._numbered[partition]
+        for value in values:
+            producer.produce(source.topic, value, b"u1", source.partition, headers=list(headers))
+        assert producer.flush(30) == 0
 
     def committed(self, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
         partitions = range(1 if topic == self.topics.dead_letters else PARTITIONS)
         return [(m.partition(), m.key(), m.value()) for m in self._read(topic, dict.fromkeys(partitions, 0))]
 
+    def notes(self) -> dict[int, str | None]:
+        consumer = Consumer({"bootstrap.servers": self._kafka.bootstrap, "group.id": f"{self.topics.prefix}group"})
+        try:
+            found = consumer.committed([TopicPartition(s.topic, s.partition) for s in self._numbered], 10)
+        finally:
+            consumer.close()
+        return {n: tp.metadata or "" for n, tp in enumerate(found) if tp.offset >= 0}
+
     def delete_before(self, partition: int, offset: int) -> None:
-        from kafka import TopicPartition
+        from kafka import TopicPartition as Place
 
         with connected("KafkaAdminClient", self._kafka.bootstrap) as admin:
-            admin.delete_records({TopicPartition(self.topics.behaviour, partition): offset})
+            admin.delete_records({Place(self.topics.behaviour, partition): offset})
 
 
 class TestLibrdkafka(TransportContract):
@@ -52,3 +83,33 @@ class TestLibrdkafka(TransportContract):
     ) -> KafkaPlace:
         """Empty topics."""
         return KafkaPlace(kafka, topics, publish, read)
+
+    def test_a_reader_that_falls_back_delivers_nothing_twice(self, place: KafkaPlace, taking: Taking) -> None:
+        """librdkafka's does, where it was moved while it looked for the beginning of its partition: a batch then had
+        the log's last records and its first ones in it, and the group's offset was set back with them."""
+        place.append(0, [b"a", b"b", b"c", b"d", b"e"])
+        transport = taking.owning()
+        assert isinstance(transport, LibrdkafkaTransport)
+        transport.go_on(0, 2, taking.stop)
+        taking.until(lambda: taking.read[0] == [2, 3, 4])
+        transport._consumer.seek(TopicPartition(place.topics.behaviour, 0, 0))
+        for _ in range(10):
+            taking.poll()
+        place.append(0, [b"f"])
+        taking.until(lambda: len(taking.read[0]) > 3)
+        assert taking.read[0] == [2, 3, 4, 5]
+
+    def test_a_slot_that_only_an_earlier_request_of_its_own_took_is_taken_anew(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """What a frozen broker was asked before may be heard last, and fences who asked: no other worker is there, and
+        no process has to end for it."""
+        transport = taking.owning()
+        TransactionLog(kafka.bootstrap, "a ghost", transactional_id=f"{transport.group}.0", timeout_ms=10_000)
+        transport.submit([], {0: 0}, {}, 0)
+        with pytest.raises(TransactionLost, match="nobody else is in it"):
+            transport.settle(taking.stop)
+        transport.abandon()
+        transport.take(taking.stop)
+        transport.submit([], {0: 0}, {}, 0)
+        assert transport.settle(taking.stop) and transport.committed(0) == 0

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 
 from forebay.clock import now_ms
-from forebay.segments.spec import SIDES
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import MemoryLog, Sent
 from forebay.streams.transports.memory.transport import MemoryTransport
@@ -20,25 +19,33 @@ class MemoryPlace:
     """A log in memory."""
 
     def __init__(self) -> None:
-        self.topics, self._log = Topics("t."), MemoryLog(now_ms)
-        vectors = [self.topics.vectors("g1", side) for side in SIDES]
-        for topic in (self.topics.behaviour, self.topics.item_updates, *vectors):
-            self._log.create(topic, PARTITIONS)
-        self._log.create(self.topics.dead_letters, 1)
+        self.topics, self.moment, self._log = Topics("t."), 0, MemoryLog(now_ms)
+        self._sources = {self.topics.behaviour: PARTITIONS, self.topics.item_updates: 1}
+        for topic, count in {
+            **self._sources,
+            self.topics.vectors("g1", "user"): 2,
+            self.topics.dead_letters: 1,
+        }.items():
+            self._log.create(topic, count)
+        self._numbered = [(topic, p) for topic, count in self._sources.items() for p in range(count)]
 
     def transport(self, slot: str = "0") -> MemoryTransport:
-        return MemoryTransport(self._log, self.topics, "g1", "user", WorkerOptions(slot=slot), wall_ms=now_ms)
+        options = WorkerOptions(slot=slot)
+        return MemoryTransport(self._log, list(self._sources), "group", options, moment=lambda: self.moment)
 
-    def append(self, partition: int, values: Sequence[bytes]) -> None:
+    def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
         for value in values:
-            self._log.append(Sent(self.topics.behaviour, partition, b"u1", value))
+            self._log.append(Sent(*self._numbered[partition], b"u1", value, headers))
 
     def committed(self, topic: str) -> list[tuple[int, bytes | None, bytes | None]]:
         partitions = range(self._log.partitions(topic))
         return [(p, r.key, r.value) for p in partitions for r in self._log.records(topic, p)]
 
+    def notes(self) -> dict[int, str | None]:
+        return dict(self._log.group("group", len(self._numbered)).notes)
+
     def delete_before(self, partition: int, offset: int) -> None:
-        self._log.delete_before(self.topics.behaviour, partition, offset)
+        self._log.delete_before(*self._numbered[partition], offset)
 
 
 class TestMemory(TransportContract):

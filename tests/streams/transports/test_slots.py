@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from forebay.errors import Fenced, GenerationConflict, StoreMissing
+from forebay.errors import Fenced, StoreMissing
 from forebay.segments.history import History
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
@@ -25,17 +25,16 @@ STRICT = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_inte
 
 @pytest.fixture
 def there(kafka: DevKafka, topics: Topics) -> Topics:
-    """Topics of generations g1 and g2 that exist."""
-    for generation in ("g1", "g2"):
-        ensure(kafka.bootstrap, topics, generation=generation, partitions=PARTITIONS)
+    """Topics of generation g1 that exist."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
     return topics
 
 
 @pytest.fixture
-def send(there: Topics, make_history: Callable[..., History], publish: Callable[..., None]) -> Callable[[int], None]:
+def send(there: Topics, make_history: Callable[..., History], feed: Callable[..., None]) -> Callable[[int], None]:
     """So many behaviours of now."""
-    return lambda seed: publish(
-        there.behaviour, make_history(50, seed=seed, until_ms=time.time_ns() // 1_000_000).behaviours
+    return lambda seed: feed(
+        there, "user", make_history(50, seed=seed, until_ms=time.time_ns() // 1_000_000).behaviours
     )
 
 
@@ -51,11 +50,11 @@ def healthy(
     """`healthy(worker, seed)`: publish some more, and return when a running worker has done it."""
     with work(there, "user", tmp_path / "state", options=replace(STRICT, create_stores=True)) as first:
         send(0)
-        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0 or first.ended, "the first events")
+        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0 or first.ended, "the first events")
 
     def goes_on(worker: Any, seed: int) -> None:
         send(seed)
-        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "its events")
+        wait_for(lambda: lag(there.events("user"), worker.group, PARTITIONS) == 0 or worker.ended, "its events")
         assert not worker.ended, worker.error
 
     return goes_on
@@ -107,24 +106,3 @@ def test_a_second_start_in_a_running_worker_s_slot_is_refused_by_name(
             with work(there, "user", tmp_path / "copy", options=STRICT) as second:
                 wait_for(lambda: second.ended, "the refusal")
         healthy(worker, 2)
-
-
-def test_only_one_generation_tells_the_item_side(
-    there: Topics,
-    tmp_path: Path,
-    work: Callable[..., Any],
-    healthy: Callable[..., None],
-) -> None:
-    """Two would double every item count. A silent one is fed beside it, and is no speaker when the first comes back."""
-    silent = WorkerOptions(interactions=False, heartbeat_interval_s=0.2)
-    with work(there, "user", tmp_path / "state", options=STRICT) as worker:
-        healthy(worker, 1)
-        with pytest.raises(GenerationConflict, match="generation g1 tells the item side already"):
-            work(there, "user", tmp_path / "g2", generation="g2")
-        with work(there, "user", tmp_path / "g2", generation="g2", options=silent) as beside:
-            healthy(beside, 2)
-            again = replace(STRICT, slot="1")
-            with work(there, "user", tmp_path / "state", options=again) as other:
-                assert not other.ended
-    with work(there, "user", tmp_path / "g2", generation="g2") as alone:
-        assert not alone.ended

@@ -12,16 +12,13 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from forebay.errors import BrokerError, BrokerUnavailable, EventError, Fenced
-from forebay.events import Interaction, Tick, decode, encode
-from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
 from forebay.streams.topics import Topics, ensure
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
-from forebay.streams.worker.batch import TICK_KEY, Outcome
-from forebay.streams.worker.records import Record, records_of
+from forebay.streams.worker.batch import Record
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
@@ -51,17 +48,15 @@ def whole(read: Callable[..., Any]) -> Callable[[str], list[Any]]:
     return lambda topic: read(topic, dict.fromkeys(range(PARTITIONS), 0))
 
 
-def _records(topics: Topics, name: str = "u1", ticks: dict[int, int] | None = None) -> list[Record]:
-    """One of everything."""
-    letter = DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "user")
-    interaction = encode(Interaction("i1", name, "rate", 1.0, 1, "e", 2))
-    outcome = Outcome(
-        vectors=[(0, name.encode(), b"row"), (1, b"gone", None)],
-        interactions=[(b"i1", interaction)],
-        dead_letters=[letter],
-        watermarks={0: 123, 1: 124},
-    )
-    return records_of(outcome, ticks or {}, topics, "g1", "user", interactions=True)
+def _records(topics: Topics, name: str = "u1") -> list[Record]:
+    """By partition and by key, with headers and without a value."""
+    letter = DeadLetter(b"k", b"\xff", "late", "…", "behaviour", 0, 7, 1, "intake")
+    return [
+        Record(topics.vectors("g1", "user"), 0, name.encode(), b"row"),
+        Record(topics.vectors("g1", "user"), 1, b"gone", None),
+        Record(topics.events("item"), 1, None, name.encode(), (("kind", b"block"),)),
+        Record(topics.dead_letters, -1, *letter.to_record()),
+    ]
 
 
 def _group(kafka: DevKafka, name: str) -> Consumer:
@@ -71,21 +66,20 @@ def _group(kafka: DevKafka, name: str) -> Consumer:
 def test_a_commit_puts_everything_where_it_belongs(
     kafka: DevKafka, there: Topics, open_log: Callable[..., TransactionLog], whole: Callable[..., Any]
 ) -> None:
-    """Vectors and heartbeats by partition, interactions by key, dead letters, ticks, and the offsets of the group."""
+    """Records by partition or by key, headers and values that are none, and the offsets of the group with notes."""
     consumer = _group(kafka, f"{there.prefix}group")
-    offsets = [TopicPartition(there.behaviour, 1, 42)]
+    offsets = [TopicPartition(there.behaviour, 1, 42, "as of then")]
     log = open_log()
-    log.commit(_records(there, ticks={1: 3_600_000}), offsets, consumer.consumer_group_metadata())
+    log.commit(_records(there), offsets, consumer.consumer_group_metadata())
     log.close()
     records = {(m.partition(), m.key()): m.value() for m in whole(there.vectors("g1", "user"))}
-    assert {p: unpack_heartbeat(records.pop((p, HEARTBEAT_KEY))) for p in (0, 1)} == {0: 123, 1: 124}
     assert records == {(0, b"u1"): b"row", (1, b"gone"): None}
-    (interaction,) = whole(there.item_updates)
-    assert interaction.key() == b"i1" and isinstance(decode(interaction.value()), Interaction)
-    (tick,) = whole(there.behaviour)
-    assert (tick.partition(), tick.key(), decode(tick.value())) == (1, TICK_KEY, Tick(3_600_000))
+    (block,) = whole(there.events("item"))
+    assert (block.partition(), block.key(), block.value(), block.headers()) == (1, None, b"u1", [("kind", b"block")])
     assert [d.offset for d in read_letters(kafka.bootstrap, there)] == [7]
     assert (committed(consumer, there.behaviour, 0), committed(consumer, there.behaviour, 1)) == (None, 42)
+    (place,) = consumer.committed([TopicPartition(there.behaviour, 1)], 10)
+    assert place.metadata == "as of then"
     consumer.close()
 
 
@@ -96,7 +90,7 @@ def test_the_letter_of_a_record_as_large_as_the_topic_takes_is_committed(
     value, key = b"x" * 1_000_000, b"k" * 40_000
     letter = DeadLetter.of(
         EventError("too_large", "a record"),
-        key=key, value=value, topic=there.behaviour, partition=0, offset=7, append_time=1, processor="user",
+        key=key, value=value, topic=there.behaviour, partition=0, offset=7, append_time=1, processor="intake",
     )  # fmt: skip
     open_log().commit([Record(there.dead_letters, -1, *letter.to_record())], [], None)
     assert read_letters(kafka.bootstrap, there) == [letter]
@@ -113,7 +107,7 @@ def test_a_second_worker_in_the_same_slot_fences_the_first(
     with pytest.raises(Fenced, match="Give each worker process a --slot of its own"):
         first.commit(_records(there, "after"), [], None)
     second.commit(_records(there, "second"), [], None)
-    assert {decode(m.value()).user for m in whole(there.item_updates)} == {"before", "second"}
+    assert {m.value() for m in whole(there.events("item"))} == {b"before", b"second"}
 
 
 def test_a_worker_that_lost_its_partitions_commits_nothing(
@@ -136,15 +130,14 @@ def test_a_worker_that_lost_its_partitions_commits_nothing(
     second = join()
     log = open_log()
     with pytest.raises(BrokerError) as refused:
-        log.commit(_records(there, ticks={0: 3_600_000}), [TopicPartition(there.behaviour, 0, 5)], stale)
+        log.commit(_records(there), [TopicPartition(there.behaviour, 0, 5)], stale)
     assert type(refused.value) is BrokerError
-    topics = (there.item_updates, there.behaviour, there.vectors("g1", "user"))
-    assert [whole(topic) for topic in topics] == [[], [], []]
+    assert [whole(topic) for topic in (there.events("item"), there.vectors("g1", "user"))] == [[], []]
     assert read_letters(kafka.bootstrap, there) == []
     assert committed(second, there.behaviour, 0) is None
     fresh = second.consumer_group_metadata()
     log.commit(_records(there), [TopicPartition(there.behaviour, 0, 5)], fresh)
-    assert len(whole(there.item_updates)) == 1 and committed(second, there.behaviour, 0) == 5
+    assert len(whole(there.events("item"))) == 1 and committed(second, there.behaviour, 0) == 5
     second.close()
 
 
@@ -152,11 +145,11 @@ ABANDON = """
 import os, signal, sys
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
-from forebay.streams.worker.records import Record
+from forebay.streams.worker.batch import Record
 mine = {"transactional_id": sys.argv[2] + "0", "timeout_ms": 600_000}
 log = TransactionLog(sys.argv[1], "user worker", **mine)
 log._producer.begin_transaction()
-log._produce(Record(Topics(sys.argv[2]).item_updates, -1, b"i1", b"never read"))
+log._produce(Record(Topics(sys.argv[2]).events("item"), 1, None, b"never read"))
 log._producer.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -172,7 +165,7 @@ def test_what_a_killed_worker_left_open_is_aborted_by_the_next_one_in_its_slot(
     )
     assert killed.returncode == -9
     open_log().commit(_records(there), [], None)
-    assert [decode(m.value()).user for m in whole(there.item_updates)] == ["u1"]
+    assert [m.value() for m in whole(there.events("item"))] == [b"u1"]
 
 
 def test_without_a_broker_the_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ from confluent_kafka import Consumer, TopicPartition
 
 from forebay.clock import HOUR_MS
 from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
-from forebay.events import Behaviour, Event, Interaction, Tick, decode
+from forebay.events import Behaviour, Event, encode
 from forebay.segments import lint
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.build import events_of
+from forebay.segments.blocks.schema import HEADER, TICK
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, SegmentSpec, Side
@@ -31,11 +33,14 @@ from forebay.store.partitionstore import PartitionStore
 from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, describe, ensure
-from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport, worker
+from forebay.streams.transports.librdkafka.start import CLOCK_MARGIN_MS, side_worker
+from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
-from forebay.streams.worker.protocol import CLOCK_MARGIN_MS, Worker
+from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.source import Source
 from forebay.telemetry import add_hook
 
 pytestmark = pytest.mark.broker
@@ -75,25 +80,42 @@ def heartbeats(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], d
     return lambda: {m.partition(): unpack_heartbeat(m.value()) for m in whole(topic) if m.key() == HEARTBEAT_KEY}
 
 
-def test_both_sides_from_events_to_vectors(
+@pytest.fixture
+def counted(bundle: Bundle, stored: Callable[..., Any]) -> Callable[[Path], Counter[str]]:
+    """How many behaviours of each user are in the state that a folder has."""
+    return lambda folder: Counter(
+        {user: int.from_bytes(state[8:16], "little") for user, (state, _) in stored(bundle, folder, "user").items()}
+    )
+
+
+def test_all_stages_from_events_to_vectors(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
     publish: Callable[..., None],
     lag: Callable[..., int], newest: Callable[..., Any], wait_for: Callable[..., None],
     now_history: Callable[..., History],
-    arrivals: Callable[..., list[Event]], stored: Callable[..., Any], whole: Callable[..., Any]) -> None:  # fmt: skip
-    """Events become vectors of both sides and one interaction each; offsets are committed; what is emitted is what is
-    stored."""
+    arrivals: Callable[..., list[Event]], stored: Callable[..., Any], clean: Callable[..., Any]) -> None:  # fmt: skip
+    """Events are in both clean logs once, and become vectors of both sides; offsets are committed; what is emitted is
+    what is stored, and as of now."""
     history = now_history(1500)
     publish(there.behaviour, arrivals(history))
     publish(there.behaviour, [(b"u1", b"not JSON"), (b"u1", None)])
     publish(there.item_updates, history.items)
-    with work(there, "user", tmp_path) as user, work(there, "item", tmp_path) as item:
-        wait_for(lambda: lag(there.behaviour, user.group, PARTITIONS) == 0 or user.ended, "the user side")
-        wait_for(lambda: lag(there.item_updates, item.group, PARTITIONS) == 0 or item.ended, "the item side")
+    now = time.time_ns() // 1_000_000
+    with (
+        work(there, "intake", tmp_path) as intake,
+        work(there, "user", tmp_path) as user,
+        work(there, "item", tmp_path) as item,
+    ):
+        reading = [(topic, intake) for topic in there.sources]
+        for topic, one in [*reading, (there.events("user"), user), (there.events("item"), item)]:
+            wait_for(lambda: lag(topic, one.group, PARTITIONS) == 0 or one.ended, topic)  # noqa: B023
+        for side in (user, item):  # what is applied is what was sent until now, and every row may say so
+            wait_for(lambda: min(p.meta.as_of for p in side.stage.partitions.values()) > now, "a claim of now")  # noqa: B023
+        publish(there.behaviour, history.behaviours[:1])  # a duplicate: it changes no row
 
-    sent = [decode(m.value()) for m in whole(there.item_updates)]
-    counted = Counter((e.user, e.item, e.id) for e in sent if isinstance(e, Interaction))
-    assert counted == Counter((b.user, b.item, b.id) for b in history.behaviours)
+    for side in SIDES:
+        counted = Counter((e.user, e.item, e.id) for e in clean(there, side) if isinstance(e, Behaviour))
+        assert counted == Counter((b.user, b.item, b.id) for b in history.behaviours)
     assert Counter(d.reason for d in read_letters(kafka.bootstrap, there)) == {"undecodable": 1, "empty": 1}
     entities = {
         "user": {b.user for b in history.behaviours} | {p.user for p in history.profiles},
@@ -103,20 +125,18 @@ def test_both_sides_from_events_to_vectors(
         left, emitted = stored(bundle, tmp_path, side), newest(there.vectors("g1", side), PARTITIONS)
         assert set(left) == set(emitted) == entities[side]
         rows, _ = codec_of(bundle, side).unpack(list(emitted.values()))
-        now = time.time_ns() // 1_000_000
         for slot in codec_of(bundle, side).segments:
-            as_of = rows["segments"][slot.name]["as_of"]
-            assert now - 600_000 < as_of.min() and as_of.max() <= now + 1000
+            assert rows["segments"][slot.name]["as_of"].max() <= time.time_ns() // 1_000_000
 
 
 def test_a_second_run_finds_nothing_to_do(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None],
     lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
     vectors: Callable[..., Any], heartbeats: Callable[..., Any]) -> None:  # fmt: skip
     """Offsets are in the group and in the store: no event is read twice, and no vectors are sent again."""
-    publish(there.behaviour, now_history(200).behaviours)
+    feed(there, "user", now_history(200).behaviours)
     with work(there, "user", tmp_path) as first:
-        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0, "the events")
     before, beats = len(vectors()), heartbeats()
     assert before
     with work(there, "user", tmp_path) as second:
@@ -135,14 +155,14 @@ def test_what_had_waited_is_told_with_where_its_partition_stands(
     from forebay.streams.transports.librdkafka.transactions import TransactionLog
 
     worked(200)
-    processor = Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path)
-    topic_id, stood = describe(kafka.bootstrap, [there.behaviour])[there.behaviour].topic_id, {}
+    processor, stood = Processor(bundle, "user", there, "g1", PARTITIONS, tmp_path), {}
+    topic_id = describe(kafka.bootstrap, [processor.topic])[processor.topic].topic_id
     for partition in range(PARTITIONS):  # as if it had been flushed before its vectors were made
-        owned = processor.open(partition, topic_id, 0, create=False)
+        owned = processor.open(partition, Source(processor.topic, partition, topic_id), 0, create=False)
         rows = owned.rows_of(Ids.of_bytes([name for name, _ in owned.store.scan()][:3]))
         owned.pending[rows] = owned._changed[rows] = 1
         stood[partition] = owned.meta.offset
-        owned.flush(1 << 50)
+        owned.flush()
         processor.close(partition)
     commit, spoken, before = TransactionLog.commit, [], len(vectors())
 
@@ -160,14 +180,14 @@ def test_what_had_waited_is_told_with_where_its_partition_stands(
 
 
 def test_a_stop_in_the_middle_of_a_restore_tells_nothing(
-    there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int],
+    there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None], lag: Callable[..., int],
     wait_for: Callable[..., None], now_history: Callable[..., History], whole: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """Half a state is older than the vectors in the log, and its offset older than the group's."""
-    publish(there.behaviour, now_history(300).behaviours)
+    feed(there, "user", now_history(300).behaviours)
     with work(there, "user", tmp_path / "a") as first:
-        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0, "the events")
     read, before = LibrdkafkaTransport.read, len(whole(there.vectors("g1", "user")))
 
     def stopped_half_way(
@@ -180,7 +200,7 @@ def test_a_stop_in_the_middle_of_a_restore_tells_nothing(
     always = WorkerOptions(heartbeat_interval_s=0.01)  # so that a heartbeat is due in the very turn of the stop
     with work(there, "user", tmp_path / "b", options=always) as second:
         wait_for(lambda: second.ended, "the stop")
-    assert lag(there.behaviour, second.group, PARTITIONS) == 0
+    assert lag(there.events("user"), second.group, PARTITIONS) == 0
     assert len(whole(there.vectors("g1", "user"))) == before
 
 
@@ -189,8 +209,8 @@ def test_an_idle_partition_is_not_old(
     side: Side, kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None],
     whole: Callable[..., list[Any]],
 ) -> None:  # fmt: skip
-    """Heartbeats go on without events, for every partition: never ahead of the clock, and young enough for the default
-    bound."""
+    """Heartbeats go on without events, for every partition, as far as the Intake says that there are none: never ahead
+    of the clock, and young enough for the default bound."""
 
     def beats() -> list[tuple[int, int, int]]:
         """Partition, moment claimed and moment written (ms) of each heartbeat."""
@@ -200,7 +220,8 @@ def test_an_idle_partition_is_not_old(
     def young(partition: int) -> bool:
         return any(p == partition and of > started and said - of < lint.SHOWN_AGE_MS for p, of, said in beats())
 
-    with work(there, side, tmp_path):
+    usual = WorkerOptions()
+    with work(there, "intake", tmp_path, options=usual), work(there, side, tmp_path, options=usual):
         wait_for(lambda: {p for p, _, _ in beats()} == set(range(PARTITIONS)), "the first heartbeats")
         started = time.time_ns() // 1_000_000 + 3000  # the tick of the hour is a record like any, and long over by then
         wait_for(lambda: all(young(p) for p in range(PARTITIONS)), "a young heartbeat of each idle partition", 40)
@@ -208,57 +229,52 @@ def test_an_idle_partition_is_not_old(
 
 
 def test_the_default_bounds_agree_with_what_a_heartbeat_can_show() -> None:
-    """Asked for, claimed and margin, with as much again for the way through the log."""
+    """The Intake asks and notes, a side's worker asks and tells, each once a second; and the margin."""
     options = WorkerOptions()
-    shown = 2 * options.heartbeat_interval_s * 1000 + CLOCK_MARGIN_MS
+    shown = 4 * options.heartbeat_interval_s * 1000 + CLOCK_MARGIN_MS
     assert shown < lint.SHOWN_AGE_MS < SegmentSpec.late_after_ms
 
 
-def test_a_tick_is_sent_once_for_each_partition_and_hour(
-    kafka: DevKafka,
-    there: Topics,
-    tmp_path: Path,
-    work: Callable[..., Any],
-    wait_for: Callable[..., None],
-    whole: Callable[..., Any],
-    heartbeats: Callable[..., Any],
-) -> None:
-    """By whoever owns the partition; a restart does not send it again."""
+def test_the_intake_sends_a_tick_of_the_hour_to_every_partition_of_both_logs(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None],
+    whole: Callable[..., Any], heartbeats: Callable[..., Any],
+) -> None:  # fmt: skip
+    """Once while it runs, however many heartbeats pass; and the sides' clocks are moved by it."""
+    begun = time.time_ns() // 1_000_000 // HOUR_MS * HOUR_MS
 
-    def ticks() -> Counter[tuple[int, int]]:
+    def ticks(side: Side) -> Counter[tuple[int, int]]:
         found = Counter[tuple[int, int]]()
-        for message in whole(there.behaviour):
-            event = decode(message.value())
-            assert isinstance(event, Tick)
-            found[message.partition(), event.time] += 1
+        for message in whole(there.events(side)):
+            block = Block.decode(dict(message.headers())[HEADER], message.value())
+            assert block.numbers("kind").tolist() == [TICK]
+            found[message.partition(), int(block.numbers("time")[0])] += 1
         return found
 
-    def later(than: dict[int, int]) -> bool:
-        return len(ticks()) >= PARTITIONS and all(m > than.get(p, 0) + 1000 for p, m in heartbeats().items())
-
-    for _ in range(2):
-        with work(there, "user", tmp_path, options=BRISK):
-            wait_for(partial(later, heartbeats()), "ticks and several heartbeats")
-    found = ticks()
-    assert set(found.values()) == {1} and {p for p, _ in found} == set(range(PARTITIONS))
-    assert all(hour % HOUR_MS == 0 for _, hour in found)
+    with work(there, "intake", tmp_path, options=BRISK), work(there, "user", tmp_path, options=BRISK):
+        wait_for(lambda: len(heartbeats()) == PARTITIONS, "heartbeats")
+        first = heartbeats()
+        wait_for(lambda: all(m > first[p] + 2000 for p, m in heartbeats().items()), "several more")
+    for side in SIDES:
+        found = ticks(side)
+        assert set(found.values()) == {1} and {p for p, _ in found} == set(range(PARTITIONS))
+        assert {hour for _, hour in found} <= {begun, begun + HOUR_MS}
     for partition in range(PARTITIONS):
         with PartitionStore.open(tmp_path / f"user-{partition}", create=False) as store:
             meta = store.meta()
-            assert meta is not None and meta.clock == max(h for p, h in found if p == partition)
+            assert meta is not None and meta.clock >= begun
 
 
 @pytest.fixture
 def worked(
-    there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None], lag: Callable[..., int],
+    there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None], lag: Callable[..., int],
     wait_for: Callable[..., None], now_history: Callable[..., History],
 ) -> Callable[..., None]:  # fmt: skip
     """The user side's worker has done so many more events and is gone, its state in `tmp_path`."""
 
     def run(count: int) -> None:
-        publish(there.behaviour, now_history(count).behaviours)
+        feed(there, "user", now_history(count).behaviours)
         with work(there, "user", tmp_path, options=BRISK) as worker:
-            wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
+            wait_for(lambda: lag(there.events("user"), worker.group, PARTITIONS) == 0 or worker.ended, "the events")
 
     return run
 
@@ -279,12 +295,12 @@ def _delete_records(kafka: DevKafka, topic: str, before: int) -> None:
 
 def test_a_gap_in_the_log_is_refused_by_name(
     kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    publish: Callable[..., None], wait_for: Callable[..., None], now_history: Callable[..., History],
+    feed: Callable[..., None], wait_for: Callable[..., None], now_history: Callable[..., History],
 ) -> None:  # fmt: skip
     """Retention ate what the store has not folded: nothing goes on from a hole, and the remedy is named."""
     worked(100)
-    publish(there.behaviour, now_history(1000).behaviours)
-    _delete_records(kafka, there.behaviour, 200)
+    feed(there, "user", now_history(1000).behaviours)
+    _delete_records(kafka, there.events("user"), 200)
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
     assert isinstance(error, LogGap) and "forebay backfill --generation NEW" in str(error)
 
@@ -295,25 +311,25 @@ def test_a_new_owner_without_state_is_refused_when_the_beginning_of_the_log_is_g
 ) -> None:  # fmt: skip
     """The group has come a long way from a beginning that cannot be folded again: half a state is no state."""
     worked(300)
-    _delete_records(kafka, there.behaviour, 50)
+    _delete_records(kafka, there.events("user"), 50)
     error = _refused(work(there, "user", tmp_path / "another machine", options=BRISK), wait_for)
     assert isinstance(error, LogGap)
 
 
 def test_a_first_start_on_an_old_log_begins_at_what_is_there_and_survives_a_crash(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None],
     lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
 ) -> None:  # fmt: skip
     """No group has been there: nothing is missing. Where it began is remembered, though nothing else was written."""
-    publish(there.behaviour, now_history(300).behaviours)
-    _delete_records(kafka, there.behaviour, 50)
+    feed(there, "user", now_history(300).behaviours)
+    _delete_records(kafka, there.events("user"), 50)
     lazy = WorkerOptions(flush_batches=10_000, flush_interval_s=10_000, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path, options=lazy) as first:
-        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
+        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0, "the events")
         for partition in range(PARTITIONS):  # what a crash at this moment would leave
             shutil.copytree(tmp_path / f"user-{partition}", tmp_path / "crashed" / f"user-{partition}")
     with work(there, "user", tmp_path / "crashed", options=BRISK) as second:
-        wait_for(lambda: second.ended or len(second.processor.partitions) == PARTITIONS, "the takeover")
+        wait_for(lambda: second.ended or len(second.stage.partitions) == PARTITIONS, "the takeover")
         assert not second.ended
 
 
@@ -324,7 +340,7 @@ def test_a_topic_that_was_made_anew_is_refused_by_name(
     """Its offsets mean other records."""
     worked(100)
     with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        admin.delete_topics([there.behaviour])
+        admin.delete_topics([there.events("user")])
     ensure(kafka.bootstrap, there, generation="g1", partitions=PARTITIONS)
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
     assert isinstance(error, TopicMismatch) and "deleted and created again" in str(error)
@@ -338,7 +354,7 @@ def test_a_changed_partition_count_is_refused_by_name(
     """Keys have moved away from their state: neither the old count nor the new one may go on."""
     worked(100)
     with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        for topic in (there.behaviour, there.vectors("g1", "user")):
+        for topic in (there.events("user"), there.vectors("g1", "user")):
             admin.create_partitions({topic: 4})
     with pytest.raises(TopicMismatch, match="has 4 partitions"):
         work(there, "user", tmp_path, partitions=2)
@@ -352,7 +368,7 @@ def test_a_topic_widened_since_the_start_is_refused_by_name(
     """The partition that comes with an assignment is not one of those that state is folded for."""
     worker = work(there, "user", tmp_path, options=BRISK)
     with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        admin.create_partitions({there.behaviour: 3})
+        admin.create_partitions({there.events("user"): 3})
     error = _refused(worker, wait_for)
     assert isinstance(error, TopicMismatch) and "has 3 partitions" in str(error)
 
@@ -364,7 +380,7 @@ def test_a_store_ahead_of_its_group_is_refused_by_name(
     """The group was set back: folding on would count twice."""
     worked(100)
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{there.prefix}forebay.g1.user"})
-    consumer.commit(offsets=[TopicPartition(there.behaviour, p, 3) for p in range(PARTITIONS)], asynchronous=False)
+    consumer.commit(offsets=[TopicPartition(there.events("user"), p, 3) for p in range(PARTITIONS)], asynchronous=False)
     consumer.close()
     error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
     assert isinstance(error, StoreLeads) and "group at 3" in str(error)
@@ -373,12 +389,13 @@ def test_a_store_ahead_of_its_group_is_refused_by_name(
 def test_a_group_that_was_set_back_goes_on_where_the_remedy_sets_it(
     kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
     wait_for: Callable[..., None], whole: Callable[..., list[Any]],
+    counted: Callable[[Path], Counter[str]],
 ) -> None:  # fmt: skip
     """The command in the message, as it stands there, once for each partition: then every event has counted once."""
     worked(100)
     group = f"{there.prefix}forebay.g1.user"
     consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
-    consumer.commit(offsets=[TopicPartition(there.behaviour, p, 3) for p in range(PARTITIONS)], asynchronous=False)
+    consumer.commit(offsets=[TopicPartition(there.events("user"), p, 3) for p in range(PARTITIONS)], asynchronous=False)
     consumer.close()
     for _ in range(PARTITIONS):
         error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
@@ -387,10 +404,7 @@ def test_a_group_that_was_set_back_goes_on_where_the_remedy_sets_it(
         assert command[0] == "python"
         subprocess.run([sys.executable, "-W", "ignore", *command[1:]], check=True, capture_output=True, timeout=60)
     worked(50)
-    counted = Counter(
-        (e.user, e.time, e.id) for m in whole(there.item_updates) if isinstance(e := decode(m.value()), Interaction)
-    )
-    assert set(counted.values()) == {1} and 100 < len(counted) <= 150
+    assert sum(counted(tmp_path).values()) == 150
 
 
 def test_a_store_that_another_process_has_is_refused_by_name(
@@ -405,36 +419,31 @@ def test_a_store_that_another_process_has_is_refused_by_name(
 def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_it(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None],
     work: Callable[..., Any],
-    publish: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
+    feed: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
     now_history: Callable[..., History], make_history: Callable[..., History], stored: Callable[..., Any],
-    whole: Callable[..., Any]) -> None:  # fmt: skip
+    counted: Callable[[Path], Counter[str]]) -> None:  # fmt: skip
     """Even when records arrive in the very poll that gave it the partitions."""
     history = now_history(400)
-    publish(there.behaviour, history.behaviours[:300])
+    feed(there, "user", history.behaviours[:300])
     with work(there, "user", tmp_path / "first", options=BRISK) as first:
-        wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0, "the events")
-    publish(there.behaviour, history.behaviours[300:])
+        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0, "the events")
+    feed(there, "user", history.behaviours[300:])
     restored: list[dict[str, Any]] = []
     remove = add_hook(lambda name, details: restored.append(dict(details)) if name == "restored" else None)
     patient = WorkerOptions(poll_s=5.0, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path / "second", options=patient) as second:
-        wait_for(lambda: lag(there.behaviour, second.group, PARTITIONS) == 0 or second.ended, "the rest")
+        wait_for(lambda: lag(there.events("user"), second.group, PARTITIONS) == 0 or second.ended, "the rest")
     remove()
     assert sum(r["events"] for r in restored) >= 300
-    acted = [decode(m.value()) for m in whole(there.item_updates)]
-    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
-    left = stored(bundle, tmp_path / "second", "user")
-    assert {u: int.from_bytes(v[0][8:16], "little") for u, v in left.items()} == Counter(
-        b.user for b in history.behaviours
-    )
+    assert counted(tmp_path / "second") == Counter(b.user for b in history.behaviours)
 
 
 def test_a_transaction_that_the_broker_aborts_is_done_again(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
-    publish: Callable[..., None],
+    feed: Callable[..., None],
     lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
     stored: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch, whole: Callable[..., Any]) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch, counted: Callable[[Path], Counter[str]]) -> None:  # fmt: skip
     """State is read again, the batch folded again, and every event counts once."""
     from confluent_kafka import KafkaError, KafkaException
 
@@ -442,7 +451,7 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
     from forebay.streams.transports.librdkafka.transactions import TransactionLog
 
     history = now_history(1000)
-    publish(there.behaviour, history.behaviours)
+    feed(there, "user", history.behaviours)
     commit, tries = TransactionLog.commit, Counter[str]()
 
     def flaky(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
@@ -459,22 +468,18 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
         commit(self, records, offsets, group)
 
     monkeypatch.setattr(TransactionLog, "commit", flaky)
-    small = WorkerOptions(batch_events=100, flush_batches=2, heartbeat_interval_s=0.2)
+    small = WorkerOptions(batch_records=100, flush_batches=2, heartbeat_interval_s=0.2)
     with work(there, "user", tmp_path, options=small) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
+        wait_for(lambda: lag(there.events("user"), worker.group, PARTITIONS) == 0 or worker.ended, "the events")
     assert tries["of events"] > 5
-    acted = [decode(m.value()) for m in whole(there.item_updates)]
-    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
-    left = stored(bundle, tmp_path, "user")
-    assert {u: int.from_bytes(v[0][8:16], "little") for u, v in left.items()} == Counter(
-        b.user for b in history.behaviours
-    )
+    assert counted(tmp_path) == Counter(b.user for b in history.behaviours)
 
 
 def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None],
     lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
     whole: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    counted: Callable[[Path], Counter[str]],
 ) -> None:  # fmt: skip
     """One partition goes to another worker while a transaction is aborted: the one that stays is read again as well."""
     from forebay.errors import BrokerError
@@ -482,11 +487,11 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
 
     history = now_history(400)
     commit, revoked = TransactionLog.commit, Worker.revoked
-    under_way, going, done = threading.Event(), threading.Event(), Counter[str]()
+    under_way, going, done = threading.Event(), threading.Event(), dict[int, int]()
 
     def aborted_once(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
-        done["events"] += sum(record.topic == there.item_updates for record in records)  # one for each behaviour
-        if done["events"] == 200 and not under_way.is_set():
+        done.update({o.partition: o.offset for o in offsets})
+        if sum(done.values()) == 200 and not under_way.is_set():  # one record for each behaviour
             under_way.set()
             assert going.wait(60)
             raise BrokerError("a transaction was aborted")
@@ -502,42 +507,66 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
     monkeypatch.setattr(Worker, "revoked", going_now)
     # Nothing but the revoke may wait for the commit under way.
     never = {"flush_batches": 1 << 30, "flush_interval_s": 1e9, "heartbeat_interval_s": 1e9}
-    publish(there.behaviour, history.behaviours[:200])
+    feed(there, "user", history.behaviours[:200])
     with work(there, "user", tmp_path / "a", options=WorkerOptions(slot="a", **never)) as first:
         wait_for(under_way.is_set, "the last commit")
         with work(there, "user", tmp_path / "b", options=WorkerOptions(slot="b", **never)) as second:
-            wait_for(lambda: len(second.processor.partitions) == 1, "the second worker's partition")
-            publish(there.behaviour, history.behaviours[200:])
-            wait_for(lambda: lag(there.behaviour, first.group, PARTITIONS) == 0 or first.ended or second.ended, "all")
+            wait_for(lambda: len(second.stage.partitions) == 1, "the second worker's partition")
+            feed(there, "user", history.behaviours[200:])
+            wait_for(
+                lambda: lag(there.events("user"), first.group, PARTITIONS) == 0 or first.ended or second.ended, "all"
+            )
             assert not first.ended and not second.ended
-    acted = [decode(m.value()) for m in whole(there.item_updates)]
-    assert Counter(e.id for e in acted if isinstance(e, Interaction)) == Counter(b.id for b in history.behaviours)
+            (moved,) = second.stage.partitions
+    users = Counter(b.user for b in history.behaviours)
+    homes = dict(zip(users, partitions_of([u.encode() for u in users], PARTITIONS).tolist(), strict=True))
+    have = {folder: counted(tmp_path / folder) for folder in "ab"}
+    assert {user: have["b" if home == moved else "a"][user] for user, home in homes.items()} == users
 
 
-def test_a_generation_beside_the_serving_one_tells_the_item_side_nothing(
+def test_two_generations_fold_one_log_side_by_side(
+    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, work: Callable[..., Any],
+    feed: Callable[..., None], lag: Callable[..., int], wait_for: Callable[..., None],
+    now_history: Callable[..., History], stored: Callable[..., Any], newest: Callable[..., Any],
+    counted: Callable[[Path], Counter[str]],
+) -> None:  # fmt: skip
+    """Neither writes what the other reads: state is exact in both, and the end of one is nothing to the other."""
+    ensure(kafka.bootstrap, there, generation="g2", partitions=PARTITIONS)
+    history = now_history(300)
+    for side in SIDES:
+        log = there.events(side)
+        feed(there, side, history.behaviours[:200])
+        with work(there, side, tmp_path / "g1") as first:
+            with work(there, side, tmp_path / "g2", generation="g2") as second:
+                for one in (first, second):
+                    wait_for(lambda: lag(log, one.group, PARTITIONS) == 0 or one.ended, f"{side}, both")  # noqa: B023
+            feed(there, side, history.behaviours[200:])
+            wait_for(lambda: lag(log, first.group, PARTITIONS) == 0 or first.ended, side)  # noqa: B023
+        with work(there, side, tmp_path / "g2", generation="g2") as second:
+            wait_for(lambda: lag(log, second.group, PARTITIONS) == 0 or second.ended, side)  # noqa: B023
+        assert stored(bundle, tmp_path / "g1", side) == stored(bundle, tmp_path / "g2", side)
+        assert set(newest(there.vectors("g1", side), PARTITIONS)) == set(newest(there.vectors("g2", side), PARTITIONS))
+    assert counted(tmp_path / "g2") == Counter(b.user for b in history.behaviours)
+
+
+def test_a_source_may_be_partitioned_as_it_likes(
     kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
-    whole: Callable[..., Any]) -> None:  # fmt: skip
-    """It folds and encodes; the interactions are the other one's."""
-    publish(there.behaviour, now_history(100).behaviours)
-    quiet = WorkerOptions(interactions=False, heartbeat_interval_s=0.2)
-    with work(there, "user", tmp_path, options=quiet) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0, "the events")
-    assert whole(there.item_updates) == []
-    assert any(m.key() != HEARTBEAT_KEY for m in whole(there.vectors("g1", "user")))
-
-
-def test_an_event_of_a_producer_with_another_hash_is_a_dead_letter(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], whole: Callable[..., Any]) -> None:  # fmt: skip
-    """The same event on both partitions: one is right."""
-    event = Behaviour("u1", "i1", "rate", 3.0, time.time_ns() // 1_000_000, "e")
+    lag: Callable[..., int], wait_for: Callable[..., None], read: Callable[..., Any],
+) -> None:  # fmt: skip
+    """A producer that hashes keys otherwise, or has none: in the clean log an event lies where its entity belongs."""
+    now, home = time.time_ns() // 1_000_000, int(partitions_of([b"u1"], PARTITIONS)[0])
     for partition in range(PARTITIONS):
-        publish(there.behaviour, [event], partition)
-    with work(there, "user", tmp_path) as worker:
-        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0, "the events")
-    assert [d.reason for d in read_letters(kafka.bootstrap, there)] == ["misrouted"]
-    assert len(whole(there.item_updates)) == 1
+        event = Behaviour("u1", "i1", "rate", 3.0, now, f"e{partition}")
+        publish(there.behaviour, [(None, encode(event))], partition)
+    with work(there, "intake", tmp_path) as worker:
+        wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
+    blocks = [
+        (m.partition(), Block.decode(dict(m.headers())[HEADER], m.value()))
+        for m in read(there.events("user"), dict.fromkeys(range(PARTITIONS), 0))
+    ]
+    found = [(p, e.id) for p, block in blocks for e in events_of(block) if isinstance(e, Behaviour)]
+    assert sorted(found) == [(home, "e0"), (home, "e1")]
+    assert list(read_letters(kafka.bootstrap, there)) == []
 
 
 def test_a_stopped_worker_leaves_its_group_at_once(
@@ -549,15 +578,15 @@ def test_a_stopped_worker_leaves_its_group_at_once(
     slow = WorkerOptions(session_timeout_ms=800_000, heartbeat_interval_s=0.2)
     for _ in range(2):
         with work(there, "user", tmp_path, options=slow) as worker:
-            wait_for(lambda: len(worker.processor.partitions) == PARTITIONS, "the takeover")
+            wait_for(lambda: len(worker.stage.partitions) == PARTITIONS, "the takeover")
 
 
 def test_workers_may_be_stopped_before_they_own_anything(
     kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle
 ) -> None:
     """Stop before the first turn: nothing is left open, nothing is written."""
-    processor = Processor(bundle, "user", there.behaviour, PARTITIONS, tmp_path)
+    processor = Processor(bundle, "user", there, "g1", PARTITIONS, tmp_path)
     stop = threading.Event()
     stop.set()
-    worker(processor, kafka.bootstrap, there, "g1", BRISK).run(stop)
+    side_worker(processor, kafka.bootstrap, BRISK).run(stop)
     assert list(tmp_path.glob("user-*")) == []

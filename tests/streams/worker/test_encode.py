@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebay.events import Behaviour, encode
+from forebay.events import Behaviour
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.encoders import canonical
 from forebay.segments.sideencoders import SideEncoders
@@ -17,6 +19,7 @@ from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.source import Source
 
 NOW, COUNT = 1_790_000_000_000, 4
 
@@ -26,15 +29,16 @@ def folded(bundle: Bundle, tmp_path: Path) -> Callable[[], Processor]:
     """A Processor whose four partitions have a few users each, folded and not yet encoded."""
 
     def fold() -> Processor:
-        processor = Processor(bundle, "user", Topics().source("user"), COUNT, tmp_path)
+        processor = Processor(bundle, "user", Topics(), "g1", COUNT, tmp_path)
         users = [f"u{n}" for n in range(30)]
         homes = partitions_of([u.encode() for u in users], COUNT).tolist()
         for partition in range(COUNT):
-            processor.open(partition, "topic-1", 0)
+            processor.open(partition, Source(processor.topic, partition, "topic-1"), 0)
             own = [n for n, home in enumerate(homes) if home == partition]
-            values = [encode(Behaviour(users[n], f"i{n % 5}", "like", float(n % 7), NOW, "e")) for n in own]
-            keys, places = [users[n].encode() for n in own], range(len(own))
-            processor.apply([PartitionBatch(partition, keys, values, places, [NOW] * len(own))], aloud=False)
+            events = [Behaviour(users[n], f"i{n % 5}", "like", float(n % 7), NOW, "e") for n in own]
+            none = [0] * len(own)
+            ((header, value),) = block_of(events, none, none, none, ("s/0",)).encode()
+            processor.apply([PartitionBatch(partition, [None], [value], [0], [NOW], [[(HEADER, header)]])], aloud=False)
         return processor
 
     return fold
@@ -66,7 +70,7 @@ def test_few_rows_of_many_partitions_fill_one_batch(
     plain = canonical._padded
     monkeypatch.setattr(canonical, "_padded", lambda part: (padded.append(len(part)), plain(part))[1])
     outcome = processor.apply([])
-    assert len(outcome.vectors) == 30
+    assert len(outcome.records) == 30
     assert padded == [30] * len(bundle.spec.side("user"))
     for partition in range(COUNT):
         processor.close(partition)

@@ -1,5 +1,4 @@
-"""Attributes of events on their way through a Processor, and what a spec does not know: counted, and shown by the
-doctor."""
+"""What events carry and a spec does not know: counted by a Processor, and shown by the doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +14,10 @@ import pytest
 
 from forebay.cli.doctor import doctor
 from forebay.config import Settings
-from forebay.events import Attributes, Behaviour, Event, Interaction, ItemUpdate, UserProfile, decode, encode, entity_of
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.history.replay import SideLog, snapshots
@@ -28,6 +30,7 @@ from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics, ensure
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import MAX_NAMES, OTHER, Undeclared
 from forebay.telemetry import add_hook
 
@@ -54,19 +57,26 @@ def own(spec_tables: dict[str, Any]) -> Bundle:
     return untrained(parse_spec(tables), np.arange(5), seed=1)
 
 
+def _block(events: Sequence[Event]) -> Block:
+    none = [0] * len(events)
+    return block_of(events, none, none, none, ("s/0",))
+
+
 def _applied(bundle: Bundle, side: Side, folder: Path, events: Sequence[Event], *, aloud: bool = True) -> Outcome:
     """The outcome of one batch of all events; state is written to `folder`."""
-    processor = Processor(bundle, side, Topics().source(side), COUNT, folder)
+    processor = Processor(bundle, side, Topics(), "g1", COUNT, folder)
     for partition in range(COUNT):
-        processor.open(partition, "topic-1", 0)
-    keys = [entity_of(e).encode() for e in events]
-    places = partitions_of(keys, COUNT)
+        processor.open(partition, Source(processor.topic, partition, "topic-1"), 0)
+    places = partitions_of([str(getattr(e, side)).encode() for e in events], COUNT)
     batches = []
     for partition in range(COUNT):
-        mine = np.flatnonzero(places == partition).tolist()
-        values = [encode(events[n]) for n in mine]
-        batches.append(PartitionBatch(partition, [keys[n] for n in mine], values, range(len(mine)), [NOW] * len(mine)))
-    outcome = processor.apply([b for b in batches if b.keys], aloud=aloud)
+        mine = [events[n] for n in np.flatnonzero(places == partition).tolist()]
+        for start in range(0, len(mine), 50):  # attributes are a hundred and more: a block has 256 of them at most
+            ((header, value),) = _block(mine[start : start + 50]).encode()
+            batches.append(PartitionBatch(partition, [None], [value], [start], [NOW], [[(HEADER, header)]]))
+    outcome = Outcome()
+    for batch in batches:
+        outcome = processor.apply([batch], aloud=aloud)
     processor.flush()
     for partition in range(COUNT):
         processor.close(partition)
@@ -80,33 +90,11 @@ def _click(user: str = "u1", action: str = "rate", own: Attributes | None = None
     )
 
 
-def test_the_item_side_is_sent_the_declared_attributes_alone(own: Bundle, bundle: Bundle, tmp_path: Path) -> None:
-    """Those that its features read; a request's id would be bytes for nothing. Without any the record is as it ever
-    was."""
-    ((_, value),) = _applied(own, "user", tmp_path / "a", [_click(own=OWN)]).interactions
-    sent = decode(value)
-    assert isinstance(sent, Interaction) and sent.attributes == {"device": "phone", "position": 3.0}
-    for number, one in enumerate((own, bundle)):
-        event = _click(own=OWN if one is bundle else None)
-        ((_, value),) = _applied(one, "user", tmp_path / f"b{number}", [event]).interactions
-        assert value == (
-            b'{"type":"interaction","item":"i1","user":"u1","action":"rate","value":3.0,"time":1789999999000,"id":"e1",'
-            b'"append_time":1790000000000}'
-        )
-
-
-def test_an_event_without_an_id_keeps_its_attributes(own: Bundle, tmp_path: Path) -> None:
-    """A foreign producer's event is completed, not shortened."""
-    ((_, value),) = _applied(own, "user", tmp_path, [_click(own=OWN, id=None, time=None)]).interactions
-    sent = decode(value)
-    assert isinstance(sent, Interaction) and sent.attributes == {"device": "phone", "position": 3.0} and sent.id
-
-
 @pytest.mark.parametrize("side", SIDES)
 def test_the_stream_ends_where_the_replay_ends_with_attributes(
     side: Side, own: Bundle, tmp_path: Path, make_history: MakeHistory, stored: Callable[..., Any]
 ) -> None:
-    """State of both sides, to the bit; the item side folds what the user side sent it."""
+    """State of both sides, to the bit."""
     plain = make_history(400)
     behaviours = [
         replace_attributes(
@@ -117,13 +105,9 @@ def test_the_stream_ends_where_the_replay_ends_with_attributes(
         for n, b in enumerate(plain.behaviours)
     ]
     history = History.of([*behaviours, *plain.profiles, *plain.items])
-    outcome = _applied(own, "user", tmp_path, [*history.profiles, *history.behaviours])
-    updates: Sequence[UserProfile | ItemUpdate] = history.profiles
-    acted: Sequence[Behaviour | Interaction] = history.behaviours
-    if side == "item":
-        updates, acted = history.items, history.interactions()
-        _applied(own, "item", tmp_path, [*updates, *(decode(v) for _, v in outcome.interactions)])
-    layout, log = own.layouts[side], SideLog.of(own.spec, side, acted, updates)
+    updates: Sequence[UserProfile | ItemUpdate] = history.profiles if side == "user" else history.items
+    _applied(own, side, tmp_path, [*updates, *history.behaviours])
+    layout, log = own.layouts[side], SideLog.of(own.spec, side, history.behaviours, updates)
     count = len(log.entities)
     rows = snapshots(layout, log, np.arange(count), np.full(count, 1 << 62), np.zeros(count, dtype=np.int64))
     found = {entity: state for entity, (state, _) in stored(own, tmp_path, side).items()}
@@ -138,21 +122,12 @@ def replace_attributes(event: Behaviour, own: Attributes) -> Behaviour:
     )
 
 
-def test_attributes_that_cannot_be_kept_are_dead_letters(own: Bundle, tmp_path: Path) -> None:
-    """By their reason, and the batch goes on."""
-    events = [_click(own={"device": "x" * 300}), _click("u2", own={f"a{n}": 1.0 for n in range(65)}), _click("u3")]
-    outcome = _applied(own, "user", tmp_path, events)
-    assert [letter.reason for letter in outcome.dead_letters] == ["bad_attribute"] * 2 and outcome.accepted == 1
-
-
 def test_what_the_spec_does_not_know_is_counted_once_an_event(own: Bundle, tmp_path: Path) -> None:
-    """Actions and attributes of events, items and users, of accepted events alone; a folded gap is silent."""
+    """Actions and attributes of events, items and users; a folded gap is silent."""
     events: list[Event] = [
         _click(own=OWN, item_attributes={"year": 1990.0, "colour": "red"}),
-        _click(own=OWN, item_attributes={"year": 1990.0, "colour": "red"}),  # a duplicate
         _click(action="share", id="e2", own={"mood": "good"}),
         _click("u2", action="share", id="e3", own={"mood": "bad"}),
-        _click("u3", own={"mood": "x" * 300}),
         UserProfile("u1", {"age": 3.0, "height": 180.0}, NOW - 5, "p"),
     ]
     assert _counted(own, "user", tmp_path / "user", events) == {
@@ -162,9 +137,9 @@ def test_what_the_spec_does_not_know_is_counted_once_an_event(own: Bundle, tmp_p
         ("user", "user attribute", "height"): 1,
     }
     assert not _counted(own, "user", tmp_path / "silent", events, aloud=False)
-    # Of an interaction the user side has told.
+    # Of a behaviour the user side has told.
     seen: list[Event] = [
-        Interaction("i1", "u1", "share", 3.0, NOW - 1, "e", NOW, {"mood": "good"}),
+        _click(action="share", own={"mood": "good"}),
         ItemUpdate("i1", {"colour": "red", "genres": []}, NOW - 1, "e"),
     ]
     assert _counted(own, "item", tmp_path / "item", seen) == {("item", "item attribute", "colour"): 1}
@@ -177,7 +152,7 @@ def _counted(
 
     def listen(name: str, details: Any) -> None:
         if name == "undeclared":
-            found[(details["side"], details["kind"], details["name"])] += details["events"]
+            found[(details["stage"], details["kind"], details["name"])] += details["events"]
 
     remove = add_hook(listen)
     try:
@@ -190,38 +165,40 @@ def _counted(
 def test_names_that_are_counted_are_bounded(own: Bundle) -> None:
     """A producer that makes up names fills neither memory nor a metric: after the first hundred they are one, and each
     is short."""
-    counter = Undeclared(own.spec)
-    many = counter.count([_click(own={f"{n:04}{'x' * 300}": 1.0}) for n in range(1000)])
+    counter, many = Undeclared(own.spec, "user"), Counter[tuple[str, str]]()
+    for start in range(0, 1000, 100):
+        names = [f"{n:04}{'x' * 300}" for n in range(start, start + 100)]
+        many += counter.count(_block([_click(own={name: 1.0}) for name in names]))
     assert len(many) == MAX_NAMES + 1 and many["event attribute", OTHER] == 1000 - MAX_NAMES
     assert all(len(name) <= 40 for _, name in many)
-    again = counter.count([_click(own={"new": 1.0}), _click(own={f"0000{'x' * 300}": 1.0})])
+    again = counter.count(_block([_click(own={"new": 1.0}), _click(own={f"0000{'x' * 300}": 1.0})]))
     assert again["event attribute", OTHER] == 1 and sum(again.values()) == 2
 
 
 def test_a_spec_without_actions_finds_none_undeclared(own: Bundle) -> None:
     """It does not tell actions apart, and so none is unknown."""
-    assert Undeclared(own.spec).count([_click(action="share")])
+    assert Undeclared(own.spec, "user").count(_block([_click(action="share")]))
     bare = replace(own.spec, events=replace(own.spec.events, actions=()))
-    assert not Undeclared(bare).count([_click(action="share")])
+    assert not Undeclared(bare, "user").count(_block([_click(action="share")]))
 
 
 @pytest.mark.broker
 def test_the_doctor_shows_what_the_spec_does_not_know(
-    own: Bundle, kafka: DevKafka, topics: Topics, publish: Callable[..., None], tmp_path: Path, capsys: Any
+    own: Bundle, kafka: DevKafka, topics: Topics, feed: Callable[..., None], tmp_path: Path, capsys: Any
 ) -> None:
-    """Of the newest thousand records of each source, with counts; it is no fault."""
+    """Of the newest Blocks of each clean log, with counts; it is no fault."""
     settings = Settings(kafka.bootstrap, topics.prefix, tmp_path, partitions=COUNT)
     ensure(kafka.bootstrap, topics, generation="g1", partitions=COUNT)
     own.save(settings.bundles)
     Generation.new("g1", own.hash, dict.fromkeys(SIDES, COUNT), {}).save(settings.generation_dir)
-    publish(topics.behaviour, [_click("u1", "unheard", id=f"old{n}") for n in range(3000)])
+    feed(topics, "user", [_click(f"u{n}", "unheard", id=f"old{n}") for n in range(300)], size=1)
     assert _doctor(settings, capsys)["found"].startswith("action 'unheard' (")
-    publish(topics.behaviour, [_click(f"u{n}", id=f"e{n}", own=OWN) for n in range(5000)])
+    feed(topics, "user", [_click(f"u{n}", id=f"e{n}", own=OWN) for n in range(500)], size=1)
     check = _doctor(settings, capsys)
-    assert check["ok"] and check["found"].startswith("nothing in the newest 1,0")
-    publish(topics.behaviour, [_click(f"u{n}", "share", id=f"s{n}", own={"mood": "x"}) for n in range(7)])
-    publish(topics.behaviour, [(b"u1", b"no event")])
-    publish(topics.item_updates, [ItemUpdate("i1", {"colour": "red"}, NOW, "a")])
+    assert check["ok"] and check["found"].startswith("nothing in the newest 2")
+    feed(topics, "user", [_click(f"u{n}", "share", id=f"s{n}", own={"mood": "x"}) for n in range(7)])
+    feed(topics, "item", [_click(f"u{n}", "share", id=f"s{n}", own={"mood": "x"}) for n in range(7)])
+    feed(topics, "item", [ItemUpdate("i1", {"colour": "red"}, NOW, "a")])
     check = _doctor(settings, capsys)
     assert check["ok"] and check["remedy"]
     assert check["found"].startswith("action 'share' (7), event attribute 'mood' (7), item attribute 'colour' (1) of ")

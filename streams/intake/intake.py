@@ -1,0 +1,186 @@
+"""The Intake: raw records in, the clean log out. The one speaker of both clean logs and of the dead letters.
+
+A Worker calls it as it calls a Processor, with these numbers in metrics, tests and logs:
+
+    1 accept     `apply`: records are read, completed, judged and told apart from what came before (accept.py)
+    2 assemble   `apply`: events become Blocks, bad records dead letters
+    4 transact   the Worker: Blocks, dead letters, ticks and source offsets with their notes in one commit
+    5 store      `flush`, after the commit: identities and the offset; the store may lag the group, never lead it
+
+A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner reads the gap silently, which only makes
+the identities known again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from forebay.clock import HOUR_MS, MINUTE_MS
+from forebay.errors import EventError
+from forebay.events import Tick
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
+from forebay.segments.spec import SIDES, Side
+from forebay.store.sourcestore import SourceMeta
+from forebay.streams.deadletters import DeadLetter
+from forebay.streams.intake.accept import Accepted, Acceptor, Rules
+from forebay.streams.intake.duplicates import HourSets
+from forebay.streams.intake.note import Note
+from forebay.streams.intake.ownedsource import OwnedSource
+from forebay.streams.topics import Topics
+from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
+from forebay.streams.worker.source import Source
+from forebay.telemetry import emit
+
+DUPLICATE_MARGIN_MS = 5 * MINUTE_MS  # clocks differ, and the bound of lateness is the record's own
+MEMORY_BYTES = 2 << 30
+log = logging.getLogger("forebay.intake")
+
+
+class Intake:
+    """Accepts the records of an installation's sources, for the partitions it was given. One thread at a time."""
+
+    name = title = "intake"
+    needs_all = False  # only the identities of the last day matter
+
+    def __init__(
+        self,
+        topics: Topics,
+        sources: Sequence[Source],
+        partitions: Mapping[Side, int],
+        folder: Path,
+        rules: Rules = Rules(),
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        """`sources` by number; each side's clean log has so many `partitions`. Stores live in `folder`, one directory
+        for each source partition. Identities take `memory_bytes` at most: past it the oldest hours are forgotten, and
+        what comes of them is late from then on."""
+        self.folder, self.partitions = folder, dict[int, OwnedSource]()
+        self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
+        self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
+        self._rules, self._memory_bytes = rules, memory_bytes
+        self._acceptor = Acceptor(self._names, rules)
+        self._ticked = 0
+
+    def warm(self) -> None:
+        """See Stage."""
+        self._acceptor.warm()
+
+    def has_stores(self) -> bool:
+        """See Stage."""
+        return any(self.folder.glob("*/CURRENT"))
+
+    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedSource:
+        """See Stage. Errors as in OwnedSource.open."""
+        fresh = SourceMeta(source.topic, source.partition, source.topic_id, offset)
+        path = self.folder / f"{source.topic}-{source.partition}"
+        self.partitions[partition] = OwnedSource.open(path, fresh, create=create)
+        return self.partitions[partition]
+
+    def close(self, partition: int) -> None:
+        """See Stage."""
+        if (owned := self.partitions.pop(partition, None)) is not None:
+            owned.close()
+        self._ticked = 0  # whether the tick under way was committed is not known: it is told again
+
+    def flush(self) -> None:
+        """See Stage: step 5."""
+        for owned in self.partitions.values():
+            owned.flush(self._rules.late_after_ms + DUPLICATE_MARGIN_MS)
+
+    def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
+        """See Stage: steps 1 and 2."""
+        started = time.perf_counter()
+        accepted = self._accept(batches)
+        for batch in batches:
+            self.partitions[batch.partition].took(batch.offsets[-1] + 1, max(batch.append_times))
+        for partition, moment in as_of.items():
+            owned = self.partitions[partition]
+            owned.advance(owned.meta.offset, moment)
+        self._bound_memory()
+        offsets = {batch.partition: batch.offsets[-1] + 1 for batch in batches}
+        taken = sum(len(batch.offsets) for batch in batches)
+        if not aloud or accepted is None:
+            return Outcome(offsets=offsets, taken=taken, events=taken)
+        read = time.perf_counter()
+        records = [record for side in SIDES for record in self._told(accepted, side)]
+        records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
+        assembled = time.perf_counter()
+        for letter in accepted.letters:
+            emit("dead_letter", stage=self.name, reason=letter.reason)
+        emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
+        emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
+        return Outcome(records, offsets, (), taken, taken)
+
+    def withheld(self, batch: PartitionBatch) -> Outcome:
+        """See Stage: a dead letter with the record's place, length and hash, and none of its content."""
+        source, offset = self._sources[batch.partition], batch.offsets[0]
+        # Without a trace in the identities: it is not in the log, and may be sent again.
+        accepted = self._acceptor.accept([batch], {batch.partition: HourSets()})
+        refused = DeadLetter.of(
+            EventError("refused", "the broker refuses what this record becomes"), key=batch.keys[0],
+            value=batch.values[0], topic=source.topic, partition=source.partition, offset=offset,
+            append_time=batch.append_times[0], processor=self.name,
+        )  # fmt: skip
+        letter = accepted.letters[0] if accepted.letters else refused
+        key, value, headers = letter.without_content().to_record()
+        self.partitions[batch.partition].took(offset + 1, batch.append_times[0])
+        emit("dead_letter", stage=self.name, reason=letter.reason)
+        record = Record(self._topics.dead_letters, -1, key, value, headers)
+        return Outcome([record], {batch.partition: offset + 1}, (), 1, 1)
+
+    def beat(self, now_ms: int) -> list[Record]:
+        """See Stage: a tick for every partition of both clean logs when an hour has begun. The owner of the first
+        source partition tells it; told twice it changes nothing."""
+        hour = now_ms // HOUR_MS * HOUR_MS
+        if 0 not in self.partitions or hour <= self._ticked:
+            return []
+        self._ticked = hour
+        block = block_of([Tick(hour)], [now_ms], [0], [0], (f"{self.name}/0",))
+        logs = [(self._topics.events(side), p) for side in SIDES for p in range(self._counts[side])]
+        return [record for topic, p in logs for record in _records(block, topic, p)]
+
+    def note(self, partition: int) -> str:
+        """See Stage."""
+        owned = self.partitions[partition]
+        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since).encode()
+
+    def _accept(self, batches: Sequence[PartitionBatch]) -> Accepted | None:
+        if not batches:
+            return None
+        return self._acceptor.accept(batches, {b.partition: self.partitions[b.partition].sets for b in batches})
+
+    def _told(self, accepted: Accepted, side: Side) -> list[Record]:
+        topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
+        return [record for p, blocks in found.items() for block in blocks for record in _records(block, topic, p)]
+
+    def _bound_memory(self) -> None:
+        """Forget the hour that is oldest by its own source's log: one that lags has younger ones than it seems."""
+        while sum(owned.sets.nbytes for owned in self.partitions.values()) > self._memory_bytes:
+            partition, age = max(
+                ((p, _age_h(owned)) for p, owned in self.partitions.items()), key=lambda found: found[1]
+            )
+            if age < 1:
+                return  # this very hour: without it every event would be late
+            sets = self.partitions[partition].sets
+            since = ((sets.oldest or 0) + 1) * HOUR_MS
+            sets.forget(since)
+            log.warning(
+                "identities take more than %d MB: events of %s from before %d (ms) are late from now on",
+                self._memory_bytes >> 20, self._names[partition], since,
+            )  # fmt: skip
+            emit("forgotten", stage=self.name, partition=partition, since=since)
+
+
+def _age_h(owned: OwnedSource) -> int:
+    """How many hours before the newest record the oldest identity is; -1 without one."""
+    oldest = owned.sets.oldest
+    return -1 if oldest is None else owned.meta.newest_append // HOUR_MS - oldest
+
+
+def _records(block: Block, topic: str, partition: int) -> list[Record]:
+    return [Record(topic, partition, None, value, ((HEADER, header),)) for header, value in block.encode()]

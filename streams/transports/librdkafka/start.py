@@ -1,0 +1,83 @@
+"""Workers over Kafka: a stage, what it reads, and the group that it reads in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from forebay.clock import now_ms
+from forebay.segments.spec import SIDES
+from forebay.streams.cluster import Address
+from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.intake import MEMORY_BYTES, Intake
+from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.transports.librdkafka.notes import Notes
+from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.refusals import other_count
+from forebay.streams.worker.source import Source
+
+# The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
+CLOCK_MARGIN_MS = 1000
+
+
+def intake_worker(
+    bootstrap: Address,
+    topics: Topics,
+    folder: Path,
+    options: WorkerOptions = WorkerOptions(),
+    *,
+    rules: Rules = Rules(),
+    memory_bytes: int = MEMORY_BYTES,
+) -> Worker:
+    """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
+    joined."""
+    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES)])
+    sources = _sources(info[name] for name in topics.sources)
+    counts = {side: info[topics.events(side)].partitions for side in SIDES}
+    intake = Intake(topics, sources, counts, folder, rules, memory_bytes)
+    transport = LibrdkafkaTransport(
+        bootstrap, sources, topics.intake_group, options, name=intake.name, moment=_ThisMoment()
+    )
+    return _started(intake, transport, options)
+
+
+def side_worker(processor: Processor, bootstrap: Address, options: WorkerOptions = WorkerOptions()) -> Worker:
+    """A worker of one side of a generation.
+
+    Raises BrokerUnavailable, TopicMissing, TopicMismatch or StoreMissing before anything is joined.
+    """
+    topics, generation, side = processor.topics, processor.generation, processor.side
+    info = describe(bootstrap, [processor.topic, topics.vectors(generation, side)])
+    for one in info.values():
+        if one.partitions != processor.count:
+            raise other_count(one.name, one.partitions, processor.count, str(bootstrap))
+    transport = LibrdkafkaTransport(
+        bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
+        name=processor.name, moment=Notes(bootstrap, topics),
+    )  # fmt: skip
+    return _started(processor, transport, options)
+
+
+def _started(stage: Intake | Processor, transport: LibrdkafkaTransport, options: WorkerOptions) -> Worker:
+    try:
+        return Worker(stage, transport, options)
+    except BaseException:
+        transport.close()
+        raise
+
+
+def _sources(info: Iterable[TopicInfo]) -> list[Source]:
+    return [Source(one.name, partition, one.topic_id) for one in info for partition in range(one.partitions)]
+
+
+class _ThisMoment:
+    """The Intake reads the sources themselves: their ends, asked now, have all that they took until now."""
+
+    def as_of(self) -> int:
+        return now_ms() - CLOCK_MARGIN_MS
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,91 @@
+"""What a worker runs: one stage of the river. A Stage takes records and returns what they become; it knows no Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
+from forebay.streams.worker.source import Source
+
+
+class Meta(Protocol):
+    """Where one partition stands: `offset` is the next record to read, and all that the sources took before `as_of`
+    (ms) is applied."""
+
+    @property
+    def offset(self) -> int: ...
+
+    @property
+    def as_of(self) -> int: ...
+
+
+class Owned(Protocol):
+    """One partition that the stage has open, and its state."""
+
+    @property
+    def meta(self) -> Meta: ...
+
+    def advance(self, offset: int, as_of: int) -> None:
+        """All below `offset` is applied, and with it what the sources took before `as_of` (ms; 0 claims nothing
+        new)."""
+
+
+class Stage(Protocol):
+    """A worker calls it from one thread, and knows a partition by its number among the sources.
+
+    The order of calls for a partition is `open`, any number of `apply` and `flush`, `close`. If `apply` raises, every
+    partition is closed and opened again: whatever it did in memory is gone by that.
+    """
+
+    @property
+    def name(self) -> str:
+        """One word, for metrics: intake, user, item."""
+
+    @property
+    def title(self) -> str:
+        """For people."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the stores are."""
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether state is of the whole log: then nothing may be missing between it and the log's first record."""
+
+    @property
+    def partitions(self) -> Mapping[int, Owned]:
+        """Those that are open."""
+
+    def warm(self) -> None:
+        """Compile what a batch runs, before the first one waits for it."""
+
+    def has_stores(self) -> bool:
+        """Whether the store of any partition is here."""
+
+    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> Owned:
+        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`."""
+
+    def close(self, partition: int) -> None:
+        """Let go of a partition without writing."""
+
+    def flush(self) -> None:
+        """Write every open partition. Called only between a commit and the next `apply`."""
+
+    def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
+        """What batches become. After it state is past them, and as of `as_of` (ms) in those partitions that it names.
+
+        Without `aloud` the log has been told before: state moves, and nothing is to be told.
+        """
+
+    def withheld(self, batch: PartitionBatch) -> Outcome:
+        """What stands in the log for the one record of `batch`, whose outcome the broker refuses for its content.
+        Raises TopicMismatch where there is nothing to leave out."""
+
+    def beat(self, now_ms: int) -> list[Record]:
+        """What is told every second or so beside what batches become."""
+
+    def note(self, partition: int) -> str:
+        """What the group keeps beside the partition's offset; "" for nothing."""
