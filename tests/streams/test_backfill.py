@@ -19,8 +19,9 @@ from confluent_kafka import Consumer
 from forebay.cli.train import backfill as verb
 from forebay.clock import HOUR_MS
 from forebay.config import Settings
-from forebay.errors import BundleError, GenerationError, StoreCorrupt, StoreMissing, UsageError
+from forebay.errors import BlockError, BundleError, GenerationError, StoreCorrupt, StoreMissing, UsageError
 from forebay.events import Behaviour, Event, encode
+from forebay.segments.blocks import blockfile
 from forebay.segments.bundle import WEIGHTS, Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, parse_spec
@@ -143,6 +144,61 @@ def test_a_backfill_that_was_cut_off_begins_anew(
     users = {b.user for b in history.behaviours} | {p.user for p in history.profiles}
     assert set(stored(bundle, tmp_path / "state-g2", "user")) == users
     assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) == users
+
+
+def test_a_backfill_that_was_cut_off_while_it_told_leaves_nothing_behind(
+    make: Callable[..., Generation], make_history: Callable[..., History], newest: Callable[..., Any], topics: Topics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Its vectors are in the topic already: those of entities that the next run does not have come to an end."""
+
+    class CutOff(Exception):
+        pass
+
+    def cut(*rest: Any) -> Generation:
+        raise CutOff
+
+    more = make_history(300, seed=8, users=90)
+    with monkeypatch.context() as patch:
+        patch.setattr(Generation, "new", cut)
+        with pytest.raises(CutOff):
+            make(more)
+    history = make_history(100)
+    users = {b.user for b in history.behaviours} | {p.user for p in history.profiles}
+    assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) - users
+    make(history)
+    assert set(newest(topics.vectors("g2", "user"), PARTITIONS)) == users
+
+
+def test_processes_side_by_side_build_the_same_bytes(
+    make: Callable[..., Generation], make_history: Callable[..., History], tmp_path: Path, bundle: Bundle,
+    stored: Callable[..., Any], newest: Callable[..., Any], topics: Topics,
+) -> None:  # fmt: skip
+    """As this process alone, in stores and topics; and every event is counted by the time it is over."""
+    history, told = make_history(800), list[tuple[int, int]]()
+    make(history, "g2", processes=1)
+    make(history, "g3", processes=3, progress=lambda done, total: told.append((done, total)))
+    assert told[-1][0] == told[-1][1] == 2 * 800 + len(history.profiles) + len(history.items)
+    for side in SIDES:
+        assert stored(bundle, tmp_path / "state-g2", side) == stored(bundle, tmp_path / "state-g3", side)
+        assert newest(topics.vectors("g2", side), PARTITIONS) == newest(topics.vectors("g3", side), PARTITIONS)
+    assert not (tmp_path / "state-g3" / ".spool").exists()
+
+
+def test_an_error_in_another_process_is_told_by_its_name(
+    make: Callable[..., Generation], make_history: Callable[..., History], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full, a file that is damaged: the words are those of the place where it happened."""
+    append = blockfile.append
+
+    def cut_short(path: Path, block: Any) -> None:
+        append(path, block)
+        if path.name == "user-1":
+            path.write_bytes(path.read_bytes()[:-3])
+
+    monkeypatch.setattr(blockfile, "append", cut_short)
+    with pytest.raises(BlockError, match="its bytes are not what was written"):
+        make(make_history(100), processes=2)
 
 
 def test_a_bundle_that_was_copied_by_half_is_not_there(

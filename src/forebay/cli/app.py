@@ -247,13 +247,16 @@ def backfill(
     generation: GenerationName = None,
     data: Data = None,
     state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That build partitions side by side", show_default="one for each core")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build a generation out of history: partition stores at the Cut, vectors in the generation's topics, manifest."""
     from forebay.cli.train import backfill as verb
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state)
-    verb(s, bundle, events, json)
+    verb(s, bundle, events, json, processes)
 
 
 @app.command()

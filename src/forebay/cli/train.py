@@ -115,7 +115,7 @@ def _log(folder: Path):  # type: ignore[no-untyped-def]
     return TrainingLog(folder)
 
 
-def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) -> None:
+def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool, processes: int | None = None) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
     from forebay.cli.cluster import cluster
     from forebay.streams.backfill import backfill as build
@@ -137,6 +137,7 @@ def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool) 
             state_folder=settings.state,
             now_ms=now_ms(),
             progress=bar,
+            processes=processes,
         )
     took = time.monotonic() - started
     if as_json:
