@@ -7,14 +7,13 @@ Steps, with the same numbers in code, docs and DESIGN §5: 1 pin the generation 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.arrays import Bools, Floats, Ints
+from forebay.arrays import Floats, Ints
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
-from forebay.retrieval.halves import ItemHalves
 from forebay.retrieval.messages import (
     EntityResponse,
     Hit,
@@ -26,12 +25,11 @@ from forebay.retrieval.messages import (
     State,
 )
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
-from forebay.segments.quantize import dequantize, quantize
-from forebay.segments.spec import SegmentSpec, Side, Use
+from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
-from forebay.store.index import ItemIndex
-from forebay.store.table import SegmentTable
+from forebay.store.reading import Reading
+from forebay.store.servingcopy import Model, ServingCopy
 
 # The index holds what was last written; an expired segment or a row that changed meanwhile moves scores near the edge.
 _SPARE = 32
@@ -47,64 +45,31 @@ class EngineLimits:
 
 
 class Engine:
-    """Answers lookups of one generation from its tables and its index.
-
-    The replica writes the tables while the engine reads them; each step that reads rows holds the table's lock from
-    finding a row to the end of its gather. Safe to call from several threads.
-    """
+    """Answers lookups of one generation from its ServingCopy. Safe to call from several threads, beside the replica
+    that writes the copy."""
 
     def __init__(
         self,
-        generation: str,
-        bundle_hash: str,
-        fusions: Mapping[Use, Fusion],
-        user: SegmentTable,
-        item: SegmentTable,
-        index: ItemIndex,
-        user_segments: tuple[SegmentSpec, ...],
-        item_segments: tuple[SegmentSpec, ...],
-        defaults: Mapping[Side, Floats],
+        model: Model,
+        copy: ServingCopy,
         clock: Callable[[], float] = time.time,
         limits: EngineLimits = EngineLimits(),
     ) -> None:
-        """`defaults` are the learned default vectors of each side, float32 [dims of all segments].
-
-        Raises GenerationMismatch when a table's segments are not the specs', BundleError when the dimensions of
-        segments, fusions, defaults and index do not fit together, or the fusion for `retrieve` is none that an index
-        can search.
-        """
-        self.generation, self.bundle_hash = generation, bundle_hash
-        self.fusion = fusions["rank"]
-        retrieval = fusions["retrieve"]
+        """Raises GenerationMismatch when the copy is of another bundle, BundleError when the fusion for `retrieve` is
+        none that an index can search."""
+        if copy.bundle_hash != model.hash:
+            raise GenerationMismatch(
+                f"the copy is of bundle {copy.bundle_hash[:12]}, and this is {model.hash[:12]}",
+                where=f"generation {copy.generation}",
+            )
+        self.generation, self.bundle_hash = copy.generation, copy.bundle_hash
+        self.fusion = model.fusions["rank"]
+        retrieval = model.fusions["retrieve"]
         if not isinstance(retrieval, InnerProduct):
             raise BundleError(f"an index cannot search a {retrieval.kind}", where="[fusion] retrieve")
-        self.retrieval = retrieval
-        self.user, self.item, self.index = user, item, index
+        self.retrieval, self.copy = retrieval, copy
         self.limits, self._clock = limits, clock
-        self._specs: dict[Side, tuple[SegmentSpec, ...]] = {"user": user_segments, "item": item_segments}
-        self._tables: dict[Side, SegmentTable] = {"user": user, "item": item}
-        for side, specs in self._specs.items():
-            kept = self._tables[side].codec.segments
-            if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in kept]:
-                raise GenerationMismatch(
-                    f"the {side} table has {[s.name for s in kept]}, the bundle {[s.name for s in specs]}",
-                    where=f"generation {generation}",
-                    do="Fill the tables from this generation's topics",
-                )
-            dim = sum(s.dim for s in specs)
-            reads = {f.shape.user_dim if side == "user" else f.shape.item_dim for f in fusions.values()}
-            if defaults[side].shape != (dim,) or reads != {dim}:
-                raise BundleError(
-                    f"default vectors of shape {defaults[side].shape} and fusions over {sorted(reads)} dimensions",
-                    where=f"{side} segments of {dim} dimensions",
-                )
-        if index.dim != item.codec.dim:
-            raise BundleError(f"an index of {index.dim} dimensions under {item.codec.dim} of item vectors")
-        # As stored rows are, so that a default vector scores the same whether a row holds it or it is put in here.
-        self._defaults: dict[Side, Floats] = {side: self._as_stored(side, defaults[side]) for side in self._specs}
-        self._halves = None if isinstance(self.fusion, InnerProduct) else ItemHalves(self.fusion, item)
-        self._default_half = self.fusion.item_half(self._defaults["item"][None])
-        self._expires = {side: np.array([s.expires_after_ms for s in specs]) for side, specs in self._specs.items()}
+        self._specs: dict[Side, tuple[SegmentSpec, ...]] = {side: model.segments(side) for side in SIDES}
 
     def rank(self, request: RankRequest) -> RankResponse:
         """The best `k` of the given candidates. An unknown candidate is scored with the default vectors; one that is
@@ -116,10 +81,10 @@ class Engine:
         known, user, segments = self._user(request.user, now)
         query = self.fusion.user_half(user)
         hashes = _hashes(request.candidates)
-        with self.item.lock:  # steps 3 to 5
-            rows = self.item.probe_locked(hashes)
-            hits, items = self._best_locked(self.fusion, request, request.candidates, rows, user, query, now)
-        return RankResponse(hits, self.generation, self.bundle_hash, known, segments, items)
+        with self.copy.read("item") as items:  # steps 3 to 6
+            rows = items.probe(hashes)
+            hits, fresh = self._best(items, self.fusion, request, request.candidates, rows, user, query, now)
+        return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
         """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen
@@ -135,41 +100,39 @@ class Engine:
         known, user, segments = self._user(request.user, now)
         query = self.retrieval.user_half(user)
         denied, hashes = set(request.deny), _hashes(request.deny)
-        with self.item.lock:
-            deny_rows = self.item.find_locked(request.deny, hashes)
-        rows, _ = self.index.search(query[0], request.k + _SPARE if request.k else 0, deny_rows)
-        with self.item.lock:
+        with self.copy.read("item") as items:
+            deny_rows = items.find(request.deny, hashes)
+        rows = self.copy.search(query[0], request.k + _SPARE if request.k else 0, deny_rows)
+        with self.copy.read("item") as items:
             # A row may have gone to another entity since the search: its name is read with its vector, and judged
             # again.
-            pairs = [(row, self.item.ids[row]) for row in rows.tolist() if row < self.item.capacity]
+            pairs = [(row, items.name(row)) for row in rows.tolist()]
             pairs = [(row, name) for row, name in pairs if name and name not in denied]
             places = np.array([row for row, _ in pairs], np.int64)
             names = [name for _, name in pairs]
-            hits, items = self._best_locked(self.retrieval, request, names, places, user, query, now)
-        return RankResponse(hits, self.generation, self.bundle_hash, known, segments, items)
+            hits, fresh = self._best(items, self.retrieval, request, names, places, user, query, now)
+        return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def entity(
         self, side: Side, entity: str, *, vectors: bool = False, generation: str | None = None
     ) -> EntityResponse:
         """What is stored of one entity, with its codes when `vectors`. Raises GenerationUnavailable."""
         self._pin(generation)
-        table, hashes, now = self._tables[side], _hashes([entity]), self._now_ms()
+        hashes, now = _hashes([entity]), self._now_ms()
         entries: dict[str, SegmentEntry] = {}
-        with table.lock:
-            rows = table.find_locked([entity], hashes)
+        with self.copy.read(side) as rows_of:
+            rows = rows_of.find([entity], hashes)
             row = int(rows[0])
             if row >= 0:
-                bounds = table.codec.bounds
-                for s, (name, freshness) in enumerate(self._freshness_locked(side, rows, now).items()):
-                    codes, scale = table.vectors[row, bounds[s] : bounds[s + 1]].tobytes(), float(table.scales[row, s])
-                    entries[name] = SegmentEntry(freshness, *((codes, scale) if vectors else ()))
-            partition = int(table.partitions[row]) if row >= 0 else None
+                fresh = self._freshness(rows_of, side, rows, now)
+                for (name, freshness), stored in zip(fresh.items(), rows_of.stored(row), strict=True):
+                    entries[name] = SegmentEntry(freshness, *((stored.codes, stored.scale) if vectors else ()))
+            partition = rows_of.partition(row) if row >= 0 else None
         return EntityResponse(side, entity, row >= 0, self.generation, self.bundle_hash, partition, entries)
 
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""
-        for table in self._tables.values():
-            table.warm()
+        self.copy.warm()
         self.rank(RankRequest("", [""], 1, explain=True))
         self.retrieve(RetrieveRequest("", 1, explain=True))
 
@@ -191,13 +154,13 @@ class Engine:
     def _user(self, user: str, now: int) -> tuple[bool, Floats, dict[str, SegmentFreshness]]:
         """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
         hashes = _hashes([user])
-        with self.user.lock:
-            rows = self.user.find_locked([user], hashes)
-            vectors = self._vectors_locked("user", rows, now)[0]
-            return bool(rows[0] >= 0), vectors, self._freshness_locked("user", rows, now)
+        with self.copy.read("user") as users:
+            rows = users.find([user], hashes)
+            return bool(rows[0] >= 0), users.vectors(rows, now)[0], self._freshness(users, "user", rows, now)
 
-    def _best_locked(
+    def _best(
         self,
+        items: Reading,
         fusion: Fusion,
         request: RankRequest | RetrieveRequest,
         names: Sequence[str],
@@ -208,13 +171,13 @@ class Engine:
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
         """Steps 4 to 6 over item rows int64 [n]: hits, and the freshness of the returned items."""
         while True:
-            scores = self._scores_locked(fusion, rows, query, now)
+            scores = items.scores(fusion, query, rows, now)
             best = kernels.top_k(scores, request.k)
             chosen = rows[best]
             twins = [
                 i
                 for i, row in zip(best.tolist(), chosen.tolist(), strict=True)
-                if row >= 0 and self.item.ids[row] != names[i]
+                if row >= 0 and items.name(row) != names[i]
             ]
             if not twins:
                 break
@@ -222,61 +185,15 @@ class Engine:
         shares: list[dict[str, float] | None] = [None] * len(best)
         if request.explain:
             titles = [spec.name for spec in self._specs["user"]]
-            parts = fusion.shares(user, self._vectors_locked("item", chosen, now), self._defaults["user"])
+            parts = fusion.shares(user, items.vectors(chosen, now), self.copy.default("user"))
             shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
         columns = (best.tolist(), scores[best].tolist(), (chosen >= 0).tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
-        return hits, self._freshness_locked("item", chosen, now)
+        return hits, self._freshness(items, "item", chosen, now)
 
-    def _scores_locked(self, fusion: Fusion, rows: Ints, query: Query, now: int) -> Floats:
-        """Step 4: float32 [n], an expired or missing segment counting as its default vector."""
-        if isinstance(fusion, InnerProduct):
-            return self._folded_locked(fusion, rows, query[0], now)
-        assert self._halves is not None
-        halves = np.repeat(self._default_half, len(rows), axis=0)
-        known = np.flatnonzero(rows >= 0)
-        halves[known] = self._halves.gather_locked(rows[known], lambda old: self._vectors_locked("item", old, 0))
-        if self._expires["item"].any():
-            expired = known[(self._expired_locked("item", rows[known], now)).any(axis=1)]
-            if len(expired):
-                halves[expired] = fusion.item_half(self._vectors_locked("item", rows[expired], now))
-        return fusion.join(query, halves)
-
-    def _folded_locked(self, fusion: InnerProduct, rows: Ints, query: Floats, now: int) -> Floats:
-        """One pass over the stored codes: nothing is gathered into memory first."""
-        table, bounds = self.item, self.item.codec.bounds
-        default = np.add.reduceat(query * self._defaults["item"], bounds[:-1])
-        arrays = (table.vectors, table.scales, rows, query, bounds, default)
-        scores: Floats = kernels.gather_dot_i8(*arrays)
-        kernels.replace_expired(scores, *arrays, table.as_of_locked(rows), self._oldest("item", now))
-        scores += fusion.bias
-        return scores
-
-    def _oldest(self, side: Side, now: int) -> Ints:
-        """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at
-        `now` 0."""
-        expires = self._expires[side]
-        return np.where(expires > 0, np.maximum(now - expires, 1), 1)
-
-    def _expired_locked(self, side: Side, rows: Ints, now: int) -> Bools:
-        """bool [n, segments]: not to be used any more, or never written."""
-        return self._tables[side].as_of_locked(rows) < self._oldest(side, now)
-
-    def _as_stored(self, side: Side, vector: Floats) -> Floats:
-        """A flat vector float32 [dims] through int8 and back, segment by segment."""
-        parts = np.split(vector, self._tables[side].codec.bounds[1:-1])
-        return np.concatenate([dequantize(*quantize(part[None]))[0] for part in parts])
-
-    def _vectors_locked(self, side: Side, rows: Ints, now: int) -> Floats:
-        """The vectors to use of `rows`, float32 [n, dims]: default ones where a segment is expired or missing."""
-        table, dims = self._tables[side], np.diff(self._tables[side].codec.bounds)
-        vectors = table.vectors[rows].astype(np.float32) * np.repeat(table.scales[rows], dims, axis=1)
-        gone = np.repeat(self._expired_locked(side, rows, now), dims, axis=1)
-        return np.where(gone, self._defaults[side], vectors)
-
-    def _freshness_locked(self, side: Side, rows: Ints, now: int) -> dict[str, SegmentFreshness]:
+    def _freshness(self, reading: Reading, side: Side, rows: Ints, now: int) -> dict[str, SegmentFreshness]:
         """For each segment the weakest link among `rows`: oldest times of the known ones, worst state of all."""
-        oldest, events, unknown = self._tables[side].weakest_locked(rows).tolist()
+        oldest, events, unknown = reading.weakest(rows).tolist()
         answer = {}
         for s, spec in enumerate(self._specs[side]):
             aged: State = _state(now - oldest[s], spec) if oldest[s] else "missing"

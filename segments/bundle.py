@@ -80,6 +80,10 @@ class Bundle:
         """One for each use. Raises BundleError where a tensor of one is missing."""
         return {use: build(self.spec, use, self.tensors) for use in USES}
 
+    def segments(self, side: Side) -> tuple[SegmentSpec, ...]:
+        """The side's segments, in the order of the spec."""
+        return self.spec.side(side)
+
     def defaults(self, side: Side) -> Floats:
         """float32 [dims of all segments]: what stands in for a segment that is missing; learned, the vector of an empty
         state."""

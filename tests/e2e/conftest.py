@@ -3,6 +3,7 @@ broker."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -23,13 +24,14 @@ from forebay.streams.dev.devkafka import DevKafka
 GENRES = ["Action", "Comedy", "Drama", "Horror"]
 SPEC = Path(__file__).parents[2] / "segments" / "movielens.toml"
 PATIENCE_S = 60.0
+_number = itertools.count(1)
 
 
 class Installation:
     """Everything by the command line alone, in one folder: what an operator would type."""
 
     def __init__(self, folder: Path, kafka: DevKafka) -> None:
-        self.folder, self.kafka, self.prefix = folder, kafka, f"e2e-{os.getpid()}."
+        self.folder, self.kafka, self.prefix = folder, kafka, f"e2e-{os.getpid()}-{next(_number)}."
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -46,10 +48,11 @@ class Installation:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
-    def start(self, verb: str, *words: str) -> None:
-        """Start a long-running verb."""
-        with (self.folder / f"{verb}.log").open("ab") as log:
-            self.children[verb] = subprocess.Popen(
+    def start(self, verb: str, *words: str, name: str = "") -> None:
+        """Start a long-running verb, known by `name` from then on, or by itself."""
+        name = name or verb
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.children[name] = subprocess.Popen(
                 self._command(verb, *words), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._environment()
             )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,10 @@ from forebay.arrays import Floats
 from forebay.retrieval.engine import Engine, EngineLimits
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.quantize import dequantize
-from forebay.segments.spec import EncoderSpec, SegmentSpec, Side
+from forebay.segments.spec import SIDES, EncoderSpec, SegmentSpec, Side, Use
 from forebay.store.codec import RowCodec, SlotSpec
 from forebay.store.index import ItemIndex
+from forebay.store.servingcopy import ServingCopy
 from forebay.store.table import SegmentTable
 
 from .fusions import D, weighted_sum
@@ -24,6 +25,22 @@ NOW = 1_790_000_000_000
 
 def _segment(side: Side, name: str, expires_after_ms: int = 0) -> SegmentSpec:
     return SegmentSpec(side, name, (), EncoderSpec("mlp"), D, late_after_ms=10_000, expires_after_ms=expires_after_ms)
+
+
+@dataclass(frozen=True)
+class Small:
+    """What a node needs of a bundle."""
+
+    fusions: Mapping[Use, Fusion]
+    specs: Mapping[Side, tuple[SegmentSpec, ...]]
+    vectors: Mapping[Side, Floats]
+    hash: str = "b" * 64
+
+    def segments(self, side: Side) -> tuple[SegmentSpec, ...]:
+        return self.specs[side]
+
+    def defaults(self, side: Side) -> Floats:
+        return self.vectors[side]
 
 
 @dataclass
@@ -45,26 +62,30 @@ class Node:
             side: RowCodec(side, tuple(SlotSpec(s.name, s.dim, i) for i, s in enumerate(specs)))
             for side, specs in self.specs.items()
         }
-        self.tables = {side: SegmentTable(codec, 16, partitions=4) for side, codec in self.codecs.items()}
-        self.index = ItemIndex(2 * D)
         # Multiples of 1/127 with a peak of 1: the same after quantisation.
         codes = rng.integers(-127, 128, (2, 2, D))
         codes[:, :, 0] = 127
         defaults = (codes / 127).astype(np.float32)
         self.defaults: dict[Side, Floats] = {"user": defaults[0].reshape(-1), "item": defaults[1].reshape(-1)}
+        fusions: dict[Use, Fusion] = {"rank": self.fusion, "retrieve": weighted_sum("retrieve")}
+        self.model = Small(fusions, self.specs, self.defaults)
+        self.copy = ServingCopy(self.model, "g1", self.codecs, dict.fromkeys(SIDES, 4))
         self.engine = Engine(
-            "g1",
-            "b" * 64,
-            {"rank": self.fusion, "retrieve": weighted_sum("retrieve")},
-            self.tables["user"],
-            self.tables["item"],
-            self.index,
-            self.specs["user"],
-            self.specs["item"],
-            self.defaults,
+            self.model,
+            self.copy,
             clock=lambda: self.now_ms / 1000,
             limits=EngineLimits(max_candidates=5000, max_k=1000, max_deny=100),
         )
+
+    @property
+    def tables(self) -> dict[Side, SegmentTable]:
+        """What the copy's rows lie in."""
+        return self.copy._tables
+
+    @property
+    def index(self) -> ItemIndex:
+        """And what it searches."""
+        return self.copy._index
 
     def put(
         self,
@@ -86,9 +107,7 @@ class Node:
             part["scale"] = rng.random(len(ids), np.float32) / 100
             part["as_of"], part["last_event"] = as_of, last_event
             part["flags"] = (flags or {}).get(segment.name, 0)
-        places = self.tables[side].upsert(ids, rows, [partition] * len(ids))
-        if side == "item":
-            self.index.upsert(places, self.vectors("item", ids))
+        self.copy.show(side, list(ids), rows, [partition] * len(ids))
 
     def vectors(self, side: Side, ids: Sequence[str]) -> Floats:
         """What the table holds of `ids`, float32 [n, 2 D]; default vectors for unknown ones."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, RetrieveRequest
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import DEFAULT, HELD
-from forebay.store.index import ItemIndex
+from forebay.store.servingcopy import ServingCopy
 
-from .fusions import D, affinity, weighted_sum
+from .fusions import SHAPE, D, affinity, weighted_sum
 
 ITEMS = [f"i{n}" for n in range(30)]
 MINUTE = 60_000
@@ -98,16 +100,9 @@ def test_retrieval_is_by_its_own_fusion(make_node: Callable[..., Any]) -> None:
 
 def test_an_index_needs_a_fusion_that_folds(node: Any) -> None:
     """Refused when the engine is put together, not at the first retrieval."""
-    parts = (
-        node.engine.user,
-        node.engine.item,
-        node.engine.index,
-        node.specs["user"],
-        node.specs["item"],
-        node.defaults,
-    )
+    model = replace(node.model, fusions={"rank": affinity(), "retrieve": affinity()})
     with pytest.raises(BundleError, match="affinity"):
-        Engine("g", "b", {"rank": affinity(), "retrieve": affinity()}, *parts)
+        Engine(model, ServingCopy(model, "g1", node.codecs, {"user": 4, "item": 4}))
 
 
 def test_an_unknown_user_and_unknown_items_get_default_vectors(node: Any) -> None:
@@ -251,15 +246,17 @@ def test_another_generation_is_refused_not_substituted(node: Any) -> None:
 
 def test_parts_that_do_not_fit_are_refused(node: Any) -> None:
     """Law 4, when the engine is put together."""
-    engine = node.engine
-    fusions = {"rank": engine.fusion, "retrieve": engine.retrieval}
-    parts = (fusions, engine.user, engine.item, engine.index, node.specs["user"], node.specs["item"])
-    with pytest.raises(GenerationMismatch):
-        Engine("g", "b", *parts[:4], node.specs["user"][::-1], node.specs["item"], node.defaults)
-    with pytest.raises(BundleError):
-        Engine("g", "b", *parts[:3], ItemIndex(3), *parts[4:], node.defaults)
-    with pytest.raises(BundleError):
-        Engine("g", "b", *parts, {**node.defaults, "user": node.defaults["user"][:1]})
+    with pytest.raises(GenerationMismatch, match="is of bundle"):
+        Engine(replace(node.model, hash="c" * 64), node.copy)
+
+    def refused(error: type[Exception], **changed: Any) -> None:
+        with pytest.raises(error):
+            ServingCopy(replace(node.model, **changed), "g1", node.codecs, {"user": 4, "item": 4})
+
+    refused(GenerationMismatch, specs={**node.specs, "user": node.specs["user"][::-1]})
+    refused(BundleError, vectors={**node.defaults, "user": node.defaults["user"][:1]})
+    narrow = SimpleNamespace(shape=replace(SHAPE, item_dim=D))
+    refused(BundleError, fusions={**node.model.fusions, "rank": narrow})
 
 
 def test_requests_beyond_the_limits_are_refused_before_any_work(node: Any) -> None:

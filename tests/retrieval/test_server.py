@@ -172,15 +172,17 @@ from forebay.segments.fusions.sums import WeightedSum
 from forebay.segments.spec import EncoderSpec, FusionSpec, SegmentSpec
 from forebay.store.codec import RowCodec, SlotSpec
 from forebay.store.generation import numeric_platform
-from forebay.store.index import ItemIndex
-from forebay.store.table import SegmentTable
+from forebay.store.servingcopy import ServingCopy
 from forebay.store.vectors import VectorStore
 specs = {s: (SegmentSpec(s, "a", (), EncoderSpec("mlp"), 4),) for s in ("user", "item")}
-tables = {s: SegmentTable(RowCodec(s, (SlotSpec("a", 4, 1),)), partitions=1) for s in specs}
+codecs = {s: RowCodec(s, (SlotSpec("a", 4, 1),)) for s in specs}
 shape, tensors = Shape((Part(0, 0, 4),), (Part(0, 0, 4),), 4, 4, 1), {"weights": np.ones((1, 1)), "bias": np.zeros(1)}
 fusions = {u: WeightedSum(FusionSpec(u, "weighted_sum", (), ()), shape, tensors) for u in ("rank", "retrieve")}
-defaults = {s: np.ones(4, np.float32) for s in specs}
-engine = Engine("g", "b", fusions, tables["user"], tables["item"], ItemIndex(4), specs["user"], specs["item"], defaults)
+class Model:
+    hash, segments, defaults = "b", specs.get, lambda side: np.ones(4, np.float32)
+Model.fusions = fusions
+Model.defaults = staticmethod(Model.defaults)
+engine = Engine(Model, ServingCopy(Model, "g", codecs, {"user": 1, "item": 1}))
 """
 
 

@@ -16,12 +16,12 @@ from forebay.errors import GenerationMismatch, LogGap, StoreCorrupt
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
-from forebay.store.index import ItemIndex
-from forebay.store.table import SegmentTable
+from forebay.store.generation import Generation
+from forebay.store.servingcopy import ServingCopy, served_vectors
 from forebay.store.vectors import VectorStore
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.replica import Replica, served_vectors
+from forebay.streams.replica import Replica
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import add_hook
 
@@ -34,12 +34,11 @@ class Following:
     """A node: a store, tables, an index and the replica that keeps them, until the block ends."""
 
     def __init__(self, kafka: DevKafka, topics: Topics, bundle: Bundle, folder: Path) -> None:
-        self.codecs = {side: codec_of(bundle, side) for side in SIDES}
-        self.tables = {side: SegmentTable(self.codecs[side], partitions=PARTITIONS) for side in SIDES}
-        self.index = ItemIndex(self.codecs["item"].dim)
-        self.store = VectorStore.open(folder, create=True, generation="g1", bundle_hash=bundle.hash)
-        self.replica = Replica(kafka.bootstrap, topics, "g1", self.store, self.codecs, self.tables, self.index)
-        self.loaded = self.replica.load()
+        generation = Generation.new("g1", bundle.hash, dict.fromkeys(SIDES, PARTITIONS), {})
+        self.copy = ServingCopy.open(bundle, generation, folder)
+        self.loaded = self.copy.load()
+        self.replica = Replica(kafka.bootstrap, topics, self.copy)
+        self.codecs, self.tables, self.index = self.copy.codecs, self.copy._tables, self.copy._index
         self.error: BaseException | None = None
         self.applied = 0
         self._stop = threading.Event()
@@ -83,7 +82,7 @@ class Following:
         self._stop.set()
         self._thread.join(60)
         self._remove()
-        self.store.close()
+        self.copy.close()
         if self.error is not None and error is None:
             raise self.error
 
@@ -175,7 +174,9 @@ def test_a_tombstone_takes_an_entity_out_of_everything(
         wait_for(lambda: node.ready, "the first records")
         emit_rows("item", ["b", "c"], None)
         emit_rows("item", ["c"], 4)
-        wait_for(lambda: (node.store.get("item", ["b"]) == [None] and len(node.index) == 2) or node.error, "tombstones")
+        wait_for(
+            lambda: (node.copy.store.get("item", ["b"]) == [None] and len(node.index) == 2) or node.error, "tombstones"
+        )
         wait_for(lambda: set(node.values("item")) == {"a", "c"} and 1004 in node.values("item")["c"]["as_of"], "c")
         assert len(node.index) == 2
         assert set(node.values("user")) == set()
@@ -241,7 +242,7 @@ def test_a_nodes_damaged_folder_is_deleted_and_filled_again(
     with follow() as node:
         wait_for(lambda: node.ready, "the first records")
         before = {side: node.values(side) for side in SIDES}
-        folder = node.store.path
+        folder = node.copy.store.path
     (folder / "CURRENT").write_bytes(b"not this")
     with pytest.raises(StoreCorrupt, match="Delete the directory and start again") as caught:
         follow()
@@ -267,7 +268,7 @@ def test_a_gap_in_the_vectors_topic_is_refused_by_name(
         admin.delete_records({TopicPartition(topic, 0): 15})
     with pytest.raises(LogGap, match="Delete the node's vectors directory"), follow() as node:
         wait_for(lambda: node.error is not None, "the refusal")
-    shutil.rmtree(node.store.path)
+    shutil.rmtree(node.copy.store.path)
     with follow() as node:
         wait_for(lambda: node.ready, "what the topic has")
         assert set(node.values("user")) == {f"u{n}" for n in range(14, 20)}

@@ -21,10 +21,9 @@ from forebay.secret import Secret
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES
-from forebay.store.codec import HEARTBEAT_KEY, codec_of
-from forebay.store.index import ItemIndex
-from forebay.store.table import SegmentTable
-from forebay.store.vectors import VectorStore
+from forebay.store.codec import HEARTBEAT_KEY
+from forebay.store.generation import Generation
+from forebay.store.servingcopy import ServingCopy
 from forebay.streams import deadletters, tail
 from forebay.streams.backfill import backfill
 from forebay.streams.cluster import Cluster
@@ -73,10 +72,8 @@ def test_every_part_gets_in(
     for side in SIDES:
         processor = Processor(bundle, side, topics, "g1", PARTITIONS, tmp_path / "state")
         threads.append(threading.Thread(target=side_worker(processor, cluster, options).run, args=(stop,)))
-    codecs = {side: codec_of(bundle, side) for side in SIDES}
-    tables = {side: SegmentTable(codecs[side], partitions=PARTITIONS) for side in SIDES}
-    store = VectorStore.open(tmp_path / "vectors", create=True, generation="g1", bundle_hash=bundle.hash)
-    replica = Replica(cluster, topics, "g1", store, codecs, tables, ItemIndex(codecs["item"].dim))
+    copy = ServingCopy.open(bundle, Generation.load(tmp_path / "g1", name="g1"), tmp_path / "vectors")
+    replica = Replica(cluster, topics, copy)
     threads.append(threading.Thread(target=replica.run, args=(stop,)))
     for thread in threads:
         thread.start()
@@ -87,7 +84,7 @@ def test_every_part_gets_in(
         stop.set()
         for thread in threads:
             thread.join(60)
-        store.close()
+        copy.close()
     read = tail.read(cluster, topics.vectors("g1", "user"), dict.fromkeys(range(PARTITIONS), 0))
     assert {m.key() for m in read} - {HEARTBEAT_KEY} >= {user.encode() for user in users}
     assert deadletters.count(cluster, topics) == {}

@@ -29,12 +29,11 @@ from forebay.retrieval.server import create_app, serving
 from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
-from forebay.segments.spec import SIDES
+from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.ids import hash_ids
 from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
-from forebay.store.index import ItemIndex
-from forebay.store.table import SegmentTable
+from forebay.store.servingcopy import ServingCopy
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.processor import Processor
@@ -81,19 +80,16 @@ def _line(name: str, values: list[float], unit: str, target: float, *, at_most: 
 def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
     random = np.random.default_rng(0)
     codecs = {side: codec_of(bundle, side) for side in SIDES}
-    tables = {side: SegmentTable(codecs[side], partitions=1) for side in SIDES}
-    now = now_ms()
-    for side, count in (("user", USERS), ("item", ITEMS)):
-        rows = codecs[side].empty(count)  # type: ignore[index]
-        for segment in bundle.spec.side(side):  # type: ignore[arg-type]
+    copy, now = ServingCopy(bundle, "bench", codecs, dict.fromkeys(SIDES, 1)), now_ms()
+    counts: dict[Side, int] = {"user": USERS, "item": ITEMS}
+    for side, count in counts.items():
+        rows = codecs[side].empty(count)
+        for segment in bundle.spec.side(side):
             part = rows["segments"][segment.name]
             part["vector"] = random.integers(-127, 128, part["vector"].shape)
             part["scale"], part["as_of"], part["last_event"] = 0.01, now, now
-        tables[side].upsert([f"{side[0]}{n}" for n in range(count)], rows, np.zeros(count, np.int32))  # type: ignore[index]
-    engine = Engine(
-        "bench", bundle.hash, bundle.fusions, tables["user"], tables["item"], ItemIndex(codecs["item"].dim),
-        bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
-    )  # fmt: skip
+        copy.show(side, [f"{side[0]}{n}" for n in range(count)], rows, [0] * count)
+    engine = Engine(bundle, copy)
     engine.warm()
     requests = [
         RankRequest(f"u{random.integers(USERS)}", [f"i{n}" for n in random.integers(0, ITEMS, CANDIDATES)], 50)

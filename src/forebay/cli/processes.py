@@ -113,7 +113,7 @@ def _intake(settings: Settings, options: WorkerOptions) -> Worker:
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:
-    """A Replica on a thread, and the server over its tables, until stopped or until the replica cannot go on.
+    """A Replica on a thread, and the server over its copy, until stopped or until the replica cannot go on.
 
     One line of the log says when lookups are answered, and where: connections are taken and the copy has caught up."""
     from forebay.cli.cluster import cluster
@@ -123,22 +123,16 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.retrieval.server import serve as listen
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
-    from forebay.store.codec import codec_of
     from forebay.store.generation import Generation
-    from forebay.store.index import ItemIndex
-    from forebay.store.table import SegmentTable
-    from forebay.store.vectors import VectorStore
+    from forebay.store.servingcopy import ServingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-    codecs = {side: codec_of(bundle, side) for side in SIDES}
-    tables = {side: SegmentTable(codecs[side], partitions=generation.partitions[side]) for side in SIDES}
-    index = ItemIndex(codecs["item"].dim)
-    store = VectorStore.open(settings.vectors, create=True, generation=generation.name, bundle_hash=bundle.hash)
-    replica = Replica(cluster(settings), Topics(settings.topic_prefix), generation.name, store, codecs, tables, index)
-    log.info("%d rows loaded from %s", replica.load(), settings.vectors)
+    copy = ServingCopy.open(bundle, generation, settings.vectors)
+    log.info("%d rows loaded from %s", copy.load(), settings.vectors)
+    replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
 
     def ready() -> Readiness:
@@ -152,10 +146,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
             )
         return Readiness(True, "", lag_ms)
 
-    engine = Engine(
-        generation.name, bundle.hash, bundle.fusions, tables["user"], tables["item"], index,
-        bundle.spec.side("user"), bundle.spec.side("item"), {side: bundle.defaults(side) for side in SIDES},
-    )  # fmt: skip
+    engine = Engine(bundle, copy)
 
     def tell(address: str) -> None:
         users, items = (replica.status().rows[side] for side in SIDES)
@@ -171,5 +162,5 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         finally:
             stop.set()
             wait([follower])
-            store.close()
+            copy.close()
     follower.result()

@@ -18,8 +18,10 @@ class ItemHalves:
     A half is of the row as it was written; whoever finds a segment of it expired computes another one for that request.
     """
 
-    def __init__(self, fusion: Fusion, table: SegmentTable) -> None:
-        self._fusion, self._table = fusion, table
+    def __init__(self, fusion: Fusion, table: SegmentTable, default: Floats) -> None:
+        """`default` float32 [item dims] is what stands in for an item that is not known."""
+        self.fusion, self._table = fusion, table
+        self.default = fusion.item_half(default[None])
         self._allocate(table.capacity)
 
     def gather_locked(self, rows: Ints, vectors: Callable[[Ints], Floats]) -> Floats:
@@ -31,10 +33,10 @@ class ItemHalves:
             self._halves[: len(kept)], self._versions[: len(versions)] = kept, versions
         old = np.unique(rows[self._versions[rows] != self._table.versions[rows]])
         if len(old):
-            self._halves[old] = self._fusion.item_half(vectors(old))
+            self._halves[old] = self.fusion.item_half(vectors(old))
             self._versions[old] = self._table.versions[old]
         return self._halves[rows]
 
     def _allocate(self, capacity: int) -> None:
-        self._halves = np.zeros((capacity, self._fusion.half_width), np.float32)
+        self._halves = np.zeros((capacity, self.fusion.half_width), np.float32)
         self._versions = np.zeros(capacity, np.int64)  # the table's start at 1

@@ -1,0 +1,233 @@
+"""One generation on one serving node: the rows on disk, the tables that requests read, the index and the halves.
+
+A replica writes through `write`, an engine reads through `read` and `search`; neither sees what the rows lie in. One
+process may hold several copies: each has its own generation, and nothing of two is ever in one answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from forebay.arrays import Floats, Ints
+from forebay.errors import BundleError, GenerationMismatch
+from forebay.segments.bundle import Bundle
+from forebay.segments.fusions.contract import Fusion, InnerProduct
+from forebay.segments.quantize import dequantize, quantize
+from forebay.segments.spec import SIDES, SegmentSpec, Side, Use
+from forebay.store.codec import RowCodec, Rows, codec_of
+from forebay.store.generation import Generation
+from forebay.store.halves import ItemHalves
+from forebay.store.index import ItemIndex
+from forebay.store.reading import Lacking, Reading
+from forebay.store.table import SegmentTable
+from forebay.store.vectors import VectorStore
+
+LOAD_ROWS = 8192
+log = logging.getLogger("forebay.copy")
+
+
+class Model(Protocol):
+    """What a node needs of a Bundle: its hash, the segments of each side, the vectors that stand in for what is
+    missing, and the fusions."""
+
+    @property
+    def hash(self) -> str: ...
+
+    @property
+    def fusions(self) -> Mapping[Use, Fusion]: ...
+
+    def segments(self, side: Side) -> tuple[SegmentSpec, ...]: ...
+
+    def defaults(self, side: Side) -> Floats: ...
+
+
+class ServingCopy:
+    """One writer, any number of readers."""
+
+    def __init__(
+        self,
+        model: Model,
+        generation: str,
+        codecs: Mapping[Side, RowCodec],
+        partitions: Mapping[Side, int],
+        store: VectorStore | None = None,
+    ) -> None:
+        """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process.
+
+        Raises GenerationMismatch when the codecs' segments are not the model's, and BundleError when the dimensions of
+        segments, fusions and defaults do not fit together.
+        """
+        self.generation, self.bundle_hash, self.store = generation, model.hash, store
+        self.codecs = dict(codecs)
+        for side in SIDES:
+            _check(model, side, codecs[side], generation)
+        self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
+        self._index = ItemIndex(codecs["item"].dim)
+        self._lacking = {side: _lacking(model, side, codecs[side]) for side in SIDES}
+        rank = model.fusions["rank"]
+        folds = isinstance(rank, InnerProduct)
+        self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
+
+    @classmethod
+    def open(cls, bundle: Bundle, generation: Generation, path: Path) -> Self:
+        """The copy whose rows lie at `path`, made if it is not there; `load` fills the tables. Errors as in
+        VectorStore.open."""
+        store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
+        try:
+            codecs = {side: codec_of(bundle, side) for side in SIDES}
+            return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, store)
+        except BaseException:
+            store.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the store."""
+        if self.store is not None:
+            self.store.close()
+
+    def __len__(self) -> int:
+        """Rows of both sides."""
+        return sum(self.rows().values())
+
+    # -- the replica's
+
+    def load(self) -> int:
+        """Fill tables and index from the store, as they were when it was last written; returns the rows read."""
+        assert self.store is not None, "there is nothing to load from"
+        rows = 0
+        for side in SIDES:
+            part: list[tuple[str, int, bytes]] = []
+            for row in self.store.scan(side):
+                part.append(row)
+                if len(part) == LOAD_ROWS:
+                    self._load_part(side, part)
+                    rows, part = rows + len(part), []
+            self._load_part(side, part)
+            rows += len(part)
+            for partition, as_of in self.store.watermarks(side).items():
+                self._tables[side].advance(partition, as_of)
+        return rows
+
+    def offsets(self) -> dict[tuple[str, int], int]:
+        """The next offset to read of each (topic, partition), as the store has it."""
+        return {} if self.store is None else self.store.offsets()
+
+    def write(
+        self,
+        side: Side,
+        puts: Sequence[tuple[str, int, bytes]],
+        gone: Sequence[str],
+        watermarks: Mapping[int, int],
+        offsets: Mapping[tuple[str, int], int],
+    ) -> None:
+        """Rows as (id, partition, record), entities that are gone, watermarks (ms) and the offsets that cover them.
+
+        The store first, in one batch, and the tables after it: a restart loads the store and reads the tail. A record
+        of another generation is refused before anything is kept.
+        """
+        rows, ids = self.codecs[side].unpack([value for _, _, value in puts])
+        if self.store is not None:
+            self.store.write(side, puts, gone, watermarks, offsets)
+        self.show(side, ids, rows, [partition for _, partition, _ in puts])
+        self.hide(side, gone)
+        # After its rows: a watermark must not carry on rows that it has come before.
+        for partition, as_of in watermarks.items():
+            self.advance(side, partition, as_of)
+
+    def show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
+        """Rows of `ids` for readers, and for nobody after this process. One whose id shares its hash with another's is
+        left out, and told of."""
+        table = self._tables[side]
+        if refused := table.colliding(ids):
+            log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
+            keep = [place for place, entity in enumerate(ids) if entity not in refused]
+            ids, rows, partitions = [ids[k] for k in keep], rows[keep], [partitions[k] for k in keep]
+        if ids:
+            places = table.upsert(ids, rows, partitions)
+            if side == "item":
+                self._index.upsert(places, served_vectors(self.codecs[side], rows))
+
+    def hide(self, side: Side, ids: Sequence[str]) -> None:
+        """No reader sees `ids` any more."""
+        if ids:
+            freed = self._tables[side].delete(ids)
+            if side == "item":
+                self._index.remove(freed[freed >= 0])
+
+    def advance(self, side: Side, partition: int, as_of_ms: int) -> None:
+        """A heartbeat: everything that the sources took before `as_of_ms` has been applied to that partition."""
+        self._tables[side].advance(partition, as_of_ms)
+
+    # -- everybody's
+
+    def rows(self) -> dict[Side, int]:
+        """How many entities there are."""
+        return {side: len(self._tables[side]) for side in SIDES}
+
+    def as_of(self) -> int:
+        """The oldest watermark (ms); 0 before each partition had one."""
+        return min(int(mark) for side in SIDES for mark in self._tables[side].watermarks)
+
+    @contextmanager
+    def read(self, side: Side) -> Iterator[Reading]:
+        """One side's rows, while nobody writes them: to be held for some gathers, and not for more."""
+        table = self._tables[side]
+        with table.lock:
+            yield Reading(table, self._lacking[side], self._halves if side == "item" else None)
+
+    def search(self, query: Floats, k: int, deny_rows: Ints | None = None) -> Ints:
+        """The `k` item rows with the highest inner product with `query` float32 [dims], best first. A row may have gone
+        to another entity since: its name is to be read with its vector."""
+        rows, _ = self._index.search(query, k, deny_rows)
+        return rows
+
+    def default(self, side: Side) -> Floats:
+        """What stands in for what is missing, as a stored row would have it: float32 [dims]."""
+        return self._lacking[side].default
+
+    def warm(self) -> None:
+        """Compile what the tables run."""
+        for table in self._tables.values():
+            table.warm()
+
+    def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
+        rows, ids = self.codecs[side].unpack([value for _, _, value in part])
+        self.show(side, ids, rows, [partition for _, partition, _ in part])
+
+
+def served_vectors(codec: RowCodec, rows: Rows) -> Floats:
+    """float32 [n, dim of all segments] of stored rows: what the index searches."""
+    segments = rows["segments"]
+    parts = [segments[s.name]["vector"] * segments[s.name]["scale"][:, None] for s in codec.segments]
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def _check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
+    specs = model.segments(side)
+    if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in codec.segments]:
+        raise GenerationMismatch(
+            f"the {side} rows have {[s.name for s in codec.segments]}, the bundle {[s.name for s in specs]}",
+            where=f"generation {generation}",
+            do="Fill the copy from this generation's topics",
+        )
+    dim = sum(s.dim for s in specs)
+    reads = {f.shape.user_dim if side == "user" else f.shape.item_dim for f in model.fusions.values()}
+    if model.defaults(side).shape != (dim,) or reads != {dim}:
+        raise BundleError(
+            f"default vectors of shape {model.defaults(side).shape} and fusions over {sorted(reads)} dimensions",
+            where=f"{side} segments of {dim} dimensions",
+        )
+
+
+def _lacking(model: Model, side: Side, codec: RowCodec) -> Lacking:
+    """The default vector goes through int8 and back, as stored rows do: it scores the same whether a row holds it or it
+    is put in."""
+    parts = np.split(model.defaults(side), codec.bounds[1:-1])
+    default = np.concatenate([dequantize(*quantize(part[None]))[0] for part in parts])
+    return Lacking(default, np.array([s.expires_after_ms for s in model.segments(side)], np.int64))
