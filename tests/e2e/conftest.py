@@ -23,7 +23,7 @@ from forebay.streams.dev.devkafka import DevKafka
 
 GENRES = ["Action", "Comedy", "Drama", "Horror"]
 SPEC = Path(__file__).parents[2] / "segments" / "movielens.toml"
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 _number = itertools.count(1)
 
 
@@ -143,6 +143,8 @@ def installation(kafka: DevKafka, tmp_path_factory: pytest.TempPathFactory) -> I
     made.start("work")
     made.start("serve")
     try:
+        # The first worker of a machine compiles its kernels, and says nothing of how current it is until then.
+        made.until(lambda: "ready: generation g1" in made.said("work"))
         made.until(made.is_ready)
         yield made
     finally:

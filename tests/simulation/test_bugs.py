@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from forebay.segments.spec import Side
+from forebay.store.vectors import VectorStore
 from forebay.streams.intake.intake import Intake
 from forebay.streams.intake.note import note_of
 from forebay.streams.transports.memory.log import MemoryLog
@@ -75,6 +77,15 @@ def _one_source_speaks_for_all(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(world, "as_of", lambda texts: max((note.as_of for t in texts if (note := note_of(t))), default=0))
 
 
+def _offsets_without_rows(patch: pytest.MonkeyPatch) -> None:
+    write = VectorStore.write
+
+    def rows_left_out(self: VectorStore, side: Side, puts: Sequence[Any], *rest: Any) -> None:
+        write(self, side, [], *rest)
+
+    patch.setattr(VectorStore, "write", rows_left_out)
+
+
 def _nobody_fenced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryLog, "_refusal", lambda self, write: None)
 
@@ -87,6 +98,7 @@ BUGS = {
     "state is kept after an abort": _state_kept_after_an_abort,
     "the identities of the gap are not known": _identities_not_refilled,
     "one source speaks for all": _one_source_speaks_for_all,
+    "a serving node keeps offsets without rows": _offsets_without_rows,
     "nobody is fenced": _nobody_fenced,
 }
 

@@ -1,5 +1,5 @@
-"""A whole installation in one thread: a log in memory, processes with a worker of each stage, and producers, under one
-seed.
+"""A whole installation in one thread: a log in memory, processes with a worker of each stage, a serving node, and
+producers, under one seed.
 
 What happens next is drawn from the seed alone: records come, workers take turns, processes crash at any point, pause
 and wake up, join and leave, a broker goes away, time jumps, a commit lands early or late. In the end everything is
@@ -21,6 +21,7 @@ from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserP
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
+from forebay.store.generation import Generation
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.streams.intake.intake import Intake
 from forebay.streams.intake.note import as_of
@@ -35,6 +36,7 @@ from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.source import Source
 
 from ..segments import naive
+from .node import Node
 from .remains import Place, Remains, check_claims
 
 PARTITIONS = 2  # of the clean logs
@@ -93,6 +95,9 @@ class World:
             for slot in "ab"
         }  # fmt: skip
         self.processes = [Process(slot, folder / ("a" if self.shared else slot)) for slot in "ab"]
+        generation = Generation.new(GENERATION, bundle.hash, dict.fromkeys(SIDES, PARTITIONS), {})
+        # In one world of four: opening its store is most of what a short run takes.
+        self.node = None if seed % 4 else Node(bundle, generation, TOPICS, self.log, folder / "node")
         self.sent: list[Event] = []
         self.refused: list[Place] = []
         self.trace: list[str] = []
@@ -107,7 +112,15 @@ class World:
             self.trace.append(name)
             getattr(self, name)()
             self.now_ms += self.pick.randint(1, 400)
-        self.drain().check(self.bundle, self._encoders)
+        remains = self.drain()
+        if self.node is not None:
+            while self.node.turn(self.pick, 20):
+                pass
+            self.node.check()
+            self.node.lose()
+            self.node.check()
+            self.node.copy.close()
+        remains.check(self.bundle, self._encoders)
 
     def produce(self) -> None:
         """Some events, of which some were sent before, and sometimes a record that nobody can take."""
@@ -140,6 +153,15 @@ class World:
         if awake:
             process = self.pick.choice(awake)
             self._turn(process, self.pick.choice(list(process.workers)))
+
+    def serve(self) -> None:
+        """The serving node reads some records, or its process ends."""
+        if self.node is None or not self.log.up:
+            return
+        if self.pick.random() < 0.1:
+            self.node.lose()
+        else:
+            self.node.turn(self.pick, self.pick.choice([1, 5, 50]))
 
     def crash(self) -> None:
         """A process will end at one of its next points."""
@@ -417,7 +439,7 @@ NEVER = threading.Event()  # a stop that is never set
 # How often each action is drawn.
 ACTIONS = {
     "produce": 25, "turn": 130, "crash": 4, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2, "away": 2,
-    "back": 6, "land": 6, "wait": 6, "expire": 6,
+    "back": 6, "land": 6, "wait": 6, "expire": 6, "serve": 20,
 }  # fmt: skip
 
 

@@ -44,7 +44,7 @@ TRAIN, VALIDATION, LIVE = 0.7, 0.1, 0.1  # of all ratings, by time; the last ten
 PROBES = 200  # of the live ratings are sent one by one, each timed until it is served
 LOOKUPS = 1000
 CANDIDATES = 1000
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 LATE_AFTER = "30d"  # ratings keep their own times, and the live tenth is of some weeks
 
 
@@ -79,6 +79,8 @@ class Demo:
                 stack, "serve", "--data", str(self.data), "--vectors", str(self.folder / "server"), "--port",
                 str(self.port)
             )  # fmt: skip
+            # A machine's first worker compiles for half a minute; what it has said is a line of its log.
+            self._until(self._works, "the worker is not ready")
             self._until(lambda: _is_ready(client), "the server is not ready")
             self._replay(client, [b for b in history.behaviours if (b.time or 0) >= cut])
             self._measure(client, history)
@@ -219,7 +221,7 @@ class Demo:
 
         # Item statistics arrive a moment after the user's vectors, and their windows move with the hour's tick:
         # patience, then no.
-        deadline = time.monotonic() + PATIENCE_S / 4
+        deadline = time.monotonic() + PATIENCE_S / 8
         while not equal() and time.monotonic() < deadline:
             time.sleep(0.5)
         if differing:
@@ -289,6 +291,9 @@ class Demo:
         process = spawn([*command, *options], log, environment=_environment())
         stack.callback(end, process)
         self.children = [*getattr(self, "children", []), (verb, process, log_path)]
+
+    def _works(self) -> bool:
+        return "ready: generation" in (self.folder / "work.log").read_text(errors="replace")
 
     def _all_alive(self) -> None:
         for verb, process, log_path in self.children:
