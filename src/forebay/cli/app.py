@@ -346,11 +346,12 @@ def doctor(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="lookup, apply or all")] = "all",
+    what: Annotated[str, typer.Argument(help="lookup, apply, stream, or all: the first two")] = "all",
     repeats: Annotated[int, typer.Option(help="Of each measurement; the median and the spread are told")] = 5,
     json: Json = False,
 ) -> None:
-    """Measure this machine against the budgets: lookups in process and over HTTP, and events through a Processor."""
+    """Measure this machine against the budgets: lookups in process and over HTTP, events through a Processor, and the
+    whole stream on a broker of its own."""
     from forebay.cli.bench import bench as verb
 
     verb(what, repeats, json)

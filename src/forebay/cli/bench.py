@@ -18,6 +18,7 @@ import numpy as np
 
 from forebay.arrays import Ints
 from forebay.cli import source
+from forebay.cli.benchstream import stream
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
 from forebay.errors import UsageError
@@ -47,8 +48,12 @@ Line = dict[str, Any]
 
 def bench(what: str, repeats: int, as_json: bool) -> None:
     """Run the named benches and print their lines; with `as_json` an object with a list `budgets`."""
-    benches: dict[str, Callable[[Bundle, int], list[Line]]] = {"lookup": _lookup, "apply": _apply}
-    chosen = list(benches) if what == "all" else [what]
+    benches: dict[str, Callable[[Bundle, int], list[Line]]] = {
+        "lookup": _lookup,
+        "apply": _apply,
+        "stream": lambda bundle, repeats: stream(bundle, repeats, _line),
+    }
+    chosen = ["lookup", "apply"] if what == "all" else [what]
     if not set(chosen) <= set(benches):
         raise UsageError(f"no bench {what!r}", do=f"Name one of: {', '.join(benches)}, all")
     bundle = untrained(source.spec(None, "movielens"), hash_ids([f"i{n}" for n in range(20_000)]))
@@ -57,20 +62,29 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
         err.print(f"      measuring {name}, {repeats} times", markup=False)
         lines += benches[name](bundle, repeats)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    budgets = [budget(n["name"], n["target"], n["median"], n["unit"], at_most=n["at_most"]) for n in lines]
+    budgets = [
+        budget(n["name"], n["target"], n["median"], n["unit"], at_most=n["at_most"])
+        for n in lines
+        if n["target"] is not None
+    ]
     if as_json:
         print_json({"machine": machine, "budgets": budgets, "lines": lines})
         return
     out.print(machine)
+    met = {b["name"]: "met" if b["met"] else "missed" for b in budgets}
     rows = [
-        (n["name"], f"{n['median']:,.4g}", f"{n['low']:,.4g} – {n['high']:,.4g}", n["unit"],
-         ("≤ " if n["at_most"] else "≥ ") + f"{n['target']:,.4g}", "met" if b["met"] else "missed")
-        for n, b in zip(lines, budgets, strict=True)
+        (n["name"], f"{n['median']:,.4g}", f"{n['low']:,.4g} – {n['high']:,.4g}", n["unit"], _bound(n),
+         met.get(n["name"], ""))
+        for n in lines
     ]  # fmt: skip
     print_table(("what", "median", "spread", "unit", "budget", ""), rows, right=("median", "spread", "budget"))
 
 
-def _line(name: str, values: list[float], unit: str, target: float, *, at_most: bool) -> Line:
+def _bound(line: Line) -> str:
+    return "" if line["target"] is None else ("≤ " if line["at_most"] else "≥ ") + f"{line['target']:,.4g}"
+
+
+def _line(name: str, values: list[float], unit: str, target: float | None, *, at_most: bool) -> Line:
     return {
         "name": name, "median": float(np.median(values)), "low": min(values), "high": max(values), "unit": unit,
         "target": target, "at_most": at_most,
