@@ -147,27 +147,27 @@ def test_a_cut_letter_says_where_the_whole_is(written: Callable[..., list[int]],
 
 
 def test_a_worker_tells_of_refused_records_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """The first batch at once and whole, the next ones together after a minute, by side and reason."""
+    """The first batch at once and whole, the next ones together after a minute, by reason."""
     now = [1000.0]
     letters = LetterLog(lambda: now[0])
 
     def batch(*refused: str) -> list[str]:
         caplog.clear()
         for reason in refused:
-            letters("dead_letter", {"side": "user", "reason": reason})
-        letters("step", {"number": 2, "name": "fold", "side": "user"})
+            letters("dead_letter", {"stage": "intake", "reason": reason})
+        letters("step", {"number": 1, "name": "accept", "stage": "intake"})
         return [r.getMessage() for r in caplog.records]
 
     with caplog.at_level(logging.WARNING, "forebay.deadletters"):
         assert batch() == []
         (line,) = batch("late", "late", "undecodable")
-        assert line.startswith("records refused: 2 late (user side), 1 undecodable (user side).")
+        assert line.startswith("records refused: 2 late, 1 undecodable.")
         assert "forebay deadletters list" in line
         now[0] += EVERY_S - 1
         assert batch(*["late"] * 1000) == []
         now[0] += 1
         (line,) = batch()  # a heartbeat is enough: the last refusals of a flood are told as well
-        assert "1,000 late (user side)" in line
+        assert "1,000 late" in line
         now[0] += 10 * EVERY_S
         assert batch() == []
 
@@ -176,9 +176,9 @@ def test_what_a_worker_has_not_told_yet_it_tells_when_it_ends(caplog: pytest.Log
     """Also when it ends by an error; and the hook is off afterwards."""
     with caplog.at_level(logging.WARNING, "forebay.deadletters"):
         with pytest.raises(RuntimeError), letters_logged():
-            emit("dead_letter", side="item", reason="future")
+            emit("dead_letter", stage="intake", reason="future")
             raise RuntimeError
-        emit("dead_letter", side="item", reason="future")
-        emit("step", number=2, name="fold", side="item")
+        emit("dead_letter", stage="intake", reason="future")
+        emit("step", number=2, name="accept", stage="intake")
     (record,) = caplog.records
-    assert "1 future (item side)" in record.getMessage()
+    assert "1 future" in record.getMessage()

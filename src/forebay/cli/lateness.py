@@ -97,7 +97,7 @@ def _ms(name: str, text: str) -> int:
     try:
         return duration_ms(text, name)
     except SpecError as error:
-        raise ConfigError(f"{name} is not a duration", where="the settings", do=error.do) from None
+        raise ConfigError("this is not a duration", where=name, do=error.do) from None
 
 
 def _day(ms: int) -> str:
