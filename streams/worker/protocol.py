@@ -232,9 +232,9 @@ class Worker:
         spoken = {*outcome.offsets, *outcome.told}
         if beat:
             records += stage.beat(self._wall_ms())
-            spoken.update(p for p in stage.partitions if stage.note(p))
-        offsets = {partition: stage.partitions[partition].meta.offset for partition in sorted(spoken)}
-        notes = {partition: note for partition in offsets if (note := stage.note(partition))}
+        # A note is kept beside an offset: with a beat go those of idle partitions, too.
+        notes = {p: note for p in (stage.partitions if beat else spoken) if (note := stage.note(p))}
+        offsets = {p: stage.partitions[p].meta.offset for p in sorted(spoken | notes.keys())}
         self._transport.submit(records, offsets, notes, outcome.events)
         self._under_way = outcome
         self._since_flush += bool(outcome.offsets or outcome.told)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,20 +22,17 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import Generation
-from forebay.store.ownedpartition import OwnedPartition
-from forebay.streams.intake.intake import Intake
 from forebay.streams.intake.note import as_of
-from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Group, MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.source import Source
 
 from ..segments import naive
+from .crashing import CrashingIntake, CrashingProcessor
 from .node import Node
 from .remains import Place, Remains, check_claims
 
@@ -389,50 +386,6 @@ class World:
         for process in self.processes:
             for stage, (worker, _) in process.workers.items():
                 yield f"{process.slot} {stage}: {worker.not_ready()} {sorted(worker.stage.partitions)}"
-
-
-class CrashingProcessor(Processor):
-    """A Processor that may end before and after each of its steps, and between two partitions' writes."""
-
-    point: Callable[[], None]
-
-    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedPartition:
-        owned = super().open(partition, source, offset, create=create)
-        flush = owned.flush
-
-        def flushed() -> None:
-            self.point()
-            flush()
-
-        owned.flush = flushed  # type: ignore[method-assign]
-        self.point()
-        return owned
-
-    def flush(self) -> None:
-        super().flush()
-        self.point()
-
-
-class CrashingIntake(Intake):
-    """An Intake that does, too."""
-
-    point: Callable[[], None]
-
-    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedSource:
-        owned = super().open(partition, source, offset, create=create)
-        flush = owned.flush
-
-        def flushed(keep_ms: int) -> None:
-            self.point()
-            flush(keep_ms)
-
-        owned.flush = flushed  # type: ignore[method-assign]
-        self.point()
-        return owned
-
-    def flush(self) -> None:
-        super().flush()
-        self.point()
 
 
 NEVER = threading.Event()  # a stop that is never set

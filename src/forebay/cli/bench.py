@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from forebay.arrays import Ints
 from forebay.cli import source
-from forebay.cli.benchstream import stream
+from forebay.cli.benchstream import skewed, stream
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
 from forebay.errors import UsageError
@@ -41,7 +40,7 @@ from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.source import Source
 
 ITEMS, USERS, CANDIDATES, LOOKUPS = 100_000, 10_000, 1_000, 1_000
-EVENTS, BATCH, SKEW = 100_000, 4_096, 1.1
+EVENTS, BATCH = 100_000, 4_096
 
 Line = dict[str, Any]
 
@@ -130,8 +129,8 @@ def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
 def _apply(bundle: Bundle, repeats: int) -> list[Line]:
     """Blocks through a Processor and its store, without Kafka: read, fold, encode, write behind every 8 batches."""
     random = np.random.default_rng(0)
-    users = _skewed(random, 100_000, EVENTS * (repeats + 1))
-    items = _skewed(random, 20_000, EVENTS * (repeats + 1))
+    users = skewed(random, 100_000, EVENTS * (repeats + 1))
+    items = skewed(random, 20_000, EVENTS * (repeats + 1))
     genres = [a for a in bundle.spec.attribute("item", "genres").values]
     now = now_ms()
     rates: list[float] = []
@@ -161,12 +160,6 @@ def _apply(bundle: Bundle, repeats: int) -> list[Line]:
                 rates.append(EVENTS / (time.perf_counter() - started))
         processor.close(0)
     return [_line("events through the user Processor and its store, no Kafka", rates, "1/s", 80_000, at_most=False)]
-
-
-def _skewed(random: np.random.Generator, kinds: int, count: int) -> Ints:
-    """Zipf with exponent 1.1 over `kinds`, as behaviour logs are."""
-    weights = 1.0 / np.arange(1, kinds + 1) ** SKEW
-    return random.choice(kinds, count, p=weights / weights.sum())
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+from forebay.arrays import Ints
+from forebay.cli.processes import HOLD_S
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
 from forebay.segments.bundle import Bundle
@@ -37,7 +40,6 @@ from forebay.telemetry import Detail, add_hook
 EVENTS, NEW_USERS, USERS, ITEMS, SKEW, PARTITIONS = 200_000, 100_000, 100_000, 20_000, 1.1, 4
 STAGES = ("intake", *SIDES)
 RATES, LIVE_S = (100, 1000), 8.0
-HOLD_S = 0.005  # as `forebay work` has it
 PATIENCE_S = 300.0
 
 Line = dict[str, Any]
@@ -67,10 +69,14 @@ def stream(bundle: Bundle, repeats: int, line: Callable[..., Line]) -> list[Line
         lines.append(line(name, found[f"p{share} at {rate}"], "ms", target, at_most=True))
     lines.append(line("broker CPU for a million events, whole path", found["broker"], "s", 112, at_most=True))
     for key in sorted(k for k in found if k.startswith("step ")):
-        lines.append(
-            line(f"{key.removeprefix('step ')}, of an event", found[key], "µs", 0, at_most=True) | {"target": None}
-        )
+        lines.append(line(f"{key.removeprefix('step ')}, of an event", found[key], "µs", None, at_most=True))
     return lines
+
+
+def skewed(random: np.random.Generator, kinds: int, count: int) -> Ints:
+    """Zipf with exponent 1.1 over `kinds`, as behaviour logs are."""
+    weights = 1.0 / np.arange(1, kinds + 1) ** SKEW
+    return random.choice(kinds, count, p=weights / weights.sum())
 
 
 class _Rig:
@@ -105,8 +111,8 @@ class _Rig:
         read."""
         self._make("l.")
         stop, workers = threading.Event(), self._workers(STAGES)
-        with _running(workers, stop):
-            _until(lambda: not any(worker.not_ready() for worker in workers))
+        with _running(workers, stop) as look:
+            _until(lambda: not any(worker.not_ready() for worker in workers), look)
             self._send_at(50, 2.0)  # the first batches compile and connect
             for rate in RATES:
                 waits = self._send_at(rate, LIVE_S)
@@ -122,8 +128,7 @@ class _Rig:
 
     def _events(self, seed: int, count: int, *, fresh: bool) -> Iterator[Behaviour]:
         random, now = np.random.default_rng(seed), now_ms()
-        weights = 1.0 / np.arange(1, USERS + 1) ** SKEW
-        users = np.arange(count) if fresh else random.choice(USERS, count, p=weights / weights.sum())
+        users = np.arange(count) if fresh else skewed(random, USERS, count)
         items = (ITEMS * random.random(count) ** 2).astype(int)
         for n, (user, item) in enumerate(zip(users.tolist(), items.tolist(), strict=True)):
             own: Attributes = {"genres": [self._genres[item % len(self._genres)]]}
@@ -173,9 +178,9 @@ class _Rig:
         workers, stop = self._workers(stages), threading.Event()
         remove = add_hook(listen)
         try:
-            with _running(workers, stop):
-                _until(lambda: not any(worker.not_ready() for worker in workers))
-                _until(lambda: self._is_drained(stages, workers))
+            with _running(workers, stop) as look:
+                _until(lambda: not any(worker.not_ready() for worker in workers), look)
+                _until(lambda: self._is_drained(stages, workers), look)
                 took = time.perf_counter() - began[0]
         finally:
             remove()
@@ -241,21 +246,26 @@ class _Rig:
 
 
 @contextmanager
-def _running(workers: Sequence[Worker], stop: threading.Event) -> Iterator[None]:
-    threads = [threading.Thread(target=worker.run, args=(stop,), daemon=True) for worker in workers]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join(30)
+def _running(workers: Sequence[Worker], stop: threading.Event) -> Iterator[Callable[[], None]]:
+    """Run workers on threads until the block ends; what is yielded raises what one of them has ended by."""
+    with ThreadPoolExecutor(len(workers)) as pool:
+        under_way = [pool.submit(worker.run, stop) for worker in workers]
+
+        def look() -> None:
+            for one in under_way:
+                if one.done():
+                    one.result()
+
+        try:
+            yield look
+        finally:
+            stop.set()
 
 
-def _until(condition: Callable[[], bool]) -> None:
+def _until(condition: Callable[[], bool], look: Callable[[], None] = lambda: None) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not condition():
+        look()
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {PATIENCE_S:.0f} s")
         time.sleep(0.01)

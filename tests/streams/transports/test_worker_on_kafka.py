@@ -1,12 +1,7 @@
-"""A worker against a real broker: from events to vectors, each once, and by name refused where state and log do not
-fit."""
+"""A worker against a real broker: from events to vectors, each once."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -15,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
 
 from forebay.clock import HOUR_MS
-from forebay.errors import LogGap, StoreLeads, StoreLocked, TopicMismatch
 from forebay.events import Behaviour, Event, encode
 from forebay.segments import lint
 from forebay.segments.blocks.block import Block
@@ -30,7 +23,6 @@ from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import Ids
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, unpack_heartbeat
 from forebay.store.partitionstore import PartitionStore
-from forebay.streams.connection import connected
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.routing import partitions_of
@@ -43,49 +35,9 @@ from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.source import Source
 from forebay.telemetry import add_hook
 
+from .conftest import BRISK, PARTITIONS
+
 pytestmark = pytest.mark.broker
-PARTITIONS = 2
-BRISK = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
-
-
-@pytest.fixture
-def there(kafka: DevKafka, topics: Topics) -> Topics:
-    """Topics of generation g1 that exist."""
-    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-    return topics
-
-
-@pytest.fixture
-def now_history(make_history: Callable[..., History]) -> Callable[[int], History]:
-    """A history that ends now."""
-    return lambda count: make_history(count, until_ms=time.time_ns() // 1_000_000)
-
-
-@pytest.fixture
-def whole(read: Callable[..., list[Any]]) -> Callable[[str], list[Any]]:
-    """All committed records of a topic."""
-    return lambda topic: read(topic, dict.fromkeys(range(PARTITIONS), 0))
-
-
-@pytest.fixture
-def vectors(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], list[Any]]:
-    """The records of the user side's vectors topic that are no heartbeats."""
-    return lambda: [m for m in whole(there.vectors("g1", "user")) if m.key() != HEARTBEAT_KEY]
-
-
-@pytest.fixture
-def heartbeats(there: Topics, whole: Callable[..., list[Any]]) -> Callable[[], dict[int, int]]:
-    """The newest heartbeat of each partition of the user side."""
-    topic = there.vectors("g1", "user")
-    return lambda: {m.partition(): unpack_heartbeat(m.value()) for m in whole(topic) if m.key() == HEARTBEAT_KEY}
-
-
-@pytest.fixture
-def counted(bundle: Bundle, stored: Callable[..., Any]) -> Callable[[Path], Counter[str]]:
-    """How many behaviours of each user are in the state that a folder has."""
-    return lambda folder: Counter(
-        {user: int.from_bytes(state[8:16], "little") for user, (state, _) in stored(bundle, folder, "user").items()}
-    )
 
 
 def test_all_stages_from_events_to_vectors(
@@ -262,158 +214,6 @@ def test_the_intake_sends_a_tick_of_the_hour_to_every_partition_of_both_logs(
         with PartitionStore.open(tmp_path / f"user-{partition}", create=False) as store:
             meta = store.meta()
             assert meta is not None and meta.clock >= begun
-
-
-@pytest.fixture
-def worked(
-    there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None], lag: Callable[..., int],
-    wait_for: Callable[..., None], now_history: Callable[..., History],
-) -> Callable[..., None]:  # fmt: skip
-    """The user side's worker has done so many more events and is gone, its state in `tmp_path`."""
-
-    def run(count: int) -> None:
-        feed(there, "user", now_history(count).behaviours)
-        with work(there, "user", tmp_path, options=BRISK) as worker:
-            wait_for(lambda: lag(there.events("user"), worker.group, PARTITIONS) == 0 or worker.ended, "the events")
-
-    return run
-
-
-def _refused(worker: Any, wait_for: Callable[..., None]) -> BaseException:
-    with pytest.raises(Exception) as raised, worker:
-        wait_for(lambda: worker.ended, "the refusal")
-    return raised.value
-
-
-def _delete_records(kafka: DevKafka, topic: str, before: int) -> None:
-    """What retention does, at once."""
-    from kafka import TopicPartition as Place
-
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        admin.delete_records({Place(topic, p): before for p in range(PARTITIONS)})
-
-
-def test_a_gap_in_the_log_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    feed: Callable[..., None], wait_for: Callable[..., None], now_history: Callable[..., History],
-) -> None:  # fmt: skip
-    """Retention ate what the store has not folded: nothing goes on from a hole, and the remedy is named."""
-    worked(100)
-    feed(there, "user", now_history(1000).behaviours)
-    _delete_records(kafka, there.events("user"), 200)
-    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
-    assert isinstance(error, LogGap) and "forebay backfill --generation NEW" in str(error)
-
-
-def test_a_new_owner_without_state_is_refused_when_the_beginning_of_the_log_is_gone(
-    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    wait_for: Callable[..., None],
-) -> None:  # fmt: skip
-    """The group has come a long way from a beginning that cannot be folded again: half a state is no state."""
-    worked(300)
-    _delete_records(kafka, there.events("user"), 50)
-    error = _refused(work(there, "user", tmp_path / "another machine", options=BRISK), wait_for)
-    assert isinstance(error, LogGap)
-
-
-def test_a_first_start_on_an_old_log_begins_at_what_is_there_and_survives_a_crash(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
-) -> None:  # fmt: skip
-    """No group has been there: nothing is missing. Where it began is remembered, though nothing else was written."""
-    feed(there, "user", now_history(300).behaviours)
-    _delete_records(kafka, there.events("user"), 50)
-    lazy = WorkerOptions(flush_batches=10_000, flush_interval_s=10_000, heartbeat_interval_s=0.2)
-    with work(there, "user", tmp_path, options=lazy) as first:
-        wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0, "the events")
-        for partition in range(PARTITIONS):  # what a crash at this moment would leave
-            shutil.copytree(tmp_path / f"user-{partition}", tmp_path / "crashed" / f"user-{partition}")
-    with work(there, "user", tmp_path / "crashed", options=BRISK) as second:
-        wait_for(lambda: second.ended or len(second.stage.partitions) == PARTITIONS, "the takeover")
-        assert not second.ended
-
-
-def test_a_topic_that_was_made_anew_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    wait_for: Callable[..., None],
-) -> None:  # fmt: skip
-    """Its offsets mean other records."""
-    worked(100)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        admin.delete_topics([there.events("user")])
-    ensure(kafka.bootstrap, there, generation="g1", partitions=PARTITIONS)
-    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
-    assert isinstance(error, TopicMismatch) and "deleted and created again" in str(error)
-
-
-def test_a_changed_partition_count_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, bundle: Bundle, worked: Callable[..., None],
-    work: Callable[..., Any],
-    wait_for: Callable[..., None],
-) -> None:  # fmt: skip
-    """Keys have moved away from their state: neither the old count nor the new one may go on."""
-    worked(100)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        for topic in (there.events("user"), there.vectors("g1", "user")):
-            admin.create_partitions({topic: 4})
-    with pytest.raises(TopicMismatch, match="has 4 partitions"):
-        work(there, "user", tmp_path, partitions=2)
-    error = _refused(work(there, "user", tmp_path, partitions=4, options=BRISK), wait_for)
-    assert isinstance(error, TopicMismatch) and "has 4 partitions, and had 2" in str(error)
-
-
-def test_a_topic_widened_since_the_start_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], wait_for: Callable[..., None]
-) -> None:
-    """The partition that comes with an assignment is not one of those that state is folded for."""
-    worker = work(there, "user", tmp_path, options=BRISK)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        admin.create_partitions({there.events("user"): 3})
-    error = _refused(worker, wait_for)
-    assert isinstance(error, TopicMismatch) and "has 3 partitions" in str(error)
-
-
-def test_a_store_ahead_of_its_group_is_refused_by_name(
-    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    wait_for: Callable[..., None],
-) -> None:  # fmt: skip
-    """The group was set back: folding on would count twice."""
-    worked(100)
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": f"{there.prefix}forebay.g1.user"})
-    consumer.commit(offsets=[TopicPartition(there.events("user"), p, 3) for p in range(PARTITIONS)], asynchronous=False)
-    consumer.close()
-    error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
-    assert isinstance(error, StoreLeads) and "group at 3" in str(error)
-
-
-def test_a_group_that_was_set_back_goes_on_where_the_remedy_sets_it(
-    kafka: DevKafka, there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any],
-    wait_for: Callable[..., None], whole: Callable[..., list[Any]],
-    counted: Callable[[Path], Counter[str]],
-) -> None:  # fmt: skip
-    """The command in the message, as it stands there, once for each partition: then every event has counted once."""
-    worked(100)
-    group = f"{there.prefix}forebay.g1.user"
-    consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
-    consumer.commit(offsets=[TopicPartition(there.events("user"), p, 3) for p in range(PARTITIONS)], asynchronous=False)
-    consumer.close()
-    for _ in range(PARTITIONS):
-        error = _refused(work(there, "user", tmp_path, options=BRISK), wait_for)
-        assert isinstance(error, StoreLeads)
-        command = shlex.split(error.do.partition(" then ")[2])
-        assert command[0] == "python"
-        subprocess.run([sys.executable, "-W", "ignore", *command[1:]], check=True, capture_output=True, timeout=60)
-    worked(50)
-    assert sum(counted(tmp_path).values()) == 150
-
-
-def test_a_store_that_another_process_has_is_refused_by_name(
-    there: Topics, tmp_path: Path, worked: Callable[..., None], work: Callable[..., Any], wait_for: Callable[..., None]
-) -> None:
-    """Two writers of one directory cannot be."""
-    worked(20)
-    with PartitionStore.open(tmp_path / "user-1", create=False):
-        assert isinstance(_refused(work(there, "user", tmp_path, options=BRISK), wait_for), StoreLocked)
 
 
 def test_an_owner_without_state_folds_the_gap_silently_and_misses_nothing_after_it(
