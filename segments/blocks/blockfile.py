@@ -13,6 +13,7 @@ from pathlib import Path
 from forebay.errors import BlockError
 from forebay.segments.blocks.block import Block
 
+AGAIN = "Look at the disk, and run the job again: it writes this file anew"
 _LENGTHS = struct.Struct("<II")  # bytes of header and value
 
 
@@ -24,12 +25,15 @@ def append(path: Path, block: Block) -> None:
 
 
 def read(path: Path) -> Iterator[Block]:
-    """Every block of the file; none where there is no file. Raises BlockError for one that was cut short."""
+    """Every block of the file; none where there is no file. Raises BlockError for one that is not what was written."""
     if not path.exists():
         return
     with path.open("rb") as file:
         while lengths := file.read(_LENGTHS.size):
             if len(lengths) < _LENGTHS.size:
-                raise BlockError("the file ends in the middle of a block", where=str(path))
+                raise BlockError("the file ends in the middle of a block", where=str(path), do=AGAIN)
             header, value = _LENGTHS.unpack(lengths)
-            yield Block.decode(file.read(header), file.read(value))
+            try:
+                yield Block.decode(file.read(header), file.read(value))
+            except BlockError as error:
+                raise BlockError(error.what, where=str(path), do=AGAIN) from None

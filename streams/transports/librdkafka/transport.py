@@ -95,7 +95,7 @@ class LibrdkafkaTransport:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
         if most > 1 and messages and not messages[0].error():
-            messages += self._more(most - 1, hold_s)
+            messages += _more(self._consumer, messages[0], most - 1, hold_s)
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}
         fell_back: set[int] = set()
@@ -122,20 +122,6 @@ class LibrdkafkaTransport:
             log.debug("%s: its reader fell back, and is moved to %d", self.source(partition), self._next[partition])
             with contextlib.suppress(KafkaException):  # it is moved with the next poll
                 self._consumer.seek(self._place(partition, self._next[partition]))
-
-    def _more(self, most: int, hold_s: float) -> list[Message]:
-        """What is there already and, with `hold_s`, what comes soon: about a megabyte of it."""
-        found: list[Message] = []
-        at_once, size, until = max(1, most // 16), 0, time.monotonic() + hold_s
-        while len(found) < most and size < MOST_BYTES:
-            part = self._consumer.consume(min(at_once, most - len(found)), 0)
-            if not part and (left_s := until - time.monotonic()) > 0:
-                part = self._consumer.consume(1, left_s)
-            if not part:
-                break
-            found += part
-            size += sum(len(message) for message in part)
-        return found
 
     def hold(self, partitions: Sequence[int]) -> None:
         """See Transport."""
@@ -168,7 +154,8 @@ class LibrdkafkaTransport:
             heard, done = time.monotonic(), False
             while not done and not stop.is_set():
                 messages = reader.consume(1, 1.0)  # a full batch would be waited for at the log's end
-                messages += reader.consume(most - 1, 0)
+                if most > 1 and messages:
+                    messages += _more(reader, messages[0], most - 1, 0.0)
                 records = []
                 for message in messages:
                     if (error := message.error()) is not None and not _is_end(message):
@@ -291,6 +278,23 @@ class LibrdkafkaTransport:
 
     def _settings(self, group: str) -> dict[str, Any]:
         return worker_consumer(self._bootstrap, group, self._options.session_timeout_ms)
+
+
+def _more(consumer: Consumer, first: Message, most: int, hold_s: float) -> list[Message]:
+    """What is there behind `first` and, with `hold_s`, what comes soon: up to `most` records, about a megabyte. How
+    many those are is told by the size of what has come: one Block is as large as thousands of raw records."""
+    found: list[Message] = []
+    size, until = len(first), time.monotonic() + hold_s
+    while len(found) < most and size < MOST_BYTES:
+        left = (MOST_BYTES - size) * (len(found) + 1) // max(1, size)
+        part = consumer.consume(min(max(1, left), most - len(found)), 0)
+        if not part and (left_s := until - time.monotonic()) > 0:
+            part = consumer.consume(1, left_s)
+        if not part:
+            break
+        found += part
+        size += sum(len(message) for message in part)
+    return found
 
 
 def _is_end(message: Message) -> bool:

@@ -113,3 +113,17 @@ class TestLibrdkafka(TransportContract):
         transport.take(taking.stop)
         transport.submit([], {0: 0}, {}, 0)
         assert transport.settle(taking.stop) and transport.committed(0) == 0
+
+    def test_a_batch_is_of_about_a_megabyte_however_large_the_records_are(
+        self, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """For either way of reading: thousands of Blocks would be gigabytes."""
+        place.append(0, [b"x" * 100_000] * 60)
+        transport = taking.owning()
+        gap = [b for b in transport.read(0, 0, 60, 4096, taking.stop) if b is not None]
+        assert [o for b in gap for o in b.offsets] == list(range(60)) and max(len(b.offsets) for b in gap) < 20
+        transport.go_on(0, 0, taking.stop)
+        sizes = []
+        while len(taking.read[0]) < 60:
+            sizes += [len(b.offsets) for polled in taking.poll(4096) for b in polled.batches]
+        assert max(sizes) < 20

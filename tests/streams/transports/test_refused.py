@@ -24,14 +24,19 @@ pytestmark = pytest.mark.broker
 PARTITIONS = 2
 
 
+def _bound(kafka: DevKafka, topic: str, most: int) -> None:
+    """A topic's records may have so many bytes from now on."""
+    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
+        from kafka.admin import ConfigResource
+
+        admin.alter_configs([ConfigResource("TOPIC", topic, {"max.message.bytes": str(most)})])
+
+
 @pytest.fixture
 def narrow(kafka: DevKafka, topics: Topics) -> Topics:
     """Topics whose dead letters may have 20,000 bytes and no more."""
     ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        from kafka.admin import ConfigResource
-
-        admin.alter_configs([ConfigResource("TOPIC", topics.dead_letters, {"max.message.bytes": "20000"})])
+    _bound(kafka, topics.dead_letters, 20000)
     return topics
 
 
@@ -88,11 +93,7 @@ def test_a_topic_that_takes_not_even_a_row_ends_a_worker_by_name(
 ) -> None:  # fmt: skip
     """No record is to blame: cutting the batch ends, and the remedy is named, instead of the same batch for ever."""
     ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        from kafka.admin import ConfigResource
-
-        rows = topics.vectors("g1", "user")
-        admin.alter_configs([ConfigResource("TOPIC", rows, {"max.message.bytes": "150"})])
+    _bound(kafka, topics.vectors("g1", "user"), 150)
     feed(topics, "user", make_history(20, until_ms=time.time_ns() // 1_000_000).behaviours)
     with pytest.raises(TopicMismatch, match=r"max\.message\.bytes"), work(topics, "user", tmp_path) as worker:
         wait_for(lambda: worker.ended, "its end")
@@ -105,10 +106,7 @@ def test_a_block_that_the_broker_refuses_leaves_a_letter_that_says_so(
 ) -> None:  # fmt: skip
     """A valid event of 40,000 bytes where the clean log takes 20,000: it is in neither log, and every other one is."""
     ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-    with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-        from kafka.admin import ConfigResource
-
-        admin.alter_configs([ConfigResource("TOPIC", topics.events("item"), {"max.message.bytes": "20000"})])
+    _bound(kafka, topics.events("item"), 20000)
     now = time.time_ns() // 1_000_000
     events = make_history(100, until_ms=now).behaviours
     large = Behaviour("u1", "i1", "rate", 1.0, now, "large", {"genres": [f"{n:08}" for n in range(4000)]})
