@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from xxhash import xxh3_64
 
-from forebay.arrays import Bytes, Ints
+from forebay.arrays import Bytes, Ints, Places
 from forebay.errors import BlockError
 from forebay.segments.blocks.schema import STRANGER, Attribute, pack_header, unpack_header
 
@@ -78,6 +78,10 @@ class Block:
     def slice(self, start: int, end: int) -> Block:
         """The events from place `start` to before `end`, without a copy."""
         return Block(self.batch.slice(start, end - start), self.sources, self.attributes)
+
+    def take(self, places: Places | Ints) -> Block:
+        """The events at `places`, in that order."""
+        return Block(self.batch.take(pa.array(places)), self.sources, self.attributes)
 
     def numbers(self, name: str) -> Ints:
         """int64 [n]: a fixed column of numbers."""

@@ -7,7 +7,7 @@ block besides is in the record's header: the version, the sources, and the attri
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 import pyarrow as pa
@@ -22,7 +22,7 @@ Scope: TypeAlias = Literal["event", "item", "user"]
 Kind: TypeAlias = Literal["text", "number", "texts"]
 
 TEXTS = ("user", "item", "action", "id")
-_FIXED = (
+FIXED = (
     ("kind", pa.uint8()),  # one of the four above
     ("time", pa.int64()),  # event time, ms since 1970
     ("append", pa.int64()),  # when the source's log took it, ms since 1970
@@ -58,12 +58,21 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     attributes: tuple[Attribute, ...]
 
 
+def attribute_named(column: str) -> Attribute:
+    """The attribute of a column's name. Raises ValueError for what is none."""
+    scope, dot, rest = column.partition(".")
+    name, colon, kind = rest.rpartition(":")
+    if not (dot and colon and scope in get_args(Scope) and kind in _TYPES):
+        raise ValueError(f"no attribute's column: {column}")
+    return Attribute(scope, name, kind)  # type: ignore[arg-type]
+
+
 _encoder, _decoder = msgspec.json.Encoder(), msgspec.json.Decoder(Header)
 
 
 def schema_of(attributes: tuple[Attribute, ...]) -> pa.Schema:
     """The schema of a batch with these attribute columns."""
-    fields = [pa.field(name, kind, nullable=False) for name, kind in _FIXED]
+    fields = [pa.field(name, kind, nullable=False) for name, kind in FIXED]
     return pa.schema([*fields, *(pa.field(a.column, _TYPES[a.kind]) for a in attributes)])
 
 

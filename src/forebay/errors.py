@@ -7,6 +7,7 @@ ForebayError
 │   └── MissingExtra           an optional dependency is not installed
 ├── EventError                 one event is not acceptable (`reason` is the dead letter's reason code)
 ├── BlockError                 a record of the clean log is no Block
+├── ArchiveError               an archive cannot be read, or lacks a part
 ├── PublishError               events that no broker acknowledged (`events` holds them)
 ├── BrokerError                Kafka cannot do what is asked
 │   ├── BrokerUnavailable      nobody answers at the bootstrap address
@@ -80,6 +81,10 @@ class EventError(ForebayError):
 
 class BlockError(ForebayError):
     """A record of the clean log is no Block: a stranger wrote it. It is told of and stepped over."""
+
+
+class ArchiveError(ForebayError):
+    """An archive cannot be read, or lacks what it should have."""
 
 
 class BlockTooNew(BlockError):

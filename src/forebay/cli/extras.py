@@ -23,8 +23,8 @@ BRINGS = {
     | _STATE
     | _STORE
     | {"faiss", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
-    "train": _TERMINAL | _STATE | {"pyarrow", "tensorboardX", "torch"},
-    "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"pyarrow", "torch"},
+    "train": _TERMINAL | _STATE | {"fsspec", "pyarrow", "tensorboardX", "torch"},
+    "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"fsspec", "pyarrow", "torch"},
 }
 
 # Verb -> the extras with which all of it runs. A verb may run on less: nothing is asked for before it is missing.
