@@ -1,5 +1,9 @@
 """A generation out of history: the stream's own fold and encode over files, into partition stores and vectors topics.
 
+What it reads is all that there is: the past as files have it, what an archive has of the clean logs, and the logs from
+there to the Cut, which is their end when it begins. So no event lies between a file and the Cut, and one that is in a
+file and in a log is folded once.
+
 The order of steps decides what a crash leaves: events are partitioned into files, then the stores are built (each
 whole, with its offset at the Cut), then the vectors are told, then the manifest is written. Without a manifest there is
 no generation, and the next run begins by clearing what the last one left: its folder, and what it has told.
@@ -7,25 +11,32 @@ no generation, and the next run begins by clearing what the last one left: its f
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Message
 
-from forebay.errors import EventError, GenerationError, UsageError
-from forebay.events import Event, check
-from forebay.segments.blocks import blockfile
-from forebay.segments.blocks.build import block_of
+from forebay.errors import (
+    BlockError,
+    BlockTooNew,
+    GenerationError,
+    LogGap,
+    TopicMismatch,
+)
+from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.schema import BEHAVIOUR, HEADER, ITEM_UPDATE, USER_PROFILE
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
+from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.generation import MANIFEST, Generation
@@ -34,12 +45,14 @@ from forebay.streams import tail
 from forebay.streams.build import Target, build
 from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
-from forebay.streams.offsets import bounds
-from forebay.streams.routing import partitions_of
-from forebay.streams.topics import Topics, describe
+from forebay.streams.offsets import bounds, patiently
+from forebay.streams.spool import Spool, read
+from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.worker.batch import Record
 
+log = logging.getLogger("forebay.backfill")
 BATCH = 4096
 IN_PROCESS = 50_000  # events: a process takes two seconds to load what it encodes with
 Progress = Callable[[int, int], None]
@@ -58,48 +71,50 @@ def backfill(
     progress: Progress | None = None,
     processes: int | None = None,
 ) -> Generation:
-    """Fold `history` into generation `name`: stores under `state_folder`, vectors in the generation's topics, manifest
-    in `folder`.
+    """Fold `history`, and the clean logs as far as it does not have them, into generation `name`: stores under
+    `state_folder`, vectors in the generation's topics, manifest in `folder`.
 
     The Cut is the end of both clean logs as they are now: workers of the generation go on from there. `now_ms` is the
-    clock of the last tick that the history would have had. `progress(done, total)` counts events. `processes` build
-    partitions side by side: by default one for each core, and none beside this one for a small history.
+    clock of the last tick that the history would have had. Vectors are as of then, or of the moment up to which the
+    Intake has read its sources. `progress(done, total)` counts events. `processes` build partitions side by side: by
+    default one for each core, and none beside this one for a small history.
 
-    Raises GenerationError if it exists, UsageError for an event that no Intake would accept.
+    Raises GenerationError if it exists, LogGap where events between an archive and what a log still has are gone,
+    TopicMismatch for an archive of a log with other partitions.
     """
     if (folder / MANIFEST).exists():
         raise GenerationError(
             f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
         )
     shutil.rmtree(state_folder, ignore_errors=True)
+    as_of = _as_of(bootstrap, topics, now_ms)  # before the ends are asked for: all that it speaks of lies below them
     logs = {side: topics.events(side) for side in SIDES}
     info = describe(bootstrap, list(logs.values()))
-    cut = {topic: _ends(bootstrap, topic, info[topic].partitions) for topic in logs.values()}
-    events: dict[Side, Sequence[Event]] = {
-        "user": [*history.profiles, *history.behaviours],
-        "item": [*history.items, *history.behaviours],
-    }
+    found = {side: _bounds(bootstrap, info[topic]) for side, topic in logs.items()}
+    cut = {topic: {p: end for p, (_, end) in found[side].items()} for side, topic in logs.items()}
     targets = {
         side: [
-            Target(topic, info[topic].topic_id, p, info[topic].partitions, cut[topic][p], now_ms, state_folder)
+            Target(topic, info[topic].topic_id, p, info[topic].partitions, cut[topic][p], now_ms, as_of, state_folder)
             for p in range(info[topic].partitions)
         ]
         for side, topic in logs.items()
     }
-    spool = state_folder / ".spool"
-    spool.mkdir(parents=True)
+    spool_folder = state_folder / ".spool"
+    spool_folder.mkdir(parents=True)
+    spool = Spool(spool_folder, {side: len(targets[side]) for side in SIDES})
     for side in SIDES:
-        _partition(events[side], side, len(targets[side]), spool)
-    total = sum(len(e) for e in events.values())
+        _spool_log(spool, side, bootstrap, info[logs[side]], found[side], history)
+    for block in past(history, {side: info[topic].topic_id for side, topic in logs.items()}):
+        spool.add_past(block)
     jobs = [(side, target) for side in SIDES for target in targets[side]]
     tell = progress or (lambda done, total: None)
     if processes is None:
-        processes = 1 if total < IN_PROCESS else min(os.cpu_count() or 1, len(jobs))
+        processes = 1 if spool.events < IN_PROCESS else min(os.cpu_count() or 1, len(jobs))
     if processes > 1:
-        _build_beside(bundle, jobs, spool, processes, lambda done: tell(done, total))
+        _build_beside(bundle, jobs, spool, spool_folder, processes, lambda done: tell(done, spool.events))
     else:
-        _build_here(bundle, jobs, spool, lambda done: tell(done, total))
-    shutil.rmtree(spool)
+        _build_here(bundle, jobs, spool, lambda done: tell(done, spool.events))
+    shutil.rmtree(spool_folder)
     for side in SIDES:
         _publish(bundle, side, targets[side], bootstrap, topics, name)
     partitions: dict[str, int] = {side: len(targets[side]) for side in SIDES}
@@ -108,38 +123,90 @@ def backfill(
     return generation
 
 
-# -- events by partition
+# -- what there is to read
 
 
-def _partition(events: Sequence[Event], side: Side, count: int, spool: Path) -> None:
-    for start in range(0, len(events), BATCH):
-        part = events[start : start + BATCH]
-        by_partition: dict[int, list[Event]] = {}
-        for event, partition in zip(part, partitions_of([_key(e, side) for e in part], count).tolist(), strict=True):
-            by_partition.setdefault(partition, []).append(event)
-        for partition, found in by_partition.items():
-            none = [0] * len(found)
-            blockfile.append(_spooled(spool, side, partition), block_of(found, none, none, none, ("history/0",)))
-
-
-def _spooled(spool: Path, side: Side, partition: int) -> Path:
-    return spool / f"{side}-{partition}"
-
-
-def _key(event: Event, side: Side) -> bytes:
+def _as_of(bootstrap: Address, topics: Topics, now_ms: int) -> int:
+    """Up to when (ms) the clean logs have what the sources took; `now_ms` where no Intake ever ran."""
+    notes = Notes(bootstrap, topics)
     try:
-        check(event)
-        return str(getattr(event, side)).encode()
-    except EventError as error:
-        said = f"an event of the history is not acceptable: {error.reason}, {error.what}"
-        raise UsageError(said, where=str(getattr(event, side))) from None
+        told = [note.as_of for note in patiently(notes.read, "the Intake").values() if note is not None]
+    finally:
+        notes.close()
+    return min([now_ms, *told])
+
+
+def _bounds(bootstrap: Address, info: TopicInfo) -> dict[int, tuple[int, int]]:
+    consumer = Consumer(asking_consumer(bootstrap, committed=True))
+    try:
+        return {p: bounds(consumer, info.name, p) for p in range(info.partitions)}
+    finally:
+        consumer.close()
+
+
+def _spool_log(
+    spool: Spool, side: Side, bootstrap: Address, info: TopicInfo, ends: Mapping[int, tuple[int, int]], history: History
+) -> None:
+    """One side's clean log: what the archive has of it, then what the broker has from there."""
+    starts = dict.fromkeys(ends, 0)
+    archive = history.blocks
+    if isinstance(archive, Archive) and archive.of_topic(side, info.topic_id):
+        starts = dict.fromkeys(ends, 0) | archive.next(side)
+        for part in archive.parts(side):
+            if part.count != info.partitions:
+                raise TopicMismatch(
+                    f"its archive is of {part.count} partitions, and it has {info.partitions}", where=info.name,
+                    do="Partitions of a clean log are never added: make the topic anew, and build from the archive",
+                )  # fmt: skip
+        for partition in starts:
+            for block in archive.log(side, partition):
+                spool.add_log(side, partition, block)
+        for partition, (first, _) in ends.items():
+            if starts[partition] < first:
+                raise LogGap(
+                    f"the archive ends at offset {starts[partition]}, and the log begins at {first}",
+                    where=f"{info.name}[{partition}]",
+                    do="Those events are gone. Archive more often than the log forgets, or move this archive away and "
+                    "import what there is",
+                )
+    if any(starts[p] < end for p, (_, end) in ends.items()):
+        for message in tail.read(bootstrap, info.name, starts):
+            if message.offset() < ends[message.partition()][1]:
+                _spool_message(spool, side, message)
+
+
+def _spool_message(spool: Spool, side: Side, message: Message) -> None:
+    where = f"{message.topic()}[{message.partition()}], offset {message.offset()}"
+    try:
+        block = Block.decode(dict(message.headers() or ())[HEADER], message.value() or b"")
+    except BlockTooNew as error:
+        raise BlockTooNew(error.what, where=where, do=error.do) from None
+    except (BlockError, KeyError) as error:  # a worker steps over it, too
+        log.warning("%s is no block and is stepped over: %s", where, error)
+        return
+    spool.add_log(side, message.partition() or 0, block)
+
+
+def past(history: History, topic_ids: Mapping[Side, str]) -> Iterator[Block]:
+    """The Blocks of `history` that are not of the clean logs of `topic_ids`: what was imported, and the archive of logs
+    that are gone."""
+    archive = history.blocks
+    if not isinstance(archive, Archive):
+        yield from history
+        return
+    yield from archive.brought()
+    for side in SIDES:
+        if not archive.of_topic(side, topic_ids[side]):
+            for block in archive.log(side):
+                own = np.isin(block.numbers("kind"), (BEHAVIOUR, USER_PROFILE) if side == "user" else (ITEM_UPDATE,))
+                yield block.take(np.flatnonzero(own))
 
 
 # -- stores
 
 
 def _build_here(
-    bundle: Bundle, jobs: Sequence[tuple[Side, Target]], spool: Path, progress: Callable[[int], None]
+    bundle: Bundle, jobs: Sequence[tuple[Side, Target]], spool: Spool, progress: Callable[[int], None]
 ) -> None:
     done = 0
 
@@ -149,20 +216,25 @@ def _build_here(
         progress(done)
 
     for side, target in jobs:
-        build(bundle, side, blockfile.read(_spooled(spool, side, target.partition)), target, told)
+        build(bundle, side, spool.blocks(side, target.partition), target, told)
 
 
 def _build_beside(
-    bundle: Bundle, jobs: Sequence[tuple[Side, Target]], spool: Path, processes: int, progress: Callable[[int], None]
+    bundle: Bundle,
+    jobs: Sequence[tuple[Side, Target]],
+    spool: Spool,
+    folder: Path,
+    processes: int,
+    progress: Callable[[int], None],
 ) -> None:
-    saved = bundle.save(spool / "bundle")
+    saved = bundle.save(folder / "bundle")
     context = multiprocessing.get_context("spawn")  # RocksDB knows no forks
     counted = context.Value("q", 0)
     with ProcessPoolExecutor(processes, context, _counts, (counted,)) as pool:
         # The largest first: what is left at the end is small.
-        jobs = sorted(jobs, key=lambda job: -_size(_spooled(spool, job[0], job[1].partition)))
+        jobs = sorted(jobs, key=lambda job: -_size(spool.paths(job[0], job[1].partition)))
         under_way = [
-            pool.submit(_build_one, str(saved), side, target, str(_spooled(spool, side, target.partition)))
+            pool.submit(_build_one, str(saved), side, target, spool.paths(side, target.partition))
             for side, target in jobs
         ]
         while not all(future.done() for future in under_way):
@@ -174,8 +246,8 @@ def _build_beside(
     progress(counted.value)
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _size(paths: Sequence[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
 
 
 _counted: Any = None  # of a process of the pool: how many events all of them have folded
@@ -186,12 +258,12 @@ def _counts(value: Any) -> None:
     _counted = value
 
 
-def _build_one(bundle: str, side: Side, target: Target, path: str) -> None:
+def _build_one(bundle: str, side: Side, target: Target, paths: Sequence[Path]) -> None:
     def told(events: int) -> None:
         with _counted.get_lock():
             _counted.value += events
 
-    build(_loaded(bundle), side, blockfile.read(Path(path)), target, told)
+    build(_loaded(bundle), side, read(paths), target, told)
 
 
 @lru_cache(maxsize=1)
@@ -208,7 +280,7 @@ def _publish(
     """Every entity's vectors, a partition at a time, and what they are as of; and the end of what an earlier run told
     of entities that this one does not have."""
     topic, codec = topics.vectors(name, side), codec_of(bundle, side)
-    log = TransactionLog(
+    told_to = TransactionLog(
         bootstrap,
         f"backfill of {name}",
         transactional_id=f"{topics.prefix}forebay.backfill.{name}.{side}",
@@ -221,11 +293,11 @@ def _publish(
                 rows = np.frombuffer(b"".join(vectors), codec.dtype).copy()
                 packed = codec.pack_named(rows, names)
                 told = [Record(topic, target.partition, *pair) for pair in zip(names, packed, strict=True)]
-                log.commit(told, [], None)
+                told_to.commit(told, [], None)
                 gone.difference_update(names)
         last = [Record(topic, target.partition, key, None) for key in sorted(gone)]
-        log.commit([*last, Record(topic, target.partition, HEARTBEAT_KEY, pack_heartbeat(target.now_ms))], [], None)
-    log.close()
+        told_to.commit([*last, Record(topic, target.partition, HEARTBEAT_KEY, pack_heartbeat(target.as_of))], [], None)
+    told_to.close()
 
 
 def _chunks(store: PartitionStore) -> Iterator[tuple[list[bytes], list[bytes]]]:
@@ -239,11 +311,3 @@ def _chunks(store: PartitionStore) -> Iterator[tuple[list[bytes], list[bytes]]]:
             names, vectors = [], []
     if names:
         yield names, vectors
-
-
-def _ends(bootstrap: Address, topic: str, count: int) -> dict[int, int]:
-    consumer = Consumer(asking_consumer(bootstrap, committed=True))
-    try:
-        return {p: bounds(consumer, topic, p)[1] for p in range(count)}
-    finally:
-        consumer.close()

@@ -30,7 +30,7 @@ ROWS = 8192  # encoded at a time: their features are in memory together
 @dataclass(frozen=True)
 class Target:
     """The store that is to be: of `partition` of `count` in a clean log, up to the offset `cut`, at the moment `now_ms`
-    (ms), in `folder`."""
+    (ms), as of `as_of` (ms), in `folder`."""
 
     topic: str
     topic_id: str
@@ -38,6 +38,7 @@ class Target:
     count: int
     cut: int
     now_ms: int
+    as_of: int
     folder: Path
 
     def path(self, side: Side) -> Path:
@@ -77,7 +78,7 @@ def build(
         for start in range(0, len(waits), ROWS):
             part = Pending(waits.rows[start : start + ROWS], waits.masks[start : start + ROWS])
             owned.put(part, encode_pending(encoders, {number: owned}, {number: part})[number])
-        owned.settle(target.cut, target.now_ms)
+        owned.settle(target.cut, target.as_of)
         owned.flush()
         return len(owned)
     finally:

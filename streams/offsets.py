@@ -18,18 +18,19 @@ ANSWER_S = 2.0
 def bounds(consumer: Consumer, topic: str, partition: int, patience_s: float = PATIENCE_S) -> tuple[int, int]:
     """The first offset kept and the one after the last. Raises BrokerUnavailable after `patience_s` of no answer."""
     place = TopicPartition(topic, partition)
-    return _patiently(lambda: consumer.get_watermark_offsets(place, ANSWER_S), f"{topic}[{partition}]", patience_s)
+    return patiently(lambda: consumer.get_watermark_offsets(place, ANSWER_S), f"{topic}[{partition}]", patience_s)
 
 
 def committed(consumer: Consumer, topic: str, partition: int, patience_s: float = PATIENCE_S) -> int | None:
     """The next offset of the consumer's group, None before its first commit. Waits for transactions under way."""
     place = TopicPartition(topic, partition)
-    found = _patiently(lambda: consumer.committed([place], ANSWER_S), f"{topic}[{partition}]", patience_s)
+    found = patiently(lambda: consumer.committed([place], ANSWER_S), f"{topic}[{partition}]", patience_s)
     offset: int = found[0].offset
     return offset if offset >= 0 else None
 
 
-def _patiently(ask: Callable[[], T], where: str, patience_s: float) -> T:
+def patiently(ask: Callable[[], T], where: str, patience_s: float = PATIENCE_S) -> T:
+    """What `ask` returns, once it raises no KafkaException. Raises BrokerUnavailable after `patience_s`."""
     deadline = time.monotonic() + patience_s
     while True:
         try:

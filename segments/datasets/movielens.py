@@ -43,20 +43,23 @@ def load(now_ms: int | None = None, share: float = 1.0) -> History:
     ratings = ratings[: int(len(ratings) * share)]
     shift = (now_ms - ratings[-1][0]) // DAY_MS * DAY_MS if now_ms is not None else 0
     known_since = ratings[0][0] + shift - DAY_MS  # the files give no time: everything was known before the first rating
-    return History(
-        behaviours=[
-            Behaviour(u, i, "rate", value, time + shift, f"{u}-{i}", items.get(i, {})) for time, u, i, value in ratings
-        ],
-        profiles=[
-            UserProfile(
-                r["user_id"],
-                {"age": float(r["age"]), "gender": r["gender"], "occupation": r["occupation"]},
-                known_since,
-                "profile",
-            )
-            for r in _rows(path / "ml-100k.user")
-        ],
-        items=[ItemUpdate(i, attributes, known_since, "item") for i, attributes in items.items()],
+    return History.of(
+        [
+            *(ItemUpdate(i, attributes, known_since, "item") for i, attributes in items.items()),
+            *(
+                UserProfile(
+                    r["user_id"],
+                    {"age": float(r["age"]), "gender": r["gender"], "occupation": r["occupation"]},
+                    known_since,
+                    "profile",
+                )
+                for r in _rows(path / "ml-100k.user")
+            ),
+            *(
+                Behaviour(u, i, "rate", value, time + shift, f"{u}-{i}", items.get(i, {}))
+                for time, u, i, value in ratings
+            ),
+        ]
     )
 
 

@@ -1,25 +1,23 @@
-"""The synthetic world as events: a clean History with the truth for training, or a stream as a live service would send
-it.
+"""The synthetic world as a stream, as a live service would send it: its log in order of arrival. Some events come
+twice, some are out of order, a few are late.
 
-The stream is the same log in order of arrival: some events come twice, some are out of order, a few are late.
-Identities (user, time, id) are those of the History, so that what a worker keeps of the stream is the History.
+Identities (user, time, id) are those of the History (planted.py), so that what a worker keeps of the stream is the
+History.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from forebay.arrays import Floats, Ints
+from forebay.arrays import Ints
 from forebay.clock import DAY_MS
 from forebay.events import Attributes, Behaviour, ItemUpdate, Published, UserProfile
 from forebay.segments.datasets.world import COUNTRIES, Impressions, World
 from forebay.segments.datasets.worldoptions import WorldOptions
-from forebay.segments.history import History
 
 ACTIONS = ("skip", "click")
 
@@ -30,14 +28,6 @@ class Arrival(NamedTuple):
     time_ms: int
     in_burst: bool
     event: Published
-
-
-@dataclass(frozen=True)
-class Planted:
-    """`probability` float32 [n]: the true click probability of each of the history's n behaviours."""
-
-    history: History
-    probability: Floats
 
 
 class Words:
@@ -85,20 +75,6 @@ class Words:
 
 def _time(event: UserProfile | ItemUpdate) -> int:
     return event.time or 0
-
-
-def load(options: WorldOptions) -> Planted:
-    """The whole log in memory, in order of time, each event once; for up to some millions."""
-    world = World(options)
-    words = Words(world)
-    chunks = list(world.chunks())
-    born = [event for _, event in words.births()]
-    history = History(
-        behaviours=[b for chunk in chunks for b in words.behaviours(chunk)],
-        profiles=[e for e in born if isinstance(e, UserProfile)],
-        items=[e for e in born if isinstance(e, ItemUpdate)],
-    )
-    return Planted(history, np.concatenate([chunk.probability for chunk in chunks]))
 
 
 def stream(options: WorldOptions) -> Iterator[Arrival]:

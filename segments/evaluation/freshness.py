@@ -16,7 +16,8 @@ from forebay.clock import DAY_MS
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.history.examples import Examples
-from forebay.segments.history.replay import SideLog, snapshots
+from forebay.segments.history.replay import snapshots
+from forebay.segments.history.sidelog import SideLog
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
@@ -58,10 +59,7 @@ def worth(bundle: Bundle, history: History, since: int) -> Worth:
 def final_vectors(bundle: Bundle, history: History, side: Side, clock: int) -> tuple[list[str], list[SegmentVectors]]:
     """Ids, and for each segment the vectors after the whole `history` with ticks up to `clock` (ms): what a stream that
     has consumed the same events must be serving, to the bit."""
-    if side == "user":
-        log = SideLog.of(bundle.spec, side, history.behaviours, history.profiles)
-    else:
-        log = SideLog.of(bundle.spec, side, history.behaviours, history.items)
+    log = SideLog.of(bundle.spec, side, history)
     count = len(log.entities)
     rows = snapshots(
         bundle.layouts[side], log, np.arange(count), np.full(count, 1 << 62), np.full(count, clock, dtype=np.int64)

@@ -279,7 +279,7 @@ def _data(history: History, replayed: Replayed, until: int, end: int) -> dict[st
     known = np.unique(everything.users[everything.times < end])
     day = "%Y-%m-%d"
     return {
-        "behaviours": f"{len(history.behaviours):,}",
+        "behaviours": f"{len(history.times):,}",
         "users": f"{len(everything.logs['user'].entities):,}",
         "items": f"{len(everything.logs['item'].entities):,}",
         "trained until": time.strftime(day, time.gmtime(until / 1000)),

@@ -113,6 +113,10 @@ class Archive:
         """Partition -> the offset behind what is archived of it."""
         return {part.partition: part.next for part in self._logs[side]}
 
+    def of_topic(self, side: Side, topic_id: str) -> bool:
+        """Whether its files of a side are of the log that the topic of this id is; not where it has none."""
+        return any(part.topic_id == topic_id for part in self._logs[side])
+
     def log(self, side: Side, partition: int | None = None) -> Iterator[Block]:
         """The Blocks of a side's clean log, in its order in each partition; of all of them, or of one `partition`."""
         for part in self._logs[side]:

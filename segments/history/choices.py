@@ -11,7 +11,8 @@ import numpy as np
 from forebay.arrays import Bools, Floats, Ints
 from forebay.clock import DAY_MS
 from forebay.segments.history.examples import Examples
-from forebay.segments.history.replay import SideLog, snapshots
+from forebay.segments.history.replay import snapshots
+from forebay.segments.history.sidelog import SideLog
 from forebay.segments.state.layout import Layout
 
 

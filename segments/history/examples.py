@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from forebay.arrays import Bools, Ints
 from forebay.segments.history.history import History
 from forebay.segments.history.outcomes import conditions, judged
-from forebay.segments.history.replay import SideLog, snapshots
-from forebay.segments.spec import Side, Spec
-from forebay.segments.state.columns import ColumnCoder
+from forebay.segments.history.replay import snapshots
+from forebay.segments.history.sidelog import SideLog
+from forebay.segments.spec import SIDES, Side, Spec
 from forebay.segments.state.layout import Layout
 
 
 @dataclass(frozen=True)
 class Examples:
-    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending; `labels` bool [n],
-    each known `within_ms` after its time. `met` int64 [m] are the times (ms) of all events that meet the label's
-    `positive` and are no impression: a label that finds nothing is explained by them."""
+    """`users` and `items` int64 [n] are row numbers in `logs`; `times` int64 [n] (ms), ascending, of one time by hashed
+    id; `labels` bool [n], each known `within_ms` after its time. `met` int64 [m] are the times (ms) of all events that
+    meet the label's `positive` and are no impression: a label that finds nothing is explained by them."""
 
     logs: dict[Side, SideLog]
     users: Ints
@@ -38,17 +40,16 @@ class Examples:
     @classmethod
     def of(cls, spec: Spec, history: History) -> Examples:
         """Every impression of `history` whose outcome is known, in order of time."""
-        logs: dict[Side, SideLog] = {
-            "user": SideLog.of(spec, "user", history.behaviours, history.profiles),
-            "item": SideLog.of(spec, "item", history.behaviours, history.items),
-        }
-        columns = ColumnCoder(spec, "user").behaviours(history.behaviours)
-        place, labels = judged(spec, history.behaviours, columns, history.until)
-        users = logs["user"].rows_of([history.behaviours[p].user for p in place.tolist()])
-        items = logs["item"].rows_of([history.behaviours[p].item for p in place.tolist()])
-        shown, positive = conditions(spec, columns)
-        met = columns.times[positive & ~shown]
-        return cls(logs, users, items, columns.times[place], labels, met, spec.label.within_ms or 0)
+        logs: dict[Side, SideLog] = {side: SideLog.of(spec, side, history) for side in SIDES}
+        acted = logs["user"].behaviours
+        place, labels = judged(spec, logs["user"], history.until)
+        order = np.lexsort((acted.ids[place], acted.times[place]))
+        place, labels = place[order], labels[order]
+        users = logs["user"].at[place]
+        items = logs["item"].rows_of_hashes(acted.matrix[place, 0])
+        shown, positive = conditions(spec, acted)
+        met = acted.times[positive & ~shown]
+        return cls(logs, users, items, acted.times[place], labels, met, spec.label.within_ms or 0)
 
     def between(self, start: int, end: int) -> Examples:
         """Those with start <= time (ms) whose labels are known from what is before `end` (ms)."""

@@ -8,65 +8,13 @@ not the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from forebay.arrays import Ints
 from forebay.clock import HOUR_MS
-from forebay.events import Behaviour, ItemUpdate, UserProfile
-from forebay.segments.spec import Side, Spec
-from forebay.segments.state.columns import ColumnCoder, Columns
+from forebay.segments.history.sidelog import SideLog
 from forebay.segments.state.fold import Fold
-from forebay.segments.state.ids import hash_ids
 from forebay.segments.state.layout import Layout
-
-
-@dataclass(frozen=True)
-class SideLog:
-    """One side's history: `entities` (row number = place), and its entries sorted by (entity, time)."""
-
-    side: Side
-    entities: list[str]
-    hashes: Ints
-    behaviours: Columns
-    updates: Columns
-    entity: Ints  # [entries] row number
-    time: Ints  # [entries]
-    source: Ints  # [entries] place in `behaviours`, or -1 - place in `updates`
-    starts: Ints  # [entities + 1] first entry of each
-
-    @classmethod
-    def of(
-        cls,
-        spec: Spec,
-        side: Side,
-        behaviours: Sequence[Behaviour],
-        updates: Sequence[UserProfile | ItemUpdate],
-    ) -> SideLog:
-        """The history of one side, each of its events once."""
-        coder = ColumnCoder(spec, side)
-        acted, updated = coder.behaviours(behaviours), coder.updates(updates)
-        actors, updaters = acted.entities.to_strings(), updated.entities.to_strings()
-        names = sorted({*actors, *updaters})
-        row = {name: place for place, name in enumerate(names)}
-        at = np.array([row[e] for e in actors], dtype=np.int64)
-        order = Fold.order(at, acted)
-        acted, at = acted.take(order), at[order]
-        updated_at = np.array([row[e] for e in updaters], dtype=np.int64)
-        entity = np.concatenate([at, updated_at])
-        time = np.concatenate([acted.times, updated.times])
-        source = np.concatenate([np.arange(len(acted)), -1 - np.arange(len(updated))])
-        sort = np.lexsort((source, time, entity))
-        entity, time, source = entity[sort], time[sort], source[sort]
-        starts = np.searchsorted(entity, np.arange(len(names) + 1))
-        return cls(side, names, hash_ids(names), acted, updated, entity, time, source, starts)
-
-    def rows_of(self, ids: Sequence[str]) -> Ints:
-        """int64 [n] row numbers of entities; -1 for one without history."""
-        place = {name: row for row, name in enumerate(self.entities)}
-        return np.array([place.get(i, -1) for i in ids], dtype=np.int64)
 
 
 def snapshots(layout: Layout, log: SideLog, rows: Ints, times: Ints, clocks: Ints | None = None) -> Ints:

@@ -35,6 +35,7 @@ class BlockCoder:
         self._acted = [_AttributeCoder("item", a) for a in spec.attributes["item"]] if side == "user" else []
         self._acted += [_AttributeCoder("event", a) for a in spec.event_attributes]
         self._own = [_AttributeCoder(side, a) for a in spec.attributes[side]]
+        self.event_width, self.update_width = 3 + len(self._acted), len(self._own)  # columns of the matrices
 
     def stretches(self, block: Block) -> list[Stretch]:
         """A block of one partition, in order of the log, cut at its ticks."""
@@ -53,6 +54,12 @@ class BlockCoder:
             found.append(Stretch(behaviours.take(at_acted), updates.take(at_updated), tick))
             start = end
         return found
+
+    def split(self, block: Block) -> tuple[Columns, Columns]:
+        """The behaviours and the updates of a block, each in its order, whatever ticks lie between them."""
+        kinds, times = block.numbers("kind"), block.numbers("time")
+        acted, updated = np.flatnonzero(kinds == BEHAVIOUR), np.flatnonzero(kinds == _UPDATES[self._side])
+        return self._behaviours(block, times).take(acted), self._updates(block, times).take(updated)
 
     def _behaviours(self, block: Block, times: Ints) -> Columns:
         entities, others = (

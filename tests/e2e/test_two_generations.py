@@ -55,7 +55,7 @@ def _built(bundle: Bundle, side: Side, events: list[Event], clocks: dict[int, in
         mine = [events[n] for n in np.flatnonzero(homes == partition).tolist()]
         none = [0] * len(mine)
         block = block_of(mine, none, none, none, ("t/0",))
-        build(bundle, side, [block], Target("t", "t", partition, PARTITIONS, 0, clock, folder))
+        build(bundle, side, [block], Target("t", "t", partition, PARTITIONS, 0, clock, clock, folder))
     return _stored(bundle, side, folder)[0]
 
 

@@ -130,7 +130,7 @@ class Demo:
         self.figures["backfill_s"] = took
         self._say(
             3,
-            f"generation {GENERATION} ready: {len(history.behaviours):,} events folded in {took:.1f} s, "
+            f"generation {GENERATION} ready: {len(history.times):,} events folded in {took:.1f} s, "
             f"{len(history.items):,} items",
         )
 

@@ -19,10 +19,10 @@ def history(name: str) -> History:
 
         return load()
     if (events := _synthetic(name)) is not None:
-        from forebay.segments.datasets import synthetic
+        from forebay.segments.datasets.planted import Planted
         from forebay.segments.datasets.worldoptions import WorldOptions
 
-        return synthetic.load(WorldOptions.sized(events)).history
+        return Planted(WorldOptions.sized(events)).history
     return History.read(Path(name))
 
 

@@ -26,7 +26,8 @@ from forebay.segments.blocks.schema import HEADER, VERSION
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.freshness import final_vectors
 from forebay.segments.history import History
-from forebay.segments.history.replay import SideLog, snapshots
+from forebay.segments.history.replay import snapshots
+from forebay.segments.history.sidelog import SideLog
 from forebay.segments.spec import Side, parse_spec
 from forebay.segments.training import TrainingOptions, train
 from forebay.store.codec import DEFAULT, HEARTBEAT_KEY, HELD, codec_of, unpack_heartbeat
@@ -317,10 +318,7 @@ def test_the_stream_ends_where_the_replay_of_the_same_history_ends(
     found = stored(bundle, tmp_path, side)
 
     clock = NOW // HOUR_MS * HOUR_MS
-    if side == "user":
-        log = SideLog.of(bundle.spec, side, history.behaviours, history.profiles)
-    else:
-        log = SideLog.of(bundle.spec, side, history.behaviours, history.items)
+    log = SideLog.of(bundle.spec, side, history)
     count = len(log.entities)
     layout, codec = bundle.layouts[side], codec_of(bundle, side)
     rows = snapshots(layout, log, np.arange(count), np.full(count, 1 << 62), np.full(count, clock, dtype=np.int64))

@@ -20,7 +20,8 @@ from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
-from forebay.segments.history.replay import SideLog, snapshots
+from forebay.segments.history.replay import snapshots
+from forebay.segments.history.sidelog import SideLog
 from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.training import untrained
 from forebay.store.generation import Generation
@@ -107,7 +108,7 @@ def test_the_stream_ends_where_the_replay_ends_with_attributes(
     history = History.of([*behaviours, *plain.profiles, *plain.items])
     updates: Sequence[UserProfile | ItemUpdate] = history.profiles if side == "user" else history.items
     _applied(own, side, tmp_path, [*updates, *history.behaviours])
-    layout, log = own.layouts[side], SideLog.of(own.spec, side, history.behaviours, updates)
+    layout, log = own.layouts[side], SideLog.of(own.spec, side, history)
     count = len(log.entities)
     rows = snapshots(layout, log, np.arange(count), np.full(count, 1 << 62), np.zeros(count, dtype=np.int64))
     found = {entity: state for entity, (state, _) in stored(own, tmp_path, side).items()}
