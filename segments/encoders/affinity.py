@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from forebay.segments.encoders.bounds import Bounds
-from forebay.segments.encoders.contract import SegmentEncoder
+from forebay.segments.encoders.contract import SegmentEncoder, dense_chunks
 from forebay.segments.spec import SegmentSpec
 from forebay.segments.state.kept import Kept
 from forebay.segments.state.readout import Inputs, SegmentReader
@@ -37,7 +37,7 @@ class Affinity(SegmentEncoder):
         self.bounds = nn.ModuleDict({"numbers": Bounds(segment.dim)})
 
     def fit(self, *parts: Inputs | Kept) -> None:
-        self.bounds["numbers"].fit(self._numbers(torch.from_numpy(p.dense)) for p in parts)
+        self.bounds["numbers"].fit(self._numbers(d) for p in parts for d in dense_chunks(p))
 
     def forward(self, dense: Tensor, sequence: Tensor, items: Tensor, length: Tensor, own: Tensor) -> Tensor:
         numbers = self._numbers(dense)

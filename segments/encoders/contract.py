@@ -69,7 +69,7 @@ class SegmentEncoder(nn.Module):
         """Fit scales to the first of `parts`, and bounds to all of them: what training reads."""
         self.fit_scale(parts[0])
         if "dense" in self.bounds:
-            self.bounds["dense"].fit(torch.from_numpy(p.dense) for p in parts)
+            self.bounds["dense"].fit(dense for p in parts for dense in dense_chunks(p))
         if "sequence" in self.bounds:
             # Nought is within: it is what an absent number and an unused entry are.
             entries = (e[:, self.number_columns] for p in parts for e in _entries(p))
@@ -82,9 +82,9 @@ class SegmentEncoder(nn.Module):
     def fit_scale(self, inputs: Inputs | Kept) -> None:
         """Centre and scale dense features by those of the training part."""
         if inputs.dense.shape[1]:
-            dense = torch.from_numpy(inputs.dense)
-            self.mean.copy_(dense.mean(0))
-            self.scale.copy_(1 / dense.std(0).clamp_min(1e-3))
+            mean, deviation = mean_and_deviation(inputs)
+            self.mean.copy_(mean)
+            self.scale.copy_(1 / deviation.clamp_min(1e-3))
 
     def dense(self, dense: Tensor, own: Tensor) -> Tensor:
         """float32 [n, dense width + own width]: scaled dense features, and the entity's own embedding where it has
@@ -94,6 +94,25 @@ class SegmentEncoder(nn.Module):
             assert self.embedding is not None
             parts.append(self.embedding(own))
         return torch.cat(parts, 1)
+
+
+def dense_chunks(inputs: Inputs | Kept) -> Iterator[Tensor]:
+    """The dense features of all, float32 [some, dense width] at a time: they may lie on disk."""
+    for start in range(0, len(inputs), 16 * CHUNK):
+        yield torch.from_numpy(inputs.dense[start : start + 16 * CHUNK])
+
+
+def mean_and_deviation(inputs: Inputs | Kept) -> tuple[Tensor, Tensor]:
+    """Of each dense feature over all entities, float32 [dense width] each; the deviation is the sample's."""
+    count = len(inputs)
+    width = inputs.dense.shape[1]
+    total = torch.zeros(width, dtype=torch.float64)
+    for part in dense_chunks(inputs):
+        total += part.sum(0, dtype=torch.float64)
+    mean, squares = total / max(count, 1), torch.zeros(width, dtype=torch.float64)
+    for part in dense_chunks(inputs):
+        squares += (part.double() - mean).square().sum(0)
+    return mean.float(), (squares / max(count - 1, 1)).sqrt().float()
 
 
 def _entries(inputs: Inputs | Kept) -> Iterator[Tensor]:

@@ -18,8 +18,9 @@ from forebay.segments.state.layout import ACCEPTED, NEWEST, UPDATED, Block, Layo
 class Fold:
     """One side's fold. Holds no state of its own: any number of threads may fold different rows at once."""
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout = layout
+    def __init__(self, layout: Layout, *, lists: bool = True) -> None:
+        """Without `lists` the entries of lists are left out, for who reads them off the log itself."""
+        self.layout, self._lists = layout, lists
         self._pick = {b: np.array([self._source(b).index(c) for c in b.columns], dtype=np.int64) for b in layout.blocks}
         self._keys = {b: self._key(b) for b in layout.blocks if b.feature.kind in ("count", "mean")}
         self._windows = [b for b in layout.blocks if b.feature.over_ms]
@@ -56,6 +57,8 @@ class Fold:
             feature = block.feature
             match = everything if feature.where is None else feature.where(named)
             if feature.kind == "last":
+                if not self._lists:
+                    continue
                 kernels.fold_last(
                     rows, block.offset, feature.size, block.stride, self._pick[block], at, events.times, events.ids,
                     events.matrix, match, block.bits, pending,

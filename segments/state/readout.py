@@ -98,15 +98,52 @@ class SegmentReader:
     def read(self, rows: Ints, hashes: Ints) -> Inputs:
         """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""
         count = len(rows)
-        dense = [self._read(f, b, rows) for f, b in self._dense]
         sequence = np.zeros((count, self.list_size, self.sequence_width), dtype=np.float32)
         items = np.zeros((count, self.list_size), dtype=np.int64)
         length = np.zeros(count, dtype=np.int64)
         if self._list:
             length = self._read_list(*self._list, rows, sequence, items)
-        own = self._vocabulary.places(hashes) if self._own else np.zeros(count, dtype=np.int64)
-        joined = np.concatenate(dense, axis=1) if dense else np.zeros((count, 0), dtype=np.float32)
-        return Inputs(joined, sequence, items, length, own)
+        return Inputs(self.dense(rows), sequence, items, length, self.own(hashes))
+
+    def dense(self, rows: Ints) -> Floats:
+        """The dense features alone, float32 [n, dense width]."""
+        parts = [self._read(f, b, rows) for f, b in self._dense]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 0), dtype=np.float32)
+
+    def own(self, hashes: Ints) -> Ints:
+        """The entities' own vocabulary places, int64 [n]."""
+        return self._vocabulary.places(hashes) if self._own else np.zeros(len(hashes), dtype=np.int64)
+
+    @property
+    def listed(self) -> tuple[FeatureSpec, Block] | None:
+        """Its list and where that lies in a row, where it has one."""
+        return self._list
+
+    def entries(self, columns: Ints) -> tuple[Floats, Ints]:
+        """What a list has of events with `columns` int64 [n, columns of the list]: float32 [n, sequence width], the age
+        left out, and the items' vocabulary places int64 [n]. As `read` makes it of their state."""
+        assert self._list is not None
+        feature, block = self._list
+        sequence = np.zeros((len(columns), self.sequence_width), dtype=np.float32)
+        items, at = np.zeros(len(columns), dtype=np.int64), 0
+        for column in feature.of:
+            width = self._column_width(column)
+            if column == "item":
+                items = self._vocabulary.places(columns[:, block.columns.index(column)])
+            elif column != "age":
+                sequence[:, at : at + width] = self._values(column, columns[:, block.columns.index(column)])
+            at += width
+        return sequence, items
+
+    @property
+    def age_column(self) -> int | None:
+        """Which column of a sequence is the age, where one is."""
+        at = 0
+        for column in self._list[0].of if self._list else ():
+            if column == "age":
+                return at
+            at += self._column_width(column)
+        return None
 
     def blank(self, count: int) -> Inputs:
         """Inputs of `count` entities of which nothing is known."""
@@ -186,15 +223,18 @@ class SegmentReader:
                 if column == "item":
                     items[:] = np.where(valid, self._vocabulary.places(stored), 0)
                     continue
-                if column == "value":
-                    values = stored[:, :, None] / THOUSANDTHS
-                elif column == "action":
-                    values = stored[:, :, None] == np.arange(width)
-                else:
-                    values = _spread(stored.reshape(-1), self._spec.column(column)).reshape(*stored.shape, width)
+                values = self._values(column, stored.reshape(-1)).reshape(*stored.shape, width)
             sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
             at += width
         return used.copy()
+
+    def _values(self, column: str, stored: Ints) -> Floats | Doubles | Bools:
+        """[n, width] of a list's column, neither an item nor an age, from what is stored of it int64 [n]."""
+        if column == "value":
+            return stored[:, None] / THOUSANDTHS
+        if column == "action":
+            return stored[:, None] == np.arange(self._column_width(column))
+        return _spread(stored, self._spec.column(column))
 
 
 def _total(feature: FeatureSpec, block: Block, rows: Ints, first: int) -> Ints | Doubles:

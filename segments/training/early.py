@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from forebay.arrays import Floats
 from forebay.segments.encoders import build, tensors
+from forebay.segments.encoders.contract import mean_and_deviation
 from forebay.segments.fusions.contract import Shape
 from forebay.segments.spec import FusionSpec
 from forebay.segments.state.kept import Kept
@@ -62,9 +63,9 @@ class Early(nn.Module):
         self.raw = nn.ModuleList(build(readers[s.title], 0, s) for s in self._raw)
         means, scales = [], []
         for title in self._dense:
-            dense = torch.from_numpy(material.inputs(title)[0].dense)
-            means.append(dense.mean(0))
-            scales.append(1 / dense.std(0).clamp_min(1e-3))
+            mean, deviation = mean_and_deviation(material.inputs(title)[0])
+            means.append(mean)
+            scales.append(1 / deviation.clamp_min(1e-3))
         self.register_buffer("mean", torch.cat(means))
         self.register_buffer("scale", torch.cat(scales))
         self.embedding = nn.Embedding(len(material.vocabulary) + 1, options.embedding)

@@ -14,6 +14,8 @@ from forebay.segments.history import History
 from forebay.segments.history.choices import Choices
 from forebay.segments.history.examples import Examples
 from forebay.segments.history.labelcounts import LabelCounts
+from forebay.segments.history.readings import Question, answers
+from forebay.segments.history.scratch import Scratch
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Spec
 from forebay.segments.state.kept import Kept
 from forebay.segments.state.layout import Layout
@@ -106,36 +108,51 @@ class Material:
 
     @classmethod
     def of(
-        cls, spec: Spec, history: History | Parts, options: TrainingOptions, vocabulary: Vocabulary | None = None
+        cls,
+        spec: Spec,
+        history: History | Parts,
+        options: TrainingOptions,
+        vocabulary: Vocabulary | None = None,
+        scratch: Scratch | None = None,
     ) -> Material:
-        """Read the parts of `history`. `vocabulary` is the items of the training part unless one is given. Raises
-        UsageError."""
+        """Read the parts of `history`, each side of it replayed once. `vocabulary` is the items of the training part
+        unless one is given. What is too large for memory lies in `scratch`. Raises UsageError."""
         parts = history if isinstance(history, Parts) else Parts.of(spec, history, options)
-        reading = _Reading(spec, parts.vocabulary() if vocabulary is None else vocabulary)
+        scratch = scratch or Scratch()
+        reading = _Reading(spec, parts, parts.vocabulary() if vocabulary is None else vocabulary, scratch)
         train, validation, log = parts.train, parts.validation, parts.examples.logs["item"]
         rank, retrieve = spec.fusions["rank"], spec.fusions["retrieve"]
-        # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
-        items = reading.side(train, train.times, {*rank.item, *retrieve.item})
-        stale = items | reading.side(train, _stale(train, options), rank.user)
-        fresh = items | reading.side(train, train.times, retrieve.user)
-        known = reading.side(validation, validation.times, spec.side("user"))
-        known |= reading.side(validation, validation.times, spec.side("item"))
         choices = Choices.of(parts.examples, parts.cut_ms, parts.end_ms, options.retrieve.questions, options.seed)
+        everything = np.arange(choices.items)
+        stale, fresh, known = reading.answers(
+            "user",
+            Question(train.users, _stale(train, options), rank.user),
+            Question(train.users, train.times, retrieve.user),
+            Question(validation.users, validation.times, spec.side("user")),
+        )
+        # Item statistics move slowly (a test period without them cost .0008 AUC): only the user side is made stale.
+        items, known_items, *catalogues = reading.answers(
+            "item",
+            Question(train.items, train.times, tuple(dict.fromkeys((*rank.item, *retrieve.item)))),
+            Question(validation.items, validation.times, spec.side("item")),
+            *(
+                Question(everything, np.full(choices.items, midnight), retrieve.item)
+                for midnight in choices.midnights.tolist()
+            ),
+        )
+        known |= known_items
         asked_in = choices.places - int(np.searchsorted(parts.examples.times, parts.cut_ms))
         asked = Asked(
             choices,
             {s.title: known[s.title].take(asked_in) for s in retrieve.user},
-            tuple(
-                {s.title: reading.readers[s.title].read(rows, log.hashes) for s in retrieve.item}
-                for rows in choices.catalogues(reading.layouts["item"])
-            ),
+            tuple({title: kept.take(everything) for title, kept in found.items()} for found in catalogues),
         )
         counts = np.bincount(train.items[train.labels], minlength=len(log.entities)) + 1.0
         return cls(
             spec=spec,
             vocabulary=reading.vocabulary,
-            train=_part(train, stale, rank.segments),
-            fresh=_part(train, fresh, retrieve.segments),
+            train=_part(train, items | stale, rank.segments),
+            fresh=_part(train, items | fresh, retrieve.segments),
             validation=_part(validation, known, spec.segments),
             asked=asked,
             item_log_share=np.log(counts / counts.sum()).astype(np.float32),
@@ -145,8 +162,9 @@ class Material:
 
     def with_staleness(self, parts: Parts, options: TrainingOptions) -> Material:
         """The same with the users of `train` as stale as `options` say; `parts` are those that it was read from."""
-        reading = _Reading(self.spec, self.vocabulary)
-        users = reading.side(parts.train, _stale(parts.train, options), self.spec.fusions["rank"].user)
+        reading = _Reading(self.spec, parts, self.vocabulary, Scratch())
+        rank = self.spec.fusions["rank"]
+        (users,) = reading.answers("user", Question(parts.train.users, _stale(parts.train, options), rank.user))
         return replace(self, train=replace(self.train, inputs={**self.train.inputs, **users}))
 
     def inputs(self, title: str) -> tuple[Kept, ...]:
@@ -165,18 +183,15 @@ class Material:
 class _Reading:
     """Reads what segments of `spec` know at moments."""
 
-    def __init__(self, spec: Spec, vocabulary: Vocabulary) -> None:
+    def __init__(self, spec: Spec, parts: Parts, vocabulary: Vocabulary, scratch: Scratch) -> None:
         self.vocabulary = vocabulary
-        self.layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
-        self.readers = {s.title: SegmentReader(spec, s, self.layouts[s.side], vocabulary) for s in spec.segments}
+        self._logs, self._scratch = parts.examples.logs, scratch
+        self._layouts: dict[Side, Layout] = {side: Layout.of(spec, side) for side in SIDES}
+        self._readers = {s.title: SegmentReader(spec, s, self._layouts[s.side], vocabulary) for s in spec.segments}
 
-    def side(self, part: Examples, as_of: Ints, segments: Iterable[SegmentSpec]) -> dict[str, Kept]:
-        """By title what `segments`, all of one side, know at each impression's moment in `as_of` (ms)."""
-        wanted = list(segments)
-        if not wanted:
-            return {}
-        states, hashes = part.states(self.layouts[wanted[0].side], as_of), part.hashes(wanted[0].side)
-        return {s.title: Kept.read(self.readers[s.title], states, hashes) for s in wanted}
+    def answers(self, side: Side, *questions: Question) -> list[dict[str, Kept]]:
+        """For each question, what its segments know by title."""
+        return answers(self._layouts[side], self._logs[side], self._readers, questions, self._scratch)
 
 
 def _part(examples: Examples, inputs: Mapping[str, Kept], segments: Iterable[SegmentSpec]) -> Part:

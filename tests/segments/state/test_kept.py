@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from forebay.segments.spec import SegmentSpec
-from forebay.segments.state.kept import CHUNK, Kept
+from forebay.segments.state.kept import CHUNK, Kept, ReadLists
 from forebay.segments.state.layout import Layout
 from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 
@@ -52,4 +52,5 @@ def test_a_list_of_sets_takes_a_third_of_the_memory() -> None:
     reader = SegmentReader(spec, segment, Layout.of(spec, "user"), Vocabulary.of(np.arange(30)))
     kept = Kept.read(reader, np.zeros((10, Layout.of(spec, "user").width), np.int64), np.zeros(10, np.int64))
     taken = kept.take(slice(None))
-    assert 3 * (kept.bits.nbytes + kept.numbers.nbytes) < taken.sequence.nbytes
+    assert isinstance(kept.lists, ReadLists)
+    assert 3 * (kept.lists.bits.nbytes + kept.lists.numbers.nbytes) < taken.sequence.nbytes
