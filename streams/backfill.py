@@ -11,48 +11,34 @@ no generation, and the next run begins by clearing what the last one left: its f
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, Message
 
-from forebay.errors import (
-    BlockError,
-    BlockTooNew,
-    GenerationError,
-    LogGap,
-    TopicMismatch,
-)
-from forebay.segments.blocks.block import Block
-from forebay.segments.blocks.schema import BEHAVIOUR, HEADER, ITEM_UPDATE, USER_PROFILE
+from forebay.errors import GenerationError
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
-from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.generation import MANIFEST, Generation
 from forebay.store.partitionstore import PartitionStore
 from forebay.streams import tail
 from forebay.streams.build import Target, build
-from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
-from forebay.streams.offsets import bounds, patiently
+from forebay.streams.cut import Cut
 from forebay.streams.spool import Spool, read
-from forebay.streams.topics import TopicInfo, Topics, describe
-from forebay.streams.transports.librdkafka.notes import Notes
+from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.worker.batch import Record
 
-log = logging.getLogger("forebay.backfill")
 BATCH = 4096
 IN_PROCESS = 50_000  # events: a process takes two seconds to load what it encodes with
 Progress = Callable[[int, int], None]
@@ -87,24 +73,20 @@ def backfill(
             f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
         )
     shutil.rmtree(state_folder, ignore_errors=True)
-    as_of = _as_of(bootstrap, topics, now_ms)  # before the ends are asked for: all that it speaks of lies below them
-    logs = {side: topics.events(side) for side in SIDES}
-    info = describe(bootstrap, list(logs.values()))
-    found = {side: _bounds(bootstrap, info[topic]) for side, topic in logs.items()}
-    cut = {topic: {p: end for p, (_, end) in found[side].items()} for side, topic in logs.items()}
+    cut = Cut.now(bootstrap, topics, now_ms)
     targets = {
         side: [
-            Target(topic, info[topic].topic_id, p, info[topic].partitions, cut[topic][p], now_ms, as_of, state_folder)
-            for p in range(info[topic].partitions)
+            Target(info.name, info.topic_id, p, info.partitions, cut.ends(side)[p], now_ms, cut.as_of, state_folder)
+            for p in range(info.partitions)
         ]
-        for side, topic in logs.items()
+        for side, info in cut.logs.items()
     }
     spool_folder = state_folder / ".spool"
     spool_folder.mkdir(parents=True)
     spool = Spool(spool_folder, {side: len(targets[side]) for side in SIDES})
     for side in SIDES:
-        _spool_log(spool, side, bootstrap, info[logs[side]], found[side], history)
-    for block in past(history, {side: info[topic].topic_id for side, topic in logs.items()}):
+        cut.spool_log(spool, side, bootstrap, history)
+    for block in cut.past(history):
         spool.add_past(block)
     jobs = [(side, target) for side in SIDES for target in targets[side]]
     tell = progress or (lambda done, total: None)
@@ -118,88 +100,10 @@ def backfill(
     for side in SIDES:
         _publish(bundle, side, targets[side], bootstrap, topics, name)
     partitions: dict[str, int] = {side: len(targets[side]) for side in SIDES}
-    generation = Generation.new(name, bundle.hash, partitions, cut)
+    offsets = {info.name: cut.ends(side) for side, info in cut.logs.items()}
+    generation = Generation.new(name, bundle.hash, partitions, offsets)
     generation.save(folder)
     return generation
-
-
-# -- what there is to read
-
-
-def _as_of(bootstrap: Address, topics: Topics, now_ms: int) -> int:
-    """Up to when (ms) the clean logs have what the sources took; `now_ms` where no Intake ever ran."""
-    notes = Notes(bootstrap, topics)
-    try:
-        told = [note.as_of for note in patiently(notes.read, "the Intake").values() if note is not None]
-    finally:
-        notes.close()
-    return min([now_ms, *told])
-
-
-def _bounds(bootstrap: Address, info: TopicInfo) -> dict[int, tuple[int, int]]:
-    consumer = Consumer(asking_consumer(bootstrap, committed=True))
-    try:
-        return {p: bounds(consumer, info.name, p) for p in range(info.partitions)}
-    finally:
-        consumer.close()
-
-
-def _spool_log(
-    spool: Spool, side: Side, bootstrap: Address, info: TopicInfo, ends: Mapping[int, tuple[int, int]], history: History
-) -> None:
-    """One side's clean log: what the archive has of it, then what the broker has from there."""
-    starts = dict.fromkeys(ends, 0)
-    archive = history.blocks
-    if isinstance(archive, Archive) and archive.of_topic(side, info.topic_id):
-        starts = dict.fromkeys(ends, 0) | archive.next(side)
-        for part in archive.parts(side):
-            if part.count != info.partitions:
-                raise TopicMismatch(
-                    f"its archive is of {part.count} partitions, and it has {info.partitions}", where=info.name,
-                    do="Partitions of a clean log are never added: make the topic anew, and build from the archive",
-                )  # fmt: skip
-        for partition in starts:
-            for block in archive.log(side, partition):
-                spool.add_log(side, partition, block)
-        for partition, (first, _) in ends.items():
-            if starts[partition] < first:
-                raise LogGap(
-                    f"the archive ends at offset {starts[partition]}, and the log begins at {first}",
-                    where=f"{info.name}[{partition}]",
-                    do="Those events are gone. Archive more often than the log forgets, or move this archive away and "
-                    "import what there is",
-                )
-    if any(starts[p] < end for p, (_, end) in ends.items()):
-        for message in tail.read(bootstrap, info.name, starts):
-            if message.offset() < ends[message.partition()][1]:
-                _spool_message(spool, side, message)
-
-
-def _spool_message(spool: Spool, side: Side, message: Message) -> None:
-    where = f"{message.topic()}[{message.partition()}], offset {message.offset()}"
-    try:
-        block = Block.decode(dict(message.headers() or ())[HEADER], message.value() or b"")
-    except BlockTooNew as error:
-        raise BlockTooNew(error.what, where=where, do=error.do) from None
-    except (BlockError, KeyError) as error:  # a worker steps over it, too
-        log.warning("%s is no block and is stepped over: %s", where, error)
-        return
-    spool.add_log(side, message.partition() or 0, block)
-
-
-def past(history: History, topic_ids: Mapping[Side, str]) -> Iterator[Block]:
-    """The Blocks of `history` that are not of the clean logs of `topic_ids`: what was imported, and the archive of logs
-    that are gone."""
-    archive = history.blocks
-    if not isinstance(archive, Archive):
-        yield from history
-        return
-    yield from archive.brought()
-    for side in SIDES:
-        if not archive.of_topic(side, topic_ids[side]):
-            for block in archive.log(side):
-                own = np.isin(block.numbers("kind"), (BEHAVIOUR, USER_PROFILE) if side == "user" else (ITEM_UPDATE,))
-                yield block.take(np.flatnonzero(own))
 
 
 # -- stores

@@ -173,7 +173,9 @@ def publish(
 
 @app.command()
 def evaluate(
-    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")] = "movielens",
+    events: Annotated[
+        str, typer.Option("--from", help="An archive, a JSON-lines file, movielens or synthetic:EVENTS")
+    ] = "movielens",
     spec: Annotated[
         Path | None, typer.Option(help="segments.toml; with movielens the built-in one", show_default=False)
     ] = None,
@@ -190,7 +192,7 @@ def evaluate(
 
 @app.command()
 def train(
-    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")],
+    events: Annotated[str, typer.Option("--from", help="An archive, a JSON-lines file, movielens or synthetic:EVENTS")],
     spec: Annotated[
         Path | None, typer.Option(help="segments.toml; with movielens the built-in one", show_default=False)
     ] = None,
@@ -241,7 +243,7 @@ def train(
 @app.command()
 def backfill(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle")],
-    events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")],
+    events: Annotated[str, typer.Option("--from", help="An archive, a JSON-lines file, movielens or synthetic:EVENTS")],
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     generation: GenerationName = None,
@@ -362,7 +364,7 @@ def spec_check(
     path: Annotated[Path, typer.Argument(help="segments.toml")],
     events: Annotated[
         str | None,
-        typer.Option("--from", help="Events to hold the label against: a JSON-lines file", show_default=False),
+        typer.Option("--from", help="Events to hold the label against: an archive, or a file", show_default=False),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -1,4 +1,5 @@
-"""Where history comes from: a JSON-lines file, `movielens`, or `synthetic`, and the spec that goes with it."""
+"""Where history comes from: an archive, a JSON-lines file, `movielens`, or `synthetic`, and the spec that goes with
+it."""
 
 from __future__ import annotations
 
@@ -23,6 +24,10 @@ def history(name: str) -> History:
         from forebay.segments.datasets.worldoptions import WorldOptions
 
         return Planted(WorldOptions.sized(events)).history
+    if "://" in name or Path(name).is_dir():
+        from forebay.segments.history.archive import Archive
+
+        return History(Archive.open(name))
     return History.read(Path(name))
 
 
