@@ -33,6 +33,7 @@ VERBS = {
     "kafka": "kafka",
     "topics": "cli,publisher",
     "publish": "cli,publisher",
+    "import": "worker",
     "evaluate": "train",
     "train": "train",
     "backfill": "worker",
