@@ -219,6 +219,22 @@ def import_(
 
 
 @app.command()
+def archive(
+    into: Into = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until it is stopped, once an hour")] = False,
+    every: Annotated[str | None, typer.Option(help="Go on, as often as this: 15m", show_default=False)] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Write what both clean logs hold, and the archive does not, into Parquet files. Stopped, it writes the file that
+    it is at, and the next run goes on behind it."""
+    from forebay.cli.archive import archive as verb
+
+    return verb(settings(archive=into, bootstrap=bootstrap, topic_prefix=prefix), follow, every, json)
+
+
+@app.command()
 def evaluate(
     events: Annotated[str, typer.Option("--from", help="A JSON-lines file of events, or movielens")] = "movielens",
     spec: Annotated[

@@ -34,6 +34,7 @@ VERBS = {
     "topics": "cli,publisher",
     "publish": "cli,publisher",
     "import": "worker",
+    "archive": "worker",
     "evaluate": "train",
     "train": "train",
     "backfill": "worker",
