@@ -11,12 +11,9 @@ whole, under its last name, so that a crash leaves what it had before and perhap
 
 from __future__ import annotations
 
-import fcntl
 import os
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,14 +21,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import fs
 
-from forebay.errors import ArchiveError, StoreLocked
+from forebay.errors import ArchiveError
 from forebay.files import sync_folder
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import FIXED, ITEM_UPDATE, MAX_ATTRIBUTES, Attribute, attribute_named, schema_of
+from forebay.segments.history.place import Place
 from forebay.segments.spec import SIDES, Side
 
+__all__ = ["Archive", "Part", "Place", "Writer", "write_imported"]
 VERSION = 1
 ROWS = 65_536  # read at a time, and of one row group: 10 MB of columns
 ROWS_PER_FILE = 1 << 20  # at most: 100 MB in memory, a tenth of that on disk
@@ -59,65 +57,6 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Its path in the archive, of a part of a log."""
         return f"{self.side}/{self.partition:05}-{self.first:020}-{self.next:020}.parquet"
-
-
-@dataclass(frozen=True)
-class Place:
-    """An archive's folder: any that pyarrow or fsspec knows by its URL, or a path."""
-
-    files: fs.FileSystem
-    path: str
-    url: str
-
-    @classmethod
-    def of(cls, url: str) -> Place:
-        """Raises ArchiveError for a URL that nobody here knows."""
-        if "://" not in url:
-            return cls(fs.LocalFileSystem(), posixpath.abspath(url), url)
-        import fsspec  # only for what is not a path
-
-        try:
-            found, path = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise ArchiveError(
-                f"cannot be reached: {error}", where=url, do="Install what it names, or mend the URL"
-            ) from None
-        return cls(fs.PyFileSystem(fs.FSSpecHandler(found)), path, url)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether it is a folder of this machine."""
-        return isinstance(self.files, fs.LocalFileSystem)
-
-    def join(self, name: str) -> str:
-        """The path of a file in it."""
-        return posixpath.join(self.path, name)
-
-    def listed(self, folder: str) -> list[str]:
-        """The Parquet files of one of its folders, by name; none where there is no folder."""
-        selector = fs.FileSelector(self.join(folder), allow_not_found=True)
-        names = (found.base_name for found in self.files.get_file_info(selector) if found.type == fs.FileType.File)
-        return sorted(f"{folder}/{name}" for name in names if name.endswith(".parquet"))
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else writes here while the block runs. That is seen to in a folder of this machine only: elsewhere
-        there is no lock to take. Raises StoreLocked."""
-        if not self.is_local:
-            yield
-            return
-        Path(self.path).mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.join(".lock"), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise StoreLocked(
-                    "another process writes to this archive", where=self.url, do="Wait for it, or stop it"
-                ) from None
-            yield
-        finally:
-            os.close(handle)
 
 
 class Archive:
