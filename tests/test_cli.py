@@ -52,7 +52,7 @@ def _free_port() -> int:
             "Known: affinity, attention_pool",
         ),
         (["publish", "nowhere.jsonl"], 2, "no such file", "JSON-lines"),
-        (["config"], 2, "unknown setting 'bootstap' (FOREBAY_BOOTSTAP)", "Known: bootstrap"),
+        (["config"], 2, "unknown setting 'bootstap' (FOREBAY_BOOTSTAP)", "Known: archive, bootstrap"),
         (["bench", "magic"], 2, "no bench 'magic'", "lookup"),
     ],
 )

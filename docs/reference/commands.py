@@ -72,7 +72,9 @@ def _parameters(function: Callable[..., Any]) -> list[Parameter]:
 
 
 def _parameter(name: str, kind: Any, info: ParameterInfo, default: Any) -> Parameter:
-    base = next((a for a in get_args(kind) if a is not type(None)), kind) if get_origin(kind) else kind
+    base = kind
+    while get_origin(base):  # list[str] | None is a text, as often as one likes
+        base = next(a for a in get_args(base) if a is not type(None))
     required = default is inspect.Parameter.empty
     is_argument = isinstance(info, ArgumentInfo)
     dashed = name.replace("_", "-")

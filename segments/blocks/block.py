@@ -11,7 +11,7 @@ from xxhash import xxh3_64
 
 from forebay.arrays import Bytes, Ints, Places
 from forebay.errors import BlockError
-from forebay.segments.blocks.schema import STRANGER, Attribute, pack_header, unpack_header
+from forebay.segments.blocks.schema import HEADER, STRANGER, Attribute, pack_header, unpack_header
 
 MAX_BYTES = 700_000  # of one record: a broker takes 1,048,588 with its framing
 DIGEST_BYTES = 8  # xxh3 of header and batch, behind the batch
@@ -49,6 +49,14 @@ class Block:
         if len(sources) and sources.max() >= len(found.sources):
             raise BlockError("an event names a source that the header does not have", do=STRANGER)
         return cls(batch, found.sources, found.attributes)
+
+    @classmethod
+    def of_record(cls, headers: Sequence[tuple[str, bytes]] | None, value: bytes | None) -> Block:
+        """From a record with its headers. Raises BlockError."""
+        header = dict(headers or ()).get(HEADER)
+        if header is None or value is None:
+            raise BlockError("it has no header of one" if value is not None else "it has no value")
+        return cls.decode(header, value)
 
     @classmethod
     def joined(cls, blocks: Sequence[Block]) -> Iterator[Block]:

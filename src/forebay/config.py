@@ -25,6 +25,7 @@ class Settings:
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
+    archive: str = ""  # where archive and import write: a folder, or a URL that fsspec knows; absent: data_dir/archive
     generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
     late_after: str = "24h"  # a behaviour that is older when the log takes it is a dead letter
@@ -47,6 +48,11 @@ class Settings:
     @property
     def bundles(self) -> Path:
         return self.data_dir / "bundles"
+
+    @property
+    def archive_url(self) -> str:
+        """The archive's folder or URL."""
+        return self.archive or str(self.data_dir / "archive")
 
     @property
     def generation_dir(self) -> Path:

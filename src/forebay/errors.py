@@ -124,7 +124,8 @@ class LogGap(BrokerError):
     Operator action: `forebay backfill --generation NEW` from a history that reaches to now; the old generation must not
     go on from a hole. A serving node's copy is deleted instead: the vectors topics keep every row. Where it is the
     Intake that was down for longer than the sources keep their records, those are lost to the stream: the message has
-    the command that goes on after the hole.
+    the command that goes on after the hole. Where it is the archive that lacks them, another one begins behind the
+    hole.
     """
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.hashing import hashes_of
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.intake.assemble import assemble
-from forebay.streams.intake.duplicates import HourSets, identities_of
+from forebay.streams.intake.duplicates import HourSets, Identities, identities_of
 from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields_of, with_rows
 from forebay.streams.intake.plain import read_one
 from forebay.streams.intake.reader import read
@@ -32,11 +33,21 @@ from forebay.streams.worker.batch import PartitionBatch
 
 @dataclass(frozen=True)
 class Rules:
-    """What is refused for its time: a behaviour more than `late_after_ms` behind the log, and any event more than
-    `future_after_ms` ahead of it."""
+    """What is refused for its time: a behaviour more than `late_after_ms` behind the log, any event more than
+    `future_after_ms` ahead of it, and, where `needs_time`, an event that has none: no log tells when it came."""
 
     late_after_ms: int = DAY_MS
     future_after_ms: int = 5 * MINUTE_MS
+    needs_time: bool = False
+
+
+class Known(Protocol):
+    """What was accepted before. Of events before `since` (ms) nothing is known any more."""
+
+    since: int
+
+    def add(self, times: Ints, identities: Identities) -> Bools:
+        """bool [n]: whether each was not there before, nor earlier in this very batch; all are there after it."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Acceptor:
         for side in SIDES:
             self.blocks(self.accept([batch], {0: HourSets()}), side, 1)
 
-    def accept(self, batches: Sequence[PartitionBatch], sets: Mapping[int, HourSets]) -> Accepted:
+    def accept(self, batches: Sequence[PartitionBatch], sets: Mapping[int, Known]) -> Accepted:
         """The events in records; a batch's `partition` is the number of its source, and `sets` has an entry for each.
 
         What is accepted is in `sets` after it: if anything fails before it is in the log, drop them and load them
@@ -82,11 +93,12 @@ class Acceptor:
         )
         refused: dict[int, EventError] = {}
         fields = self._read(values, refused)
+        timed = self._timed(fields, refused)
         fields = self._completed(fields, appends, offsets, sources)
         since = np.zeros(len(self._sources), np.int64)
         for source, known in sets.items():
             since[source] = known.since
-        good = fields.read & self._in_time(fields, appends, since[sources], refused)
+        good = timed & self._in_time(fields, appends, since[sources], refused)
         new = good & self._new(fields, good, sources, sets)
         keys = [key for batch in batches for key in batch.keys]
         letters = [
@@ -113,6 +125,10 @@ class Acceptor:
                 found.setdefault(int(inside[first]), []).append(block.slice(first, last))
         return found
 
+    def whole(self, accepted: Accepted) -> Iterator[Block]:
+        """All events in their order, each once: as few blocks as the number of their attributes allows."""
+        return (block for block, _ in self._assembled(accepted, accepted.rows))
+
     def _assembled(self, accepted: Accepted, rows: Ints, start: int = 0) -> Iterator[tuple[Block, int]]:
         """As few blocks as the number of their attributes allows, and the place of each one's first event in `rows`."""
         if not len(rows):
@@ -135,6 +151,15 @@ class Acceptor:
             except EventError as error:
                 refused[row] = error
         return with_rows(fields, np.array(rows, np.int64), fields_of(events))
+
+    def _timed(self, fields: Fields, refused: dict[int, EventError]) -> Bools:
+        """Those that were read and have a time, or get one from the log."""
+        if not self._rules.needs_time:
+            return fields.read
+        absent = fields.read & (fields.time == ABSENT)
+        for row in np.flatnonzero(absent).tolist():
+            refused[row] = EventError("no_time", "an event of a history without a time: no log tells when it was")
+        return fields.read & ~absent
 
     def _completed(self, fields: Fields, appends: Ints, offsets: Ints, sources: Ints) -> Fields:
         """With a time and an id for each. A foreign producer's event without them: the log's time is its time, and its
@@ -166,7 +191,7 @@ class Acceptor:
             refused[row] = EventError("future", f"{-age[row]} ms ahead of the log")
         return ~(late | future)
 
-    def _new(self, fields: Fields, good: Bools, sources: Ints, sets: Mapping[int, HourSets]) -> Bools:
+    def _new(self, fields: Fields, good: Bools, sources: Ints, sets: Mapping[int, Known]) -> Bools:
         """Of behaviours the first with its identity; an update that comes twice changes nothing the second time."""
         new = np.ones(len(good), np.bool_)
         acted = good & (fields.kind == BEHAVIOUR)

@@ -100,6 +100,24 @@ class HourSets:
             self._hours[number].close()
 
 
+class IdentitySet:
+    """The identities of a whole history, whatever their hours, in one table of at most `max_bytes`. One thread."""
+
+    since = 0
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._all = max_bytes, _Hour()
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, times: Ints, identities: Identities) -> Bools:
+        """As HourSets.add. Raises MemoryError before the table grows past its bound."""
+        if self._all.cells_with(len(identities)) * 16 > self._max_bytes:
+            raise MemoryError(f"the identities of {len(self):,} events take more than {self._max_bytes >> 20} MB")
+        return self._all.add(identities)
+
+
 class _Hour:
     def __init__(self) -> None:
         self._sorted: Identities = np.zeros((0, 2), np.uint64)
@@ -113,13 +131,18 @@ class _Hour:
     def nbytes(self) -> int:
         return int(self._sorted.nbytes + self._cells.nbytes)
 
+    def cells_with(self, more: int) -> int:
+        """How many cells the table has after so many more identities."""
+        need = max(_FIRST, len(self._cells))
+        while need < 2 * (self._used + more):  # half of the cells are free: probes stay short
+            need *= 2
+        return need
+
     def add(self, identities: Identities) -> Bools:
         new = np.ones(len(identities), np.bool_)
         if len(self._sorted):
             _search(self._sorted, identities, new)
-        need = _FIRST
-        while need < 2 * (self._used + len(identities)):  # half of the cells are free: probes stay short
-            need *= 2
+        need = self.cells_with(len(identities))
         if need > len(self._cells):
             old = self._cells
             self._cells = np.zeros((need, 2), np.uint64)

@@ -22,7 +22,6 @@ from pathlib import Path
 
 from forebay.errors import BlockError, BlockTooNew, RecordRefused
 from forebay.segments.blocks.block import Block
-from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import Side
@@ -32,7 +31,7 @@ from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.partitionstore import PartitionMeta
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import Headers, Outcome, PartitionBatch, Record
+from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.halving import too_small
 from forebay.streams.worker.source import Source
@@ -139,7 +138,7 @@ class Processor:
         found = []
         for place, value in enumerate(batch.values):
             try:
-                found.append(_block(batch.headers_at(place), value))
+                found.append(Block.of_record(batch.headers_at(place), value))
             except BlockTooNew as error:
                 at = f"{self.topic}[{batch.partition}], offset {batch.offsets[place]}"
                 raise BlockTooNew(error.what, where=at, do=error.do) from None
@@ -165,10 +164,3 @@ class Processor:
         for block in blocks:
             for (kind, name), events in self._undeclared.count(block).items():
                 emit("undeclared", stage=self.name, kind=kind, name=name, events=events)
-
-
-def _block(headers: Headers, value: bytes | None) -> Block:
-    header = dict(headers or ()).get(HEADER)
-    if header is None or value is None:
-        raise BlockError("it has no header of one" if value is not None else "it has no value")
-    return Block.decode(header, value)

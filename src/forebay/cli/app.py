@@ -171,6 +171,69 @@ def publish(
     return synthesise(given, SyntheticFlags(synthetic or 0, users, items, seed, rate, to), json)
 
 
+Into = Annotated[
+    str | None, typer.Option("--into", help="The archive: a folder, or a URL that fsspec knows", show_default=False)
+]
+
+
+@app.command("import")
+def import_(
+    files: Annotated[list[str], typer.Argument(help="Files of events, or folders of them, here or by their URL")],
+    into: Into = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="json (lines), csv or parquet", show_default="as a file's name ends"),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="FIELD=COLUMN: user=customer_id, attributes.page=page_url", show_default=False),
+    ] = None,
+    constants: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="FIELD=VALUE in every event: action=rate", show_default=False),
+    ] = None,
+    splits: Annotated[
+        list[str] | None,
+        typer.Option("--split", help="FIELD=SIGN between values: item_attributes.genres=|", show_default=False),
+    ] = None,
+    texts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--text", help="FIELD: this attribute is a text, also where it looks like a number", show_default=False
+        ),
+    ] = None,
+    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms or us")] = "ms",
+    refused: Annotated[
+        str | None, typer.Option(help="File for the rows that are refused", show_default="ARCHIVE/refused.jsonl")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count and refuse, and write no events")] = False,
+    json: Json = False,
+) -> int:
+    """Bring history into the archive, by the rules of the Intake: events that are there already are left out, and rows
+    that are no events go to a file. Exit code 3 when there were some."""
+    from forebay.cli.imports import ImportFlags
+    from forebay.cli.imports import bring as verb
+
+    flags = ImportFlags(form, columns or (), constants or (), splits or (), texts or (), time_unit, refused, dry_run)
+    return verb(settings(archive=into), files, flags, json)
+
+
+@app.command()
+def archive(
+    into: Into = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until it is stopped, once an hour")] = False,
+    every: Annotated[str | None, typer.Option(help="Go on, as often as this: 15m", show_default=False)] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Write what both clean logs hold, and the archive does not, into Parquet files. Stopped, it writes the file that
+    it is at, and the next run goes on behind it."""
+    from forebay.cli.archive import archive as verb
+
+    return verb(settings(archive=into, bootstrap=bootstrap, topic_prefix=prefix), follow, every, json)
+
+
 @app.command()
 def evaluate(
     events: Annotated[

@@ -33,6 +33,8 @@ VERBS = {
     "kafka": "kafka",
     "topics": "cli,publisher",
     "publish": "cli,publisher",
+    "import": "worker",
+    "archive": "worker",
     "evaluate": "train",
     "train": "train",
     "backfill": "worker",

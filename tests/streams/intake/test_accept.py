@@ -212,3 +212,27 @@ def test_what_is_refused_later_is_not_remembered(acceptor: Acceptor) -> None:
     late = acceptor.accept([_batch(0, [value], append=NOW + 25 * HOUR_MS)], sets)
     assert [d.reason for d in late.letters] == ["late"] and not len(late.rows)
     assert np.array_equal(acceptor.accept([_batch(0, [value])], sets).rows, [0])
+
+
+def test_a_history_has_no_log_to_take_a_time_from() -> None:
+    """Where it is asked for, an event without a time is refused by a reason of its own; any age will do."""
+    acceptor = Acceptor(("history.jsonl/0",), Rules(1 << 62, 5 * MINUTE_MS, needs_time=True))
+    events = [
+        Behaviour("u", "i", "view", time=1, id="e"), Behaviour("u", "i", "view", id="e"), UserProfile("u", {}),
+        Behaviour("u", "i", "view", time=NOW + HOUR_MS, id="e"), ItemUpdate("i", {}, 1),
+    ]  # fmt: skip
+    accepted = acceptor.accept([_batch(0, [encode(e) for e in events])], {0: HourSets()})
+    assert accepted.rows.tolist() == [0, 4] and accepted.duplicates == 0
+    assert [(one.offset, one.reason) for one in accepted.letters] == [(1, "no_time"), (2, "no_time"), (3, "future")]
+
+
+def test_whole_blocks_have_each_event_once(acceptor: Acceptor) -> None:
+    """Of all kinds in their order, also where they have more attributes than one block can."""
+    events = [
+        Behaviour("u", "i", "view", time=NOW, id=f"e{n}", item_attributes={f"a{n}-{k}": 1.0 for k in range(60)})
+        for n in range(9)
+    ]
+    mixed: list[Any] = [UserProfile("u", {"a": 1.0}, NOW, "p"), *events, ItemUpdate("i", {"b": "x"}, NOW, "q")]
+    accepted = acceptor.accept([_batch(1, [encode(e) for e in mixed])], _sets())
+    blocks = list(acceptor.whole(accepted))
+    assert len(blocks) > 1 and [e for block in blocks for e in events_of(block)] == mixed

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from forebay.arrays import Bools, Ints
 from forebay.clock import HOUR_MS
 from forebay.segments.state.ids import hash_ids
-from forebay.streams.intake.duplicates import HourSets, identities_of
+from forebay.streams.intake.duplicates import HourSets, IdentitySet, identities_of
 
 Event = tuple[int, int, int]  # entity, time, id
 EVENTS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 6 * HOUR_MS - 1), st.integers(2, 5)), max_size=12)
 
 
-def _add(sets: HourSets, events: list[Event]) -> Bools:
+def _add(sets: HourSets | IdentitySet, events: list[Event]) -> Bools:
     columns: list[Ints] = [np.array([e[n] for e in events], np.int64) for n in range(3)]
     return sets.add(columns[1], identities_of(*columns))
 
@@ -121,3 +121,26 @@ def test_half_an_identity_is_refused() -> None:
     """A blob that was cut off is not taken for another one."""
     with pytest.raises(ValueError, match="24 bytes"):
         HourSets().load([(1, bytes(24))])
+
+
+@settings(deadline=None)
+@given(st.lists(EVENTS, max_size=8))
+def test_a_set_of_a_whole_history_knows_all_of_it(batches: list[list[Event]]) -> None:
+    """Whatever the hours."""
+    found, seen = IdentitySet(1 << 20), set[Event]()
+    for batch in batches:
+        expected = []
+        for event in batch:
+            expected.append(event not in seen)
+            seen.add(event)
+        assert _add(found, batch).tolist() == expected and len(found) == len(seen)
+
+
+def test_a_set_of_a_whole_history_does_not_grow_past_its_bound() -> None:
+    """It says how much it holds, and still holds it."""
+    found = IdentitySet(4096 * 16)
+    many = [(n, 1, 1) for n in range(2048)]
+    assert _add(found, many).all()
+    with pytest.raises(MemoryError, match="2,048 events take more than 0 MB"):
+        _add(found, [(9999, 1, 1)])
+    assert len(found) == 2048 and not _add(IdentitySet(1 << 20), []).any()
