@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Message
 
 from forebay.errors import BlockError, BlockTooNew, LogGap, TopicMismatch
 from forebay.segments.blocks.block import Block
-from forebay.segments.blocks.schema import BEHAVIOUR, HEADER, ITEM_UPDATE, USER_PROFILE
+from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE, USER_PROFILE
 from forebay.segments.history import History
 from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
@@ -120,9 +120,9 @@ def _joined(archive: Archive, side: Side, info: TopicInfo, ends: Mapping[int, tu
 def _block(message: Message) -> Block | None:
     where = f"{message.topic()}[{message.partition()}], offset {message.offset()}"
     try:
-        return Block.decode(dict(message.headers() or ())[HEADER], message.value() or b"")
+        return Block.of_record(message.headers(), message.value())
     except BlockTooNew as error:
         raise BlockTooNew(error.what, where=where, do=error.do) from None
-    except (BlockError, KeyError) as error:  # a worker steps over it, too
+    except BlockError as error:  # a worker steps over it, too
         log.warning("%s is no block and is stepped over: %s", where, error)
         return None

@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -15,22 +16,25 @@ from typing import Any
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from forebay.cli.train import backfill as verb
 from forebay.clock import HOUR_MS
 from forebay.config import Settings
-from forebay.errors import BlockError, BundleError, GenerationError, StoreCorrupt, StoreMissing, UsageError
+from forebay.errors import BlockError, BundleError, GenerationError, LogGap, StoreCorrupt, StoreMissing, UsageError
 from forebay.events import Behaviour, Event, encode
 from forebay.segments.blocks import blockfile
 from forebay.segments.bundle import WEIGHTS, Bundle
 from forebay.segments.history import History
+from forebay.segments.history.archive import Archive, Place, write_imported
 from forebay.segments.spec import SIDES, parse_spec
 from forebay.segments.state.layout import ACCEPTED
 from forebay.segments.training import TrainingOptions, train
 from forebay.store.codec import codec_of
 from forebay.store.generation import MANIFEST, Generation
 from forebay.store.partitionstore import PartitionStore
+from forebay.streams.archive import Archiver
 from forebay.streams.backfill import backfill
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed
@@ -130,6 +134,64 @@ def test_events_between_the_file_and_the_cut_are_read_from_the_log(
     }
     assert {user: count for user, count in counted.items() if count} == Counter(b.user for b in whole.behaviours)
     assert sum(generation.cut[topics.events("user")].values()) >= 300
+
+
+def test_a_generation_is_built_from_an_archive_and_the_log_behind_it(
+    topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation], kafka: DevKafka,
+    make_history: Callable[..., History], feed: Callable[..., None], stored: Callable[..., Any],
+) -> None:  # fmt: skip
+    """What was imported, what was archived, what came to the log later: each event once, the same bytes as of one
+    file."""
+    whole = make_history(700)
+    ensure(kafka.bootstrap, topics, generation="g2", partitions=PARTITIONS)
+    place = Place.of(str(tmp_path / "archive"))
+    write_imported(place, "past", History.of([*whole.profiles, *whole.items, *whole.behaviours[:300]]))
+    for side in SIDES:
+        feed(topics, side, whole.behaviours[200:500])  # a hundred of them were imported, too
+    Archiver(kafka.bootstrap, topics, place).run(threading.Event(), lambda done, total: None)
+    for side in SIDES:
+        feed(topics, side, whole.behaviours[500:])
+    generation = make(History(Archive.open(place.url)))
+    assert all(sum(generation.cut[topics.events(side)].values()) >= 500 for side in SIDES)
+    other = Topics(f"{topics.prefix}other.")
+    for name in ("g3", "g4"):
+        ensure(kafka.bootstrap, other, generation=name, partitions=PARTITIONS)
+    backfill(
+        bundle, whole, name="g3", bootstrap=kafka.bootstrap, topics=other, folder=tmp_path / "g3",
+        state_folder=tmp_path / "state-g3", now_ms=NOW,
+    )  # fmt: skip
+    for side in SIDES:
+        assert stored(bundle, tmp_path / "state-g2", side) == stored(bundle, tmp_path / "state-g3", side)
+    # The logs are lost, topics and all: the archive is the past of new ones.
+    backfill(
+        bundle, History(Archive.open(place.url)), name="g4", bootstrap=kafka.bootstrap, topics=other,
+        folder=tmp_path / "g4", state_folder=tmp_path / "state-g4", now_ms=NOW,
+    )  # fmt: skip
+    for side in SIDES:
+        counted = {
+            entity: int.from_bytes(state[8 * ACCEPTED : 8 * ACCEPTED + 8], "little")
+            for entity, (state, _) in stored(bundle, tmp_path / "state-g4", side).items()
+        }
+        wanted = Counter(getattr(b, side) for b in whole.behaviours[:500])
+        assert {entity: count for entity, count in counted.items() if count} == wanted
+
+
+def test_an_archive_that_ends_before_the_log_begins_is_refused(
+    topics: Topics, tmp_path: Path, make: Callable[..., Generation], kafka: DevKafka,
+    make_history: Callable[..., History], feed: Callable[..., None],
+) -> None:  # fmt: skip
+    """Events between the two are gone: no generation is built without a word."""
+    ensure(kafka.bootstrap, topics, generation="g2", partitions=PARTITIONS)
+    place = Place.of(str(tmp_path / "archive"))
+    feed(topics, "user", make_history(100).behaviours)
+    Archiver(kafka.bootstrap, topics, place).run(threading.Event(), lambda done, total: None)
+    feed(topics, "user", make_history(100, seed=1).behaviours)
+    log, admin = topics.events("user"), AdminClient({"bootstrap.servers": kafka.bootstrap})
+    for future in admin.delete_records([TopicPartition(log, p, -1) for p in range(PARTITIONS)]).values():
+        future.result()
+    with pytest.raises(LogGap, match="the archive ends at offset") as caught:
+        make(History(Archive.open(place.url)))
+    assert log in caught.value.where and not (tmp_path / "g2" / MANIFEST).exists()
 
 
 def test_a_generation_that_exists_is_never_overwritten(
