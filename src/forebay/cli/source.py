@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forebay.errors import UsageError
-from forebay.segments.history import History
 from forebay.segments.spec import Spec, load_spec
+
+if TYPE_CHECKING:
+    from forebay.segments.history import History  # pyarrow: a spec is checked without it
 
 DEFAULT_EVENTS = 100_000
 
@@ -24,6 +27,8 @@ def history(name: str) -> History:
         from forebay.segments.datasets.worldoptions import WorldOptions
 
         return Planted(WorldOptions.sized(events)).history
+    from forebay.segments.history import History
+
     if "://" in name or Path(name).is_dir():
         from forebay.segments.history.archive import Archive
 
