@@ -94,8 +94,9 @@ class _Doctor:
 
     @cached_property
     def _infos(self) -> dict[str, TopicInfo]:
-        names = [*self.topics.sources, *(self.topics.events(s) for s in SIDES), self.topics.dead_letters]
-        return describe(self._cluster, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)])
+        topics = self.topics
+        names = [*topics.sources, *(topics.events(s) for s in SIDES), topics.catalogue, topics.dead_letters]
+        return describe(self._cluster, [*names, *(topics.vectors(self.settings.generation, s) for s in SIDES)])
 
     @cached_property
     def _manifest(self) -> Generation:
