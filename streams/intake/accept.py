@@ -113,6 +113,11 @@ class Acceptor:
                 found.setdefault(int(inside[first]), []).append(block.slice(first, last))
         return found
 
+    def one_by_one(self, accepted: Accepted, rows: Ints) -> Iterator[Block]:
+        """A block for each of the events at `rows` int64, with the attributes of that event alone."""
+        for block, _ in self._assembled(accepted, rows):
+            yield from (block.slice(place, place + 1).narrowed() for place in range(len(block)))
+
     def _assembled(self, accepted: Accepted, rows: Ints, start: int = 0) -> Iterator[tuple[Block, int]]:
         """As few blocks as the number of their attributes allows, and the place of each one's first event in `rows`."""
         if not len(rows):

@@ -1,14 +1,17 @@
-"""The Intake: raw records in, the clean log out. The one speaker of both clean logs and of the dead letters.
+"""The Intake: raw records in, the clean log out. The one speaker of both clean logs, the catalogue and the dead
+letters.
 
 A Worker calls it as it calls a Processor, with these numbers in metrics, tests and logs:
 
     1 accept     `apply`: records are read, completed, judged and told apart from what came before (accept.py)
-    2 assemble   `apply`: events become Blocks, bad records dead letters
-    4 transact   the Worker: Blocks, dead letters, ticks and source offsets with their notes in one commit
+    2 assemble   `apply`: behaviours without item attributes get those of the catalogue; events become Blocks, bad
+                 records dead letters
+    4 transact   the Worker: Blocks, the newest updates for the catalogue, dead letters, ticks and source offsets with
+                 their notes in one commit
     5 store      `flush`, after the commit: identities and the offset; the store may lag the group, never lead it
 
 A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner reads the gap silently, which only makes
-the identities known again.
+the identities known again: what was told has its item attributes in its Block.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import EventError
-from forebay.events import Tick
+from forebay.events import Behaviour, ItemUpdate, Tick, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER
@@ -28,11 +32,15 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules
+from forebay.streams.intake.apart import taken_apart
+from forebay.streams.intake.catalogue import Catalogue
 from forebay.streams.intake.duplicates import HourSets
+from forebay.streams.intake.fields import ITEM
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
+from forebay.streams.worker.blocks import blocks_of
 from forebay.streams.worker.source import Source
 from forebay.telemetry import emit
 
@@ -63,12 +71,25 @@ class Intake:
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
-        self._acceptor = Acceptor(self._names, rules)
+        self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue()
         self._ticked = 0
+
+    @property
+    def follows(self) -> str:
+        """See Stage."""
+        return self._topics.catalogue
 
     def warm(self) -> None:
         """See Stage."""
         self._acceptor.warm()
+        values = [encode(ItemUpdate("i", {"a": "b"}, 1, "e")), encode(Behaviour("u", "i", "a", 1.0, 1, "e"))]
+        batch = PartitionBatch(0, [b"k"] * 2, values, [0, 1], [1, 1])
+        accepted, catalogue = self._acceptor.accept([batch], {0: HourSets()}), Catalogue()
+        for block in self._acceptor.one_by_one(accepted, catalogue.take(accepted.fields, accepted.rows)):
+            catalogue.learn(taken_apart(block))
+        filled = replace(accepted, fields=catalogue.fill(accepted.fields, accepted.rows))
+        for side in SIDES:
+            self._acceptor.blocks(filled, side, 1)
 
     def has_stores(self) -> bool:
         """See Stage."""
@@ -85,6 +106,8 @@ class Intake:
         """See Stage."""
         if (owned := self.partitions.pop(partition, None)) is not None:
             owned.close()
+        if not self.partitions:  # as after a commit that failed
+            self.catalogue.drop()
         self._ticked = 0  # whether the tick under way was committed is not known: it is told again
 
     def flush(self) -> None:
@@ -107,7 +130,9 @@ class Intake:
         if not aloud or accepted is None:
             return Outcome(offsets=offsets, taken=taken, events=taken)
         read = time.perf_counter()
-        records = [record for side in SIDES for record in self._told(accepted, side)]
+        records = self._newest(accepted)  # first: behaviours of the batch get them, too
+        accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
+        records += [record for side in SIDES for record in self._told(accepted, side)]
         records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
         assembled = time.perf_counter()
         for letter in accepted.letters:
@@ -115,6 +140,17 @@ class Intake:
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
         return Outcome(records, offsets, (), taken, taken)
+
+    def learn(self, batches: Sequence[PartitionBatch]) -> None:
+        """See Stage: the newest updates of items; without a value, a record says that its item is gone. Raises
+        BlockTooNew; what is no Block is told of and stepped over."""
+        for batch in batches:
+            updates = batch.at([n for n, value in enumerate(batch.values) if value is not None])
+            for block in Block.joined(blocks_of(updates, self.follows, self.name)):
+                self.catalogue.learn(taken_apart(block))
+            if len(updates.keys) < len(batch.keys):
+                last = dict(zip(batch.keys, batch.values, strict=True))
+                self.catalogue.forget([key for key, value in last.items() if key and value is None])
 
     def withheld(self, batch: PartitionBatch) -> Outcome:
         """See Stage: a dead letter with the record's place, length and hash, and none of its content."""
@@ -147,12 +183,20 @@ class Intake:
     def note(self, partition: int) -> str:
         """See Stage."""
         owned = self.partitions[partition]
-        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since).encode()
+        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes).encode()
 
     def _accept(self, batches: Sequence[PartitionBatch]) -> Accepted | None:
         if not batches:
             return None
         return self._acceptor.accept(batches, {b.partition: self.partitions[b.partition].sets for b in batches})
+
+    def _newest(self, accepted: Accepted) -> list[Record]:
+        """Updates that the catalogue is to have: each in a Block of its own, keyed by its item."""
+        fields, rows = accepted.fields, self.catalogue.take(accepted.fields, accepted.rows)
+        keys = [fields.data[start:end].tobytes() for start, end in fields.texts[rows, ITEM].tolist()]
+        blocks = self._acceptor.one_by_one(accepted, rows)
+        topic = self._topics.catalogue
+        return [r for key, block in zip(keys, blocks, strict=True) for r in _records(block, topic, -1, key)]
 
     def _told(self, accepted: Accepted, side: Side) -> list[Record]:
         topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
@@ -182,5 +226,5 @@ def _age_h(owned: OwnedSource) -> int:
     return -1 if oldest is None else owned.meta.newest_append // HOUR_MS - oldest
 
 
-def _records(block: Block, topic: str, partition: int) -> list[Record]:
-    return [Record(topic, partition, None, value, ((HEADER, header),)) for header, value in block.encode()]
+def _records(block: Block, topic: str, partition: int, key: bytes | None = None) -> list[Record]:
+    return [Record(topic, partition, key, value, ((HEADER, header),)) for header, value in block.encode()]

@@ -150,6 +150,7 @@ class _Doctor:
         lag = time.time() - min(note.as_of for note in known) / 1000
         memory = sum(note.memory for note in known) / (1 << 20)
         found = f"{lag:.1f} s behind {len(notes)} source partitions, ids of accepted events take {memory:,.0f} MB"
+        found += f", the catalogue of items {max(note.catalogue for note in known) / (1 << 20):,.0f} MB in each process"
         since = max(note.since for note in known)
         bound = duration_ms(self.settings.late_after, "late_after") / 1000
         held = time.time() - since / 1000

@@ -34,13 +34,14 @@ def intake_worker(
 ) -> Worker:
     """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
     joined."""
-    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES)])
+    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue])
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
     intake = Intake(topics, sources, counts, folder, rules, memory_bytes)
     transport = LibrdkafkaTransport(
-        bootstrap, sources, topics.intake_group, options, name=intake.name, moment=_ThisMoment()
-    )
+        bootstrap, sources, topics.intake_group, options,
+        name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]),
+    )  # fmt: skip
     return _started(intake, transport, options)
 
 
