@@ -380,6 +380,10 @@ class World:
             for side in SIDES
             for partition in process.workers[side][0].stage.partitions
         }
+        # All before the first one leaves: a group that has changed refuses what is under way, and a store stays behind.
+        for process in self.processes:
+            for worker, _ in process.workers.values():
+                worker.finish()
         for process in self.processes:
             self._stop(process)
         done = {side: self.group(side).offsets for side in SIDES}
