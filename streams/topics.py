@@ -53,8 +53,8 @@ class Topics:
 
     @property
     def catalogue(self) -> str:
-        """The newest accepted update of each item, as a Block of one row, keyed by item: compacted. The Intake's own
-        memory: it writes it, and every Intake reads all of it."""
+        """The newest accepted update of each item, as JSON with its time and id, keyed by item: compacted. The Intake's
+        own memory: it writes it, and every Intake reads all of it."""
         return f"{self.prefix}catalogue"
 
     def events(self, side: str) -> str:

@@ -79,12 +79,6 @@ class Block:
         """The events from place `start` to before `end`, without a copy."""
         return Block(self.batch.slice(start, end - start), self.sources, self.attributes)
 
-    def narrowed(self) -> Block:
-        """Without the attributes that none of its events has."""
-        kept = tuple(a for a in self.attributes if self.batch.column(a.column).null_count < len(self))
-        fixed = self.batch.schema.names[: -len(self.attributes) or None]
-        return Block(self.batch.select([*fixed, *(a.column for a in kept)]), self.sources, kept)
-
     def numbers(self, name: str) -> Ints:
         """int64 [n]: a fixed column of numbers."""
         return self.batch.column(name).to_numpy().astype(np.int64, copy=False)

@@ -80,8 +80,7 @@ class Acceptor:
         sources = np.repeat(
             np.array([b.partition for b in batches], np.int64), [len(batch.offsets) for batch in batches]
         )
-        refused: dict[int, EventError] = {}
-        fields = self._read(values, refused)
+        fields, refused = read_all(values)
         fields = self._completed(fields, appends, offsets, sources)
         since = np.zeros(len(self._sources), np.int64)
         for source, known in sets.items():
@@ -113,11 +112,6 @@ class Acceptor:
                 found.setdefault(int(inside[first]), []).append(block.slice(first, last))
         return found
 
-    def one_by_one(self, accepted: Accepted, rows: Ints) -> Iterator[Block]:
-        """A block for each of the events at `rows` int64, with the attributes of that event alone."""
-        for block, _ in self._assembled(accepted, rows):
-            yield from (block.slice(place, place + 1).narrowed() for place in range(len(block)))
-
     def _assembled(self, accepted: Accepted, rows: Ints, start: int = 0) -> Iterator[tuple[Block, int]]:
         """As few blocks as the number of their attributes allows, and the place of each one's first event in `rows`."""
         if not len(rows):
@@ -129,17 +123,6 @@ class Acceptor:
             middle = len(rows) // 2
             yield from self._assembled(accepted, rows[:middle], start)
             yield from self._assembled(accepted, rows[middle:], start + middle)
-
-    def _read(self, values: Sequence[bytes | None], refused: dict[int, EventError]) -> Fields:
-        fields = read([value or b"" for value in values])
-        rows, events = [], []
-        for row in np.flatnonzero(~fields.read).tolist():
-            try:
-                events.append(read_one(values[row]))
-                rows.append(row)
-            except EventError as error:
-                refused[row] = error
-        return with_rows(fields, np.array(rows, np.int64), fields_of(events))
 
     def _completed(self, fields: Fields, appends: Ints, offsets: Ints, sources: Ints) -> Fields:
         """With a time and an id for each. A foreign producer's event without them: the log's time is its time, and its
@@ -190,6 +173,19 @@ class Acceptor:
             error, key=key, value=value, topic=topic, partition=int(partition), offset=offset, append_time=append,
             processor="intake",
         )  # fmt: skip
+
+
+def read_all(values: Sequence[bytes | None]) -> tuple[Fields, dict[int, EventError]]:
+    """Fields of n records, and for each that could not be read the reason."""
+    fields, refused = read([value or b"" for value in values]), dict[int, EventError]()
+    rows, events = [], []
+    for row in np.flatnonzero(~fields.read).tolist():
+        try:
+            events.append(read_one(values[row]))
+            rows.append(row)
+        except EventError as error:
+            refused[row] = error
+    return with_rows(fields, np.array(rows, np.int64), fields_of(events)), refused
 
 
 def _has_item(fields: Fields, rows: Ints) -> Bools:

@@ -34,9 +34,8 @@ class Catalogue:
         """Memory in bytes."""
         return self._known.nbytes + self._ahead.nbytes
 
-    def learn(self, fields: Fields) -> None:
-        """Updates that were read from the topic: they are in the log."""
-        rows = np.flatnonzero(fields.kind == ITEM_UPDATE)
+    def learn(self, fields: Fields, rows: Ints) -> None:
+        """The updates at `rows` int64 were read from the topic: they are in the log."""
         rows, hashes, times, ids = _newest(fields, rows)
         newer = self._known.newer(hashes, times, ids)
         _put(self._known, fields, rows[newer], hashes[newer], times[newer], ids[newer])

@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from forebay.arrays import Bools, Bytes, Doubles, Int8s, Ints
-from forebay.events import Attributes, Behaviour, ItemUpdate, UserProfile
+from forebay.events import Attribute, Attributes, Behaviour, ItemUpdate, UserProfile
 from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE, USER_PROFILE, Kind, Scope
 
 SCOPES: tuple[Scope, ...] = ("event", "item", "user")
@@ -80,6 +80,32 @@ def fields_of(events: Sequence[Behaviour | UserProfile | ItemUpdate]) -> Fields:
                 kind[row], texts[row, ITEM] = ITEM_UPDATE, buffer.put(event.item)
                 owned.put(row, "item", event.attributes)
     return Fields(buffer.bytes(), np.ones(count, np.bool_), kind, time, value, texts, owned.arrays())
+
+
+def updates_of(fields: Fields, rows: Ints) -> list[ItemUpdate]:
+    """The item updates at `rows` int64, one by one: the way back. Each has a time."""
+    own, place_of = fields.owned, np.full(len(fields), -1, np.int64)
+    place_of[rows] = np.arange(len(rows))
+    at = np.flatnonzero(place_of[own.row] >= 0)
+    carried: list[Attributes] = [{} for _ in range(len(rows))]
+    buffer, members = fields.data.data, own.members
+
+    def text(start: int, end: int) -> str:
+        return str(buffer[start:end], "utf-8")
+
+    columns = (place_of[own.row[at]], own.kind[at], own.name[at], own.text[at], own.number[at])
+    for place, kind, name, (start, end), number in zip(*(column.tolist() for column in columns), strict=True):
+        value: Attribute = number if KINDS[kind] == "number" else ""
+        if KINDS[kind] == "texts":
+            value = [text(*member) for member in members[start:end].tolist()]
+        elif KINDS[kind] == "text":
+            value = text(start, end)
+        carried[place][text(*name)] = value
+    spans, times = fields.texts[rows].tolist(), fields.time[rows].tolist()
+    return [
+        ItemUpdate(text(*span[ITEM]), attributes, time, text(*span[ID]))
+        for span, attributes, time in zip(spans, carried, times, strict=True)
+    ]
 
 
 def with_rows(fields: Fields, rows: Ints, others: Fields) -> Fields:

@@ -22,25 +22,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import EventError
 from forebay.events import Behaviour, ItemUpdate, Tick, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import block_of
-from forebay.segments.blocks.schema import HEADER
+from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
 from forebay.streams.deadletters import DeadLetter
-from forebay.streams.intake.accept import Accepted, Acceptor, Rules
-from forebay.streams.intake.apart import taken_apart
+from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
 from forebay.streams.intake.catalogue import Catalogue
 from forebay.streams.intake.duplicates import HourSets
-from forebay.streams.intake.fields import ITEM
+from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
-from forebay.streams.worker.blocks import blocks_of
 from forebay.streams.worker.source import Source
 from forebay.telemetry import emit
 
@@ -85,8 +85,7 @@ class Intake:
         values = [encode(ItemUpdate("i", {"a": "b"}, 1, "e")), encode(Behaviour("u", "i", "a", 1.0, 1, "e"))]
         batch = PartitionBatch(0, [b"k"] * 2, values, [0, 1], [1, 1])
         accepted, catalogue = self._acceptor.accept([batch], {0: HourSets()}), Catalogue()
-        for block in self._acceptor.one_by_one(accepted, catalogue.take(accepted.fields, accepted.rows)):
-            catalogue.learn(taken_apart(block))
+        catalogue.learn(accepted.fields, catalogue.take(accepted.fields, accepted.rows))
         filled = replace(accepted, fields=catalogue.fill(accepted.fields, accepted.rows))
         for side in SIDES:
             self._acceptor.blocks(filled, side, 1)
@@ -142,13 +141,20 @@ class Intake:
         return Outcome(records, offsets, (), taken, taken)
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
-        """See Stage: the newest updates of items; without a value, a record says that its item is gone. Raises
-        BlockTooNew; what is no Block is told of and stepped over."""
+        """See Stage: the newest updates of items. A record without a value says that its item is gone; what is no
+        update is told of and stepped over."""
         for batch in batches:
-            updates = batch.at([n for n, value in enumerate(batch.values) if value is not None])
-            for block in Block.joined(blocks_of(updates, self.follows, self.name)):
-                self.catalogue.learn(taken_apart(block))
-            if len(updates.keys) < len(batch.keys):
+            kept = [n for n, value in enumerate(batch.values) if value is not None]
+            fields, _ = read_all([batch.values[n] for n in kept])
+            good = fields.read & (fields.kind == ITEM_UPDATE) & (fields.time != ABSENT)
+            for place in np.flatnonzero(~good).tolist():
+                log.warning(
+                    "%s[%d], offset %d is no item update and is stepped over",
+                    self.follows, batch.partition, batch.offsets[kept[place]],
+                )  # fmt: skip
+                emit("stranger", stage=self.name, partition=batch.partition)
+            self.catalogue.learn(fields, np.flatnonzero(good))
+            if len(kept) < len(batch.values):
                 last = dict(zip(batch.keys, batch.values, strict=True))
                 self.catalogue.forget([key for key, value in last.items() if key and value is None])
 
@@ -191,12 +197,10 @@ class Intake:
         return self._acceptor.accept(batches, {b.partition: self.partitions[b.partition].sets for b in batches})
 
     def _newest(self, accepted: Accepted) -> list[Record]:
-        """Updates that the catalogue is to have: each in a Block of its own, keyed by its item."""
-        fields, rows = accepted.fields, self.catalogue.take(accepted.fields, accepted.rows)
-        keys = [fields.data[start:end].tobytes() for start, end in fields.texts[rows, ITEM].tolist()]
-        blocks = self._acceptor.one_by_one(accepted, rows)
+        """Updates that the catalogue is to have: as a publisher would write them, and keyed by their items."""
+        rows = self.catalogue.take(accepted.fields, accepted.rows)
         topic = self._topics.catalogue
-        return [r for key, block in zip(keys, blocks, strict=True) for r in _records(block, topic, -1, key)]
+        return [Record(topic, -1, e.item.encode(), encode(e)) for e in updates_of(accepted.fields, rows)]
 
     def _told(self, accepted: Accepted, side: Side) -> list[Record]:
         topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
@@ -226,5 +230,5 @@ def _age_h(owned: OwnedSource) -> int:
     return -1 if oldest is None else owned.meta.newest_append // HOUR_MS - oldest
 
 
-def _records(block: Block, topic: str, partition: int, key: bytes | None = None) -> list[Record]:
-    return [Record(topic, partition, key, value, ((HEADER, header),)) for header, value in block.encode()]
+def _records(block: Block, topic: str, partition: int) -> list[Record]:
+    return [Record(topic, partition, None, value, ((HEADER, header),)) for header, value in block.encode()]

@@ -40,16 +40,6 @@ class PartitionBatch:
             self.headers[start:],
         )  # fmt: skip
 
-    def at(self, places: Sequence[int]) -> PartitionBatch:
-        """The records at some places, in their order."""
-        if len(places) == len(self.offsets):
-            return self
-        return PartitionBatch(
-            self.partition, [self.keys[p] for p in places], [self.values[p] for p in places],
-            [self.offsets[p] for p in places], [self.append_times[p] for p in places],
-            [self.headers[p] for p in places] if self.headers else (),
-        )  # fmt: skip
-
     def headers_at(self, place: int) -> Headers:
         """Those of one record."""
         return self.headers[place] if self.headers else ()

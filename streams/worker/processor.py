@@ -15,12 +15,14 @@ harmless.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from forebay.errors import RecordRefused
+from forebay.errors import BlockError, BlockTooNew, RecordRefused
 from forebay.segments.blocks.block import Block
+from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import Side
@@ -30,13 +32,14 @@ from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.partitionstore import PartitionMeta
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
-from forebay.streams.worker.blocks import blocks_of
+from forebay.streams.worker.batch import Headers, Outcome, PartitionBatch, Record
 from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.halving import too_small
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import emit
+
+log = logging.getLogger("forebay.processor")
 
 
 class Processor:
@@ -90,7 +93,7 @@ class Processor:
     def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
         """See Stage: steps 1 to 3. Raises BlockTooNew; what is no Block is told of and stepped over."""
         started = time.perf_counter()
-        blocks = {b.partition: list(Block.joined(blocks_of(b, self.topic, self.name))) for b in batches}
+        blocks = {batch.partition: self._blocks(batch) for batch in batches}
         events = sum(len(block) for found in blocks.values() for block in found)
         stretches = {p: [s for b in found for s in self._coder.stretches(b)] for p, found in blocks.items()}
         read = time.perf_counter()
@@ -136,6 +139,22 @@ class Processor:
         """See Stage."""
         return ""
 
+    def _blocks(self, batch: PartitionBatch) -> list[Block]:
+        found = []
+        for place, value in enumerate(batch.values):
+            try:
+                found.append(_block(batch.headers_at(place), value))
+            except BlockTooNew as error:
+                at = f"{self.topic}[{batch.partition}], offset {batch.offsets[place]}"
+                raise BlockTooNew(error.what, where=at, do=error.do) from None
+            except BlockError as error:  # nothing that was accepted: an Intake writes its Blocks whole
+                log.warning(
+                    "%s[%d], offset %d is no block and is stepped over: %s",
+                    self.topic, batch.partition, batch.offsets[place], error,
+                )  # fmt: skip
+                emit("stranger", stage=self.name, partition=batch.partition)
+        return list(Block.joined(found))
+
     def _encoded(self) -> list[Record]:
         """Step 3: the records of all rows that waited."""
         pending = {number: waits for number, owned in self.partitions.items() if len(waits := owned.waiting())}
@@ -150,3 +169,10 @@ class Processor:
         for block in blocks:
             for (kind, name), events in self._undeclared.count(block).items():
                 emit("undeclared", stage=self.name, kind=kind, name=name, events=events)
+
+
+def _block(headers: Headers, value: bytes | None) -> Block:
+    header = dict(headers or ()).get(HEADER)
+    if header is None or value is None:
+        raise BlockError("it has no header of one" if value is not None else "it has no value")
+    return Block.decode(header, value)

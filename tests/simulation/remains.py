@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from forebay.events import Behaviour, Event, ItemUpdate, UserProfile
+from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
 from forebay.segments.blocks.schema import HEADER, TICK
@@ -77,8 +77,8 @@ class Remains:
         topic, kept = self.topics.catalogue, {}
         for partition in range(self.log.partitions(topic)):
             for record in self.log.records(topic, partition):
-                assert record.key is not None
-                (kept[record.key.decode()],) = events_of(_block(record))
+                assert record.key is not None and record.value is not None
+                kept[record.key.decode()] = decode(record.value)
         newest = {e.item: e for e in sorted(updates, key=naive.order_of)}
         assert kept == newest, f"the catalogue has {kept}, and not {newest}"
 

@@ -8,14 +8,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, UserProfile, encode
 from forebay.segments.blocks.block import Block
-from forebay.segments.blocks.build import block_of, events_of
+from forebay.segments.blocks.build import events_of
 from forebay.segments.state.ids import hash_id
-from forebay.streams.intake.apart import taken_apart
+from forebay.streams.intake.accept import read_all
 from forebay.streams.intake.assemble import assemble
 from forebay.streams.intake.catalogue import Catalogue
-from forebay.streams.intake.fields import Fields, fields_of
+from forebay.streams.intake.fields import Fields, fields_of, updates_of
 from forebay.streams.intake.items import Items
 
 NAMES = ("items/0",)
@@ -78,11 +78,11 @@ def _block(fields: Fields) -> Block:
     return assemble(fields, np.arange(len(fields)), zeros, zeros, zeros, NAMES)
 
 
-def _learnt(updates: Sequence[Event]) -> Fields:
+def _learn(catalogue: Catalogue, updates: Sequence[Event]) -> None:
     """As they come from the topic."""
-    count = len(updates)
-    ((header, value),) = block_of(updates, [0] * count, [0] * count, [0] * count, NAMES).encode()
-    return taken_apart(Block.decode(header, value))
+    fields, refused = read_all([encode(update) for update in updates])
+    assert not refused
+    catalogue.learn(fields, np.arange(len(updates)))
 
 
 @settings(deadline=None, max_examples=300)
@@ -94,7 +94,7 @@ def test_it_is_a_dictionary_of_the_newest_updates(steps: list[tuple[str, list[Ev
     for step, events in steps:
         match step:
             case "learn":
-                catalogue.learn(_learnt(events))
+                _learn(catalogue, events)
                 twin.learn(events)
             case "drop":
                 catalogue.drop()
@@ -115,19 +115,17 @@ def test_it_is_a_dictionary_of_the_newest_updates(steps: list[tuple[str, list[Ev
 
 @settings(deadline=None)
 @given(st.lists(st.one_of(UPDATES, BEHAVIOURS, PROFILES), max_size=9))
-def test_a_block_taken_apart_is_what_a_reader_found(events: list[Event]) -> None:
-    """Put together again it has the same events; a part of a block does, too."""
-    block = _block(fields_of(events))  # type: ignore[arg-type]
-    again = _block(taken_apart(block))
-    assert events_of(again) == events and again.attributes == block.attributes
-    part = block.slice(len(events) // 3, len(events))
-    assert events_of(_block(taken_apart(part))) == events[len(events) // 3 :]
+def test_updates_are_what_a_reader_found(events: list[Event]) -> None:
+    """One by one and in order, whatever stands between them."""
+    rows = np.array([n for n, event in enumerate(events) if isinstance(event, ItemUpdate)], np.int64)
+    for fields in (fields_of(events), read_all([encode(event) for event in events])[0]):  # type: ignore[arg-type]
+        assert updates_of(fields, rows) == [events[row] for row in rows]
 
 
 def test_only_those_that_are_asked_for_are_filled() -> None:
     """A record that was refused is nobody's event."""
     catalogue = Catalogue()
-    catalogue.learn(_learnt([ItemUpdate("i", {"year": 1.0}, 1, "e")]))
+    _learn(catalogue, [ItemUpdate("i", {"year": 1.0}, 1, "e")])
     fields = fields_of([Behaviour("u", "i", "rate", 1.0, 2, f"e{n}") for n in range(3)])
     filled = events_of(_block(catalogue.fill(fields, np.array([0, 2]))))
     assert [e.item_attributes for e in filled if isinstance(e, Behaviour)] == [{"year": 1.0}, {}, {"year": 1.0}]
@@ -138,7 +136,7 @@ def test_memory_does_not_grow_with_updates_of_the_same_items() -> None:
     catalogue, sizes = Catalogue(), list[int]()
     for turn in range(60):
         updates = [ItemUpdate(f"i{n}", {"t": f"{turn}-{n}", "l": ["a"] * 3}, turn + 1, "e") for n in range(200)]
-        catalogue.learn(_learnt(updates))
+        _learn(catalogue, updates)
         sizes.append(catalogue.nbytes)
     assert len(catalogue) == 200 and max(sizes[20:]) <= max(sizes[:20])
     fields = fields_of([Behaviour("u", f"i{n}", "rate", 1.0, 2, f"e{n}") for n in range(200)])

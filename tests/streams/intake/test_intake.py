@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forebay.clock import DAY_MS, HOUR_MS
-from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, encode
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, decode, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
 from forebay.segments.blocks.schema import HEADER
@@ -116,15 +116,13 @@ def _of_topic(outcome: Outcome) -> list[tuple[str, Event]]:
     """Key and event of each record for the catalogue."""
     mine = [r for r in outcome.records if r.topic == TOPICS.catalogue]
     assert all(r.partition == -1 for r in mine)
-    blocks = [(r.key or b"", Block.decode(dict(r.headers)[HEADER], r.value or b"")) for r in mine]
-    return [(key.decode(), event) for key, block in blocks for event in events_of(block)]
+    return [((r.key or b"").decode(), decode(r.value or b"")) for r in mine]
 
 
 def _read_back(intake: Intake, records: Sequence[Record], partition: int = 0) -> None:
     """The followed topic has `records`."""
-    values, headers = [r.value for r in records], [r.headers for r in records]
-    count = len(records)
-    intake.learn([PartitionBatch(partition, [r.key for r in records], values, range(count), [NOW] * count, headers)])
+    keys, values, count = [r.key for r in records], [r.value for r in records], len(records)
+    intake.learn([PartitionBatch(partition, keys, values, range(count), [NOW] * count)])
 
 
 def _filled(outcome: Outcome) -> dict[str, Attributes]:
@@ -149,12 +147,10 @@ def test_a_behaviour_without_item_attributes_gets_those_of_the_newest_update(ope
 
 
 def test_only_an_update_that_is_newer_goes_into_the_catalogue(opened: Callable[..., Intake]) -> None:
-    """In a topic that keeps the last record, an older one would take its place. A Block has that item's names alone."""
+    """In a topic that keeps the last record, an older one would take its place."""
     intake = opened()
     first = intake.apply([_batch(2, [ItemUpdate("i1", {"year": 1.0}, 7, "e"), ItemUpdate("i2", {"g": "x"}, 7, "e")])])
     assert [key for key, _ in _of_topic(first)] == ["i1", "i2"]
-    blocks = [Block.decode(dict(r.headers)[HEADER], r.value or b"") for r in first.records if r.key]
-    assert [[a.name for a in block.attributes] for block in blocks] == [["year"], ["g"]]
     older = [ItemUpdate("i1", {"year": 2.0}, 6, "z"), ItemUpdate("i1", {"year": 3.0}, 7, "e")]
     outcome = intake.apply([_batch(2, older, first=2)])
     assert _of_topic(outcome) == [] and len(_told(outcome.records, "item")) == 2
@@ -192,10 +188,11 @@ def test_an_item_that_is_gone_from_the_topic_is_not_known(opened: Callable[..., 
     remove = add_hook(lambda name, details: strangers.append(int(details["partition"])) if name == "stranger" else None)
     try:
         gone = [one._replace(value=None), two._replace(value=None)]
-        _read_back(intake, [one, two, three, *gone, two, one._replace(value=b"?"), one._replace(value=None)], 4)
+        odd = [one._replace(value=value) for value in (b"?", encode(_click(1)), b'{"type":"item_update","item":"i1"}')]
+        _read_back(intake, [one, two, three, *gone, two, *odd, one._replace(value=None)], 4)
     finally:
         remove()
-    assert strangers == [4]
+    assert strangers == [4, 4, 4]
     filled = _filled(intake.apply([_batch(0, [_click(n) for n in (1, 2, 3)])]))
     assert filled == {"e1": {}, "e2": {"year": 1.0}, "e3": {"year": 1.0}}
 
