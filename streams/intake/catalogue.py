@@ -18,11 +18,18 @@ from forebay.segments.state.hashing import hashes_of
 from forebay.streams.intake.fields import ID, ITEM, ITEM_SCOPE, Fields, Owned, with_attributes
 from forebay.streams.intake.items import Items
 
+CATALOGUE_BYTES = 1 << 30
+
 
 class Catalogue:
-    """Of one Intake process. One thread."""
+    """Of one Intake process. One thread.
 
-    def __init__(self) -> None:
+    Past `memory_bytes` no item is taken that is not there already: its behaviours come out as they came in. The bound
+    is looked at before each batch, and columns grow by halves, so that about half as much may be taken besides.
+    """
+
+    def __init__(self, memory_bytes: int = CATALOGUE_BYTES) -> None:
+        self._memory_bytes = memory_bytes
         self._known, self._ahead = Items(), Items()
 
     def __len__(self) -> int:
@@ -34,16 +41,21 @@ class Catalogue:
         """Memory in bytes."""
         return self._known.nbytes + self._ahead.nbytes
 
-    def learn(self, fields: Fields, rows: Ints) -> None:
-        """The updates at `rows` int64 were read from the topic: they are in the log."""
+    def learn(self, fields: Fields, rows: Ints) -> int:
+        """The updates at `rows` int64 were read from the topic: they are in the log. Returns how many items are left
+        out for want of memory."""
         rows, hashes, times, ids = _newest(fields, rows)
-        newer = self._known.newer(hashes, times, ids)
+        newer, out = self._known.newer(hashes, times, ids), np.zeros(len(rows), np.bool_)
+        if self.nbytes > self._memory_bytes:
+            out = self._known.find(hashes) < 0
+            newer &= ~out
         _put(self._known, fields, rows[newer], hashes[newer], times[newer], ids[newer])
-        hashes, times, ids = self._ahead.stamps()
-        if len(hashes):
-            read_back = ~self._known.newer(hashes, times, ids)
+        ahead, times, ids = self._ahead.stamps()
+        if len(ahead):
+            read_back = ~self._known.newer(ahead, times, ids) | np.isin(ahead, hashes[out])
             if read_back.any():
                 self._ahead = self._ahead.without(read_back)
+        return int(out.sum())
 
     def forget(self, items: Sequence[bytes]) -> None:
         """The topic says that these are gone."""

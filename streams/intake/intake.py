@@ -34,7 +34,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
 from forebay.streams.deadletters import DeadLetter
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
-from forebay.streams.intake.catalogue import Catalogue
+from forebay.streams.intake.catalogue import CATALOGUE_BYTES, Catalogue
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.note import Note
@@ -63,16 +63,17 @@ class Intake:
         folder: Path,
         rules: Rules = Rules(),
         memory_bytes: int = MEMORY_BYTES,
+        catalogue_bytes: int = CATALOGUE_BYTES,
     ) -> None:
         """`sources` by number; each side's clean log has so many `partitions`. Stores live in `folder`, one directory
         for each source partition. Identities take `memory_bytes` at most: past it the oldest hours are forgotten, and
-        what comes of them is late from then on."""
+        what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more."""
         self.folder, self.partitions = folder, dict[int, OwnedSource]()
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
-        self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue()
-        self._ticked = 0
+        self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
+        self._ticked, self._full = 0, False
 
     @property
     def follows(self) -> str:
@@ -153,7 +154,8 @@ class Intake:
                     self.follows, batch.partition, batch.offsets[kept[place]],
                 )  # fmt: skip
                 emit("stranger", stage=self.name, partition=batch.partition)
-            self.catalogue.learn(fields, np.flatnonzero(good))
+            if left_out := self.catalogue.learn(fields, np.flatnonzero(good)):
+                self._tell_full(left_out)
             if len(kept) < len(batch.values):
                 last = dict(zip(batch.keys, batch.values, strict=True))
                 self.catalogue.forget([key for key, value in last.items() if key and value is None])
@@ -205,6 +207,15 @@ class Intake:
     def _told(self, accepted: Accepted, side: Side) -> list[Record]:
         topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
         return [record for p, blocks in found.items() for block in blocks for record in _records(block, topic, p)]
+
+    def _tell_full(self, left_out: int) -> None:
+        emit("catalogue_full", stage=self.name, items=left_out, memory=self.catalogue.nbytes)
+        if not self._full:
+            log.warning(
+                "the catalogue has %d items in %d MB and takes no more: behaviours of others get no item attributes",
+                len(self.catalogue), self.catalogue.nbytes >> 20,
+            )  # fmt: skip
+        self._full = True
 
     def _bound_memory(self) -> None:
         """Forget the hour that is oldest by its own source's log: one that lags has younger ones than it seems."""

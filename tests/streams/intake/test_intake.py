@@ -197,6 +197,33 @@ def test_an_item_that_is_gone_from_the_topic_is_not_known(opened: Callable[..., 
     assert filled == {"e1": {}, "e2": {"year": 1.0}, "e3": {"year": 1.0}}
 
 
+def test_a_catalogue_that_is_full_takes_no_item_more(tmp_path: Path) -> None:
+    """It says so, goes on, and keeps what it has up to date: its memory does not grow with what comes."""
+    intake, left_out = Intake(TOPICS, SOURCES, COUNTS, tmp_path, catalogue_bytes=60_000), list[int]()
+    intake.open(2, SOURCES[2], 0)
+    intake.open(0, SOURCES[0], 0)
+    remove = add_hook(
+        lambda name, details: left_out.append(int(details["items"])) if name == "catalogue_full" else None
+    )
+    sizes = []
+    try:
+        for turn in range(40):
+            updates = [ItemUpdate(f"i{turn}-{n}", {"year": 1.0}, 7, "e") for n in range(100)]
+            outcome = intake.apply([_batch(2, updates, first=turn * 100)])
+            assert len(_of_topic(outcome)) == 100
+            _read_back(intake, [r for r in outcome.records if r.topic == TOPICS.catalogue])
+            sizes.append(intake.catalogue.nbytes)
+    finally:
+        remove()
+    assert max(sizes) < 120_000 and sizes[-1] == sizes[20]
+    assert 0 < len(intake.catalogue) < 4000 and sum(left_out) == 4000 - len(intake.catalogue)
+    newer = intake.apply([_batch(2, [ItemUpdate("i0-1", {"year": 2.0}, 8, "e")], first=4000)])
+    _read_back(intake, [r for r in newer.records if r.topic == TOPICS.catalogue])
+    events = [Behaviour("u", item, "rate", 1.0, NOW - 1, item) for item in ("i0-1", "i39-1")]
+    assert _filled(intake.apply([_batch(0, events)])) == {"i0-1": {"year": 2.0}, "i39-1": {}}
+    _close(intake)
+
+
 def test_a_tick_of_every_hour_goes_to_every_partition_once(opened: Callable[..., Intake]) -> None:
     """By whoever has the first source partition; again after it was taken over, for the one before may have failed."""
     intake, hour = opened(), NOW // HOUR_MS * HOUR_MS
