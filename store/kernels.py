@@ -91,7 +91,7 @@ def release_rows(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None
 
 @_kernel
 def fill_cells(cells: npt.NDArray[np.int32], hashes: Ints, rows: Ints) -> None:
-    """Insert `rows`, whose hashes differ, into cells that are all free."""
+    """Insert `rows`, whose hashes differ from each other and from those that are in `cells`, into free ones."""
     mask = len(cells) - 1
     for i in range(len(rows)):
         at = hashes[rows[i]] & mask

@@ -42,10 +42,10 @@ def worker_producer(address: Address, transactional_id: str, timeout_ms: int) ->
     }
 
 
-def replica_consumer(address: Address) -> dict[str, Any]:
-    """A consumer of vectors, outside any group: committed ones, and nothing skipped."""
+def follower_consumer(address: Address) -> dict[str, Any]:
+    """A consumer that reads a compacted topic whole, outside any group: committed records, and nothing skipped."""
     return cluster_of(address).for_librdkafka() | {
-        "group.id": "forebay.replica",  # required by the library; nothing is ever committed to it
+        "group.id": "forebay.follower",  # required by the library; nothing is ever committed to it
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
         "isolation.level": "read_committed",

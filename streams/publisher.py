@@ -39,7 +39,8 @@ class EventPublisher:
     one PublishError, in sending order, with the id and time that it was sent with. Such an event may have arrived all
     the same (the answer was lost): sent again as it is, its id lets the Intake count it once.
 
-    `enrich` fills the absent `item_attributes` of a Behaviour by item id. `linger_ms` is how long a record waits for
+    `enrich` fills the absent `item_attributes` of a Behaviour by item id; what is absent then, the Intake fills from
+    the item's newest update. `linger_ms` is how long a record waits for
     company; `timeout_s` how long an event may stay unacknowledged; `max_memory_bytes` bounds what waits for an
     acknowledgement: past it `send` blocks. `bootstrap` is host:port, or a Cluster where brokers ask for TLS or SASL.
     `client` is passed to kafka-python (compression_type, ...). Threads may share one publisher. Raises

@@ -19,7 +19,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.store.servingcopy import ServingCopy
 from forebay.streams.bounded import CLOSE_S, within
-from forebay.streams.clients import replica_consumer
+from forebay.streams.clients import follower_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, describe
@@ -53,7 +53,7 @@ class Replica:
         self._places = [(t, p) for t in self._side_of for p in range(info[t].partitions)]
         self._behind = set(self._places)
         self._ends: dict[tuple[str, int], int] = {}  # as they were at the start
-        self._consumer = Consumer(replica_consumer(bootstrap))
+        self._consumer = Consumer(follower_consumer(bootstrap))
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Raises what the store or the log refuses: the process ends, and restarts from the

@@ -51,6 +51,12 @@ class Topics:
         """Records that the Intake refused, see `deadletters`."""
         return f"{self.prefix}dead-letters"
 
+    @property
+    def catalogue(self) -> str:
+        """The newest accepted update of each item, as JSON with its time and id, keyed by item: compacted. The Intake's
+        own memory: it writes it, and every Intake reads all of it."""
+        return f"{self.prefix}catalogue"
+
     def events(self, side: str) -> str:
         """The clean log of one side: Blocks of accepted events, by the murmur2 partition of its entities."""
         return f"{self.prefix}events.{_side(side)}"
@@ -101,8 +107,8 @@ def ensure(
     dead_letter_days: float = DEAD_LETTER_DAYS,
     **client: Any,
 ) -> list[TopicStatus]:
-    """Create what is missing: the sources, both clean logs, the dead letters and, with a generation, its two vectors
-    topics.
+    """Create what is missing: the sources, both clean logs, the catalogue, the dead letters and, with a generation, its
+    two vectors topics.
 
     Idempotent, and safe beside another process that does the same; a crash in between leaves some topics, and the next
     call makes the rest. An existing topic is never altered: other partitions (of a source any count will do), timestamp
@@ -144,16 +150,16 @@ def _wanted(
         **{name: (partitions, log) for name in (*topics.sources, *(topics.events(side) for side in SIDES))},
         topics.dead_letters: (1, {**log, "retention.ms": str(dead_letter_ms)}),
     }
+    newest = {
+        "message.timestamp.type": "LogAppendTime",
+        "cleanup.policy": "compact",
+        "segment.bytes": str(64 << 20),  # the active segment is never compacted: a restart reads it whole
+        "max.compaction.lag.ms": str(DAY_MS),  # what was replaced or erased leaves the log within a day or so
+        "delete.retention.ms": str(retention_ms),  # a reader that was away that long still sees the erasure
+    }
+    wanted[topics.catalogue] = (partitions, newest)
     if generation is not None:
-        vectors = {
-            "message.timestamp.type": "LogAppendTime",
-            "cleanup.policy": "compact",
-            "segment.bytes": str(64 << 20),  # the active segment is never compacted: a restart reads it whole
-            "max.compaction.lag.ms": str(DAY_MS),  # an erased entity's vectors leave the log within a day or so
-            "delete.retention.ms": str(retention_ms),  # a replica that was away that long still sees the erasure
-        }
-        for side in SIDES:
-            wanted[topics.vectors(generation, side)] = (partitions, vectors)
+        wanted |= {topics.vectors(generation, side): (partitions, newest) for side in SIDES}
     return wanted
 
 

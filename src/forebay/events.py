@@ -34,8 +34,9 @@ Attributes: TypeAlias = dict[str, Attribute]
 class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults=True, frozen=True, gc=False):
     """A user did something with an item. Topic `behaviour`, keyed by user.
 
-    `item_attributes` are the item's attributes as they were then, for user-side features: a join at processing time
-    would make the result depend on timing. Absent ones fall into the unknown bucket. `attributes` are the event's own:
+    `item_attributes` are the item's attributes as they were then, for user-side features. Where there are none, the
+    Intake writes those of the item's newest accepted update into the clean log: a join at processing time would make
+    the result depend on timing. Absent ones fall into the unknown bucket. `attributes` are the event's own:
     where on the page it was, on which device, in which request.
     """
 
@@ -45,7 +46,7 @@ class Behaviour(msgspec.Struct, tag_field="type", tag="behaviour", omit_defaults
     value: float = 0.0  # how much: a rating, seconds, a price
     time: int | None = None  # ms since 1970; absent: the publisher's now, or the time at which the log took it
     id: str | None = None  # one of the same user, time and id counts once; absent: the publisher makes one up
-    item_attributes: Attributes = {}  # of the item, as they were then
+    item_attributes: Attributes = {}  # of the item, as they were then; absent: those of its newest accepted update
     attributes: Attributes = {}  # of the event itself: where on the page, which device, which request
 
 

@@ -91,8 +91,7 @@ class Acceptor:
         sources = np.repeat(
             np.array([b.partition for b in batches], np.int64), [len(batch.offsets) for batch in batches]
         )
-        refused: dict[int, EventError] = {}
-        fields = self._read(values, refused)
+        fields, refused = read_all(values)
         timed = self._timed(fields, refused)
         fields = self._completed(fields, appends, offsets, sources)
         since = np.zeros(len(self._sources), np.int64)
@@ -140,17 +139,6 @@ class Acceptor:
             middle = len(rows) // 2
             yield from self._assembled(accepted, rows[:middle], start)
             yield from self._assembled(accepted, rows[middle:], start + middle)
-
-    def _read(self, values: Sequence[bytes | None], refused: dict[int, EventError]) -> Fields:
-        fields = read([value or b"" for value in values])
-        rows, events = [], []
-        for row in np.flatnonzero(~fields.read).tolist():
-            try:
-                events.append(read_one(values[row]))
-                rows.append(row)
-            except EventError as error:
-                refused[row] = error
-        return with_rows(fields, np.array(rows, np.int64), fields_of(events))
 
     def _timed(self, fields: Fields, refused: dict[int, EventError]) -> Bools:
         """Those that were read and have a time, or get one from the log."""
@@ -210,6 +198,19 @@ class Acceptor:
             error, key=key, value=value, topic=topic, partition=int(partition), offset=offset, append_time=append,
             processor="intake",
         )  # fmt: skip
+
+
+def read_all(values: Sequence[bytes | None]) -> tuple[Fields, dict[int, EventError]]:
+    """Fields of n records, and for each that could not be read the reason."""
+    fields, refused = read([value or b"" for value in values]), dict[int, EventError]()
+    rows, events = [], []
+    for row in np.flatnonzero(~fields.read).tolist():
+        try:
+            events.append(read_one(values[row]))
+            rows.append(row)
+        except EventError as error:
+            refused[row] = error
+    return with_rows(fields, np.array(rows, np.int64), fields_of(events)), refused
 
 
 def _has_item(fields: Fields, rows: Ints) -> Bools:

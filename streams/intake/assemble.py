@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numba import njit
 
 from forebay.arrays import Bytes, Ints, Places
 from forebay.errors import UsageError
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import MAX_ATTRIBUTES, TEXTS, Attribute, schema_of
 from forebay.segments.state.hashing import hashes_of
-from forebay.streams.intake.fields import KINDS, SCOPES, Fields, Owned
+from forebay.streams.intake.fields import KINDS, SCOPES, Fields, Owned, gathered
 
 
 def assemble(
@@ -86,17 +84,6 @@ def _column(data: Bytes, owned: Owned, at: Ints, places: Ints, count: int, attri
 
 
 def _strings(data: Bytes, spans: Ints, valid: pa.Buffer | None = None, nulls: int = 0) -> pa.Array:
-    offsets = np.zeros(len(spans) + 1, np.int32)
-    np.cumsum(spans[:, 1] - spans[:, 0], out=offsets[1:])
-    letters = np.empty(offsets[-1], np.uint8)
-    _gather(data, spans, offsets, letters)
-    buffers = [valid, pa.py_buffer(offsets), pa.py_buffer(letters)]
+    letters, bounds = gathered(data, spans)
+    buffers = [valid, pa.py_buffer(bounds.astype(np.int32)), pa.py_buffer(letters)]
     return pa.Array.from_buffers(pa.string(), len(spans), buffers, nulls)
-
-
-@njit(cache=True, nogil=True)
-def _gather(data: Any, spans: Any, offsets: Any, letters: Any) -> None:
-    for i in range(len(spans)):
-        start, to = spans[i, 0], offsets[i]
-        for k in range(spans[i, 1] - start):
-            letters[to + k] = data[start + k]

@@ -1,14 +1,17 @@
-"""The Intake: raw records in, the clean log out. The one speaker of both clean logs and of the dead letters.
+"""The Intake: raw records in, the clean log out. The one speaker of both clean logs, the catalogue and the dead
+letters.
 
 A Worker calls it as it calls a Processor, with these numbers in metrics, tests and logs:
 
     1 accept     `apply`: records are read, completed, judged and told apart from what came before (accept.py)
-    2 assemble   `apply`: events become Blocks, bad records dead letters
-    4 transact   the Worker: Blocks, dead letters, ticks and source offsets with their notes in one commit
+    2 assemble   `apply`: behaviours without item attributes get those of the catalogue; events become Blocks, bad
+                 records dead letters
+    4 transact   the Worker: Blocks, the newest updates for the catalogue, dead letters, ticks and source offsets with
+                 their notes in one commit
     5 store      `flush`, after the commit: identities and the offset; the store may lag the group, never lead it
 
 A crash before the commit of 4 leaves nothing; between 4 and 5 the next owner reads the gap silently, which only makes
-the identities known again.
+the identities known again: what was told has its item attributes in its Block.
 """
 
 from __future__ import annotations
@@ -16,19 +19,24 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.errors import EventError
-from forebay.events import Tick
+from forebay.events import Behaviour, ItemUpdate, Tick, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import block_of
-from forebay.segments.blocks.schema import HEADER
+from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
 from forebay.streams.deadletters import DeadLetter
-from forebay.streams.intake.accept import Accepted, Acceptor, Rules
+from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
+from forebay.streams.intake.catalogue import CATALOGUE_BYTES, Catalogue
 from forebay.streams.intake.duplicates import HourSets
+from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.topics import Topics
@@ -55,20 +63,33 @@ class Intake:
         folder: Path,
         rules: Rules = Rules(),
         memory_bytes: int = MEMORY_BYTES,
+        catalogue_bytes: int = CATALOGUE_BYTES,
     ) -> None:
         """`sources` by number; each side's clean log has so many `partitions`. Stores live in `folder`, one directory
         for each source partition. Identities take `memory_bytes` at most: past it the oldest hours are forgotten, and
-        what comes of them is late from then on."""
+        what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more."""
         self.folder, self.partitions = folder, dict[int, OwnedSource]()
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
-        self._acceptor = Acceptor(self._names, rules)
-        self._ticked = 0
+        self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
+        self._ticked, self._full = 0, False
+
+    @property
+    def follows(self) -> str:
+        """See Stage."""
+        return self._topics.catalogue
 
     def warm(self) -> None:
         """See Stage."""
         self._acceptor.warm()
+        values = [encode(ItemUpdate("i", {"a": "b"}, 1, "e")), encode(Behaviour("u", "i", "a", 1.0, 1, "e"))]
+        batch = PartitionBatch(0, [b"k"] * 2, values, [0, 1], [1, 1])
+        accepted, catalogue = self._acceptor.accept([batch], {0: HourSets()}), Catalogue()
+        catalogue.learn(accepted.fields, catalogue.take(accepted.fields, accepted.rows))
+        filled = replace(accepted, fields=catalogue.fill(accepted.fields, accepted.rows))
+        for side in SIDES:
+            self._acceptor.blocks(filled, side, 1)
 
     def has_stores(self) -> bool:
         """See Stage."""
@@ -85,6 +106,8 @@ class Intake:
         """See Stage."""
         if (owned := self.partitions.pop(partition, None)) is not None:
             owned.close()
+        if not self.partitions:  # as after a commit that failed
+            self.catalogue.drop()
         self._ticked = 0  # whether the tick under way was committed is not known: it is told again
 
     def flush(self) -> None:
@@ -107,7 +130,9 @@ class Intake:
         if not aloud or accepted is None:
             return Outcome(offsets=offsets, taken=taken, events=taken)
         read = time.perf_counter()
-        records = [record for side in SIDES for record in self._told(accepted, side)]
+        records = self._newest(accepted)  # first: behaviours of the batch get them, too
+        accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
+        records += [record for side in SIDES for record in self._told(accepted, side)]
         records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
         assembled = time.perf_counter()
         for letter in accepted.letters:
@@ -115,6 +140,25 @@ class Intake:
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
         return Outcome(records, offsets, (), taken, taken)
+
+    def learn(self, batches: Sequence[PartitionBatch]) -> None:
+        """See Stage: the newest updates of items. A record without a value says that its item is gone; what is no
+        update is told of and stepped over."""
+        for batch in batches:
+            kept = [n for n, value in enumerate(batch.values) if value is not None]
+            fields, _ = read_all([batch.values[n] for n in kept])
+            good = fields.read & (fields.kind == ITEM_UPDATE) & (fields.time != ABSENT)
+            for place in np.flatnonzero(~good).tolist():
+                log.warning(
+                    "%s[%d], offset %d is no item update and is stepped over",
+                    self.follows, batch.partition, batch.offsets[kept[place]],
+                )  # fmt: skip
+                emit("stranger", stage=self.name, partition=batch.partition)
+            if left_out := self.catalogue.learn(fields, np.flatnonzero(good)):
+                self._tell_full(left_out)
+            if len(kept) < len(batch.values):
+                last = dict(zip(batch.keys, batch.values, strict=True))
+                self.catalogue.forget([key for key, value in last.items() if key and value is None])
 
     def withheld(self, batch: PartitionBatch) -> Outcome:
         """See Stage: a dead letter with the record's place, length and hash, and none of its content."""
@@ -147,16 +191,31 @@ class Intake:
     def note(self, partition: int) -> str:
         """See Stage."""
         owned = self.partitions[partition]
-        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since).encode()
+        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes).encode()
 
     def _accept(self, batches: Sequence[PartitionBatch]) -> Accepted | None:
         if not batches:
             return None
         return self._acceptor.accept(batches, {b.partition: self.partitions[b.partition].sets for b in batches})
 
+    def _newest(self, accepted: Accepted) -> list[Record]:
+        """Updates that the catalogue is to have: as a publisher would write them, and keyed by their items."""
+        rows = self.catalogue.take(accepted.fields, accepted.rows)
+        topic = self._topics.catalogue
+        return [Record(topic, -1, e.item.encode(), encode(e)) for e in updates_of(accepted.fields, rows)]
+
     def _told(self, accepted: Accepted, side: Side) -> list[Record]:
         topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
         return [record for p, blocks in found.items() for block in blocks for record in _records(block, topic, p)]
+
+    def _tell_full(self, left_out: int) -> None:
+        emit("catalogue_full", stage=self.name, items=left_out, memory=self.catalogue.nbytes)
+        if not self._full:
+            log.warning(
+                "the catalogue has %d items in %d MB and takes no more: behaviours of others get no item attributes",
+                len(self.catalogue), self.catalogue.nbytes >> 20,
+            )  # fmt: skip
+        self._full = True
 
     def _bound_memory(self) -> None:
         """Forget the hour that is oldest by its own source's log: one that lags has younger ones than it seems."""

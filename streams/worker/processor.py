@@ -45,6 +45,7 @@ class Processor:
     """Folds and encodes one side of one bundle, for the partitions it was given. One thread at a time."""
 
     needs_all = True
+    follows = None
 
     def __init__(
         self, bundle: Bundle, side: Side, topics: Topics, generation: str, partitions: int, folder: Path
@@ -117,6 +118,9 @@ class Processor:
         for number, (name, took) in enumerate(seconds.items(), start=1):
             emit("step", number=number, name=name, stage=self.name, seconds=took, events=events)
         return Outcome([*retired, *spoken], offsets, {record.partition for record in spoken}, taken, events)
+
+    def learn(self, batches: Sequence[PartitionBatch]) -> None:
+        """See Stage: it follows nothing."""
 
     def withheld(self, batch: PartitionBatch) -> Outcome:
         """See Stage: vectors have one size, whatever the event."""

@@ -1,8 +1,9 @@
 """Ownership of partitions, without Kafka: what a worker opens, folds silently, tells, writes and gives away.
 
 A partition that is assigned stands still until its store is open and folded silently from its own offset to the group's
-committed one, and goes on aloud from there. On revoke the batch under way is committed, the store written and closed
-before the group may give the partition away. The store may lag the group and never lead it.
+committed one. It goes on aloud from there when the topic that its stage follows is read to its end. On revoke the
+batch under way is committed, the store written and closed before the group may give the partition away. The store may
+lag the group and never lead it.
 
 No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the slot taken
 anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the supervisor to
@@ -60,6 +61,7 @@ class Worker:
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
         self._restoring: dict[int, int] = {}  # partition -> fold silently up to this offset
+        self._catching_up = False
         self._met_end: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._progress: Mapping[int, Progress] = {}
@@ -79,8 +81,8 @@ class Worker:
 
     @property
     def excused(self) -> bool:
-        """Whether partitions are restored, or the broker is waited for."""
-        return bool(self._restoring) or bool(self._absence)
+        """Whether partitions are restored, the followed topic is read, or the broker is waited for."""
+        return bool(self._restoring) or self._catching_up or bool(self._absence)
 
     def progress(self) -> Mapping[int, Progress]:
         """How far each partition has come, as of the last turn."""
@@ -197,6 +199,8 @@ class Worker:
             # One that was met before the store was open stands behind records that are still to be folded.
             if partition in self.stage.partitions and partition not in self._restoring:
                 self._met_end[partition] = offset
+        if polled.followed:
+            self.stage.learn(polled.followed)
         return [batch for found in polled.batches if (batch := self._ours(found)) is not None]
 
     def _ours(self, batch: PartitionBatch) -> PartitionBatch | None:
@@ -328,7 +332,7 @@ class Worker:
         if done is not None and store < done:
             self._restoring[partition] = done
         else:
-            self._transport.go_on(partition, store, self._stop)
+            self._go_on(partition, store)
 
     def _past_what_is_gone(self, owned: Owned, partition: int, done: int | None, first: int) -> None:
         """Raise LogGap where records are gone that the state needs; step over those that it does not."""
@@ -364,10 +368,23 @@ class Worker:
             return
         owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
         del self._restoring[partition]
-        self._transport.go_on(partition, end, self._stop)
+        self._go_on(partition, end)
         seconds = time.perf_counter() - started
         log.info("%s: %d events folded again in %.2f s", self._place(partition), events, seconds)
         emit("restored", stage=self.stage.name, partition=partition, events=events, seconds=seconds)
+
+    def _go_on(self, partition: int, offset: int) -> None:
+        """Read the partition aloud from `offset`. What its former owner told of the followed topic is known by then."""
+        self._catching_up = True
+        try:
+            with contextlib.closing(self._transport.catch_up(self._stop)) as parts:
+                for batches in parts:
+                    self.stage.learn(batches)
+                    self._turned()
+        finally:
+            self._catching_up = False
+        if not self._stop.is_set():  # else half of it may be known
+            self._transport.go_on(partition, offset, self._stop)
 
     def _let_go(self, partitions: Sequence[int]) -> None:
         for partition in partitions:

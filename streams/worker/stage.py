@@ -35,8 +35,8 @@ class Owned(Protocol):
 class Stage(Protocol):
     """A worker calls it from one thread, and knows a partition by its number among the sources.
 
-    The order of calls for a partition is `open`, any number of `apply` and `flush`, `close`. If `apply` raises, every
-    partition is closed and opened again: whatever it did in memory is gone by that.
+    The order of calls for a partition is `open`, any number of `apply` and `flush`, `close`. If `apply` raises, or what
+    it gave is not committed, every partition is closed and opened again: whatever it did in memory is gone by that.
     """
 
     @property
@@ -54,6 +54,10 @@ class Stage(Protocol):
     @property
     def needs_all(self) -> bool:
         """Whether state is of the whole log: then nothing may be missing between it and the log's first record."""
+
+    @property
+    def follows(self) -> str | None:
+        """A topic that is read whole, whichever partitions are owned; None where there is none."""
 
     @property
     def partitions(self) -> Mapping[int, Owned]:
@@ -79,6 +83,10 @@ class Stage(Protocol):
 
         Without `aloud` the log has been told before: state moves, and nothing is to be told.
         """
+
+    def learn(self, batches: Sequence[PartitionBatch]) -> None:
+        """Records of the followed topic, by its own partitions, each once and in order. Before a partition is applied
+        aloud, all that the topic had by then was learnt."""
 
     def withheld(self, batch: PartitionBatch) -> Outcome:
         """What stands in the log for the one record of `batch`, whose outcome the broker refuses for its content.

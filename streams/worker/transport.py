@@ -29,10 +29,12 @@ class End:
 @dataclass(frozen=True)
 class Polled:
     """What a poll found: records, a batch for each partition that has some, and the `ends` of partitions that the
-    reader met on the way (partition -> offset of the next record)."""
+    reader met on the way (partition -> offset of the next record). `followed` are records of the followed topic, by its
+    own partitions."""
 
     batches: Sequence[PartitionBatch] = ()
     ends: Mapping[int, int] = field(default_factory=dict)
+    followed: Sequence[PartitionBatch] = ()
 
 
 class Owner(Protocol):
@@ -51,8 +53,9 @@ class Owner(Protocol):
 class Transport(Protocol):
     """One worker's way to what it reads and to the log. One thread calls it; `end` may be asked from any.
 
-    What it reads may be several topics: their partitions are numbered from 0 on, one topic after the other. Every call
-    comes back in bounded time, and where that takes waiting, soon after `stop` is set.
+    What it reads may be several topics: their partitions are numbered from 0 on, one topic after the other. Beside them
+    it may follow one topic: all its partitions, from their beginning on, committed records only, whoever owns what.
+    Every call comes back in bounded time, and where that takes waiting, soon after `stop` is set.
     """
 
     group: str  # whose offsets the commits move
@@ -70,10 +73,18 @@ class Transport(Protocol):
 
     def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
         """Wait for one record, then take what already waits and what comes within `hold_s`, up to `most` records or
-        about a megabyte. This also keeps the membership.
+        about a megabyte. This also keeps the membership, and takes what waits of the followed topic.
 
         What was fetched before a revoke, or before `go_on`, may be in it. Raises LogGap where what is to be read next
         has left the log, and Fenced when this member cannot go on.
+        """
+
+    def catch_up(self, stop: threading.Event) -> Generator[Sequence[PartitionBatch]]:
+        """The records of the followed topic that no poll and no catching up has brought, to where it ends now: all that
+        was committed to it before the call. Nothing stands for a moment in which nothing came. Ends early when `stop`
+        is set, and at once where no topic is followed.
+
+        Raises BrokerUnavailable after 15 s without a word, LogGap where the topic was made anew.
         """
 
     def hold(self, partitions: Sequence[int]) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from forebay.events import Behaviour, Event, ItemUpdate, UserProfile
+from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
 from forebay.segments.blocks.schema import HEADER, TICK
@@ -27,6 +28,7 @@ from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Group, MemoryLog, Stored, Write
 
 from ..segments import naive
+from .joins import Name
 
 Place = tuple[str, int, int]  # topic, partition, offset
 
@@ -55,13 +57,30 @@ class Remains:
             DeadLetter.from_record(r.key, r.value, r.headers) for r in self.log.records(self.topics.dead_letters, 0)
         ]
         _same("dead letters", Counter((d.topic, d.partition, d.offset) for d in letters), Counter(self.refused))
+        joined: dict[Name, Behaviour] = {}  # with the item attributes that the Intake wrote
         for side in SIDES:
             clean = [e for block in self._blocks(side) for e in events_of(block)]
             counted = Counter((e.user, e.time, e.id) for e in clean if isinstance(e, Behaviour))
             _same(f"behaviours in the clean log of {side}", counted, Counter(acted.keys()))
+            for event in clean:
+                if isinstance(event, Behaviour):
+                    name = (event.user, event.time, event.id)
+                    assert _without(event, acted[name]) == acted[name], f"{event} is not what was sent"
+                    assert joined.setdefault(name, event) == event, f"{event} is another one in the other clean log"
             updates = {e.id for e in clean if isinstance(e, UserProfile | ItemUpdate)}
             assert updates == {e.id for e in told[side]}, f"updates in the clean log of {side}"  # type: ignore[union-attr]
-            self._check_side(bundle, encoders[side], side, list(acted.values()), told[side])  # type: ignore[arg-type]
+            self._check_side(bundle, encoders[side], side, list(joined.values()), told[side])  # type: ignore[arg-type]
+        self._check_catalogue([e for e in self.sent if isinstance(e, ItemUpdate)])
+
+    def _check_catalogue(self, updates: list[ItemUpdate]) -> None:
+        """The last record of each item is its newest update."""
+        topic, kept = self.topics.catalogue, {}
+        for partition in range(self.log.partitions(topic)):
+            for record in self.log.records(topic, partition):
+                assert record.key is not None and record.value is not None
+                kept[record.key.decode()] = decode(record.value)
+        newest = {e.item: e for e in sorted(updates, key=naive.order_of)}
+        assert kept == newest, f"the catalogue has {kept}, and not {newest}"
 
     def _check_side(
         self,
@@ -147,6 +166,11 @@ def check_claims(log: MemoryLog, topics: Topics, generation: str, intake: Group,
 def _nothing_before(as_of: int, log: MemoryLog, source: tuple[str, int], done: int, what: str) -> None:
     left = [r.offset for r in log.records(*source, done) if r.append_time < as_of]
     assert not left, f"{what} says {as_of}, and {left} of {source} are not accepted"
+
+
+def _without(event: Behaviour, sent: Behaviour) -> Behaviour:
+    """`event` without item attributes, where it was sent without any."""
+    return event if sent.item_attributes else msgspec.structs.replace(event, item_attributes={})
 
 
 def _block(record: Stored) -> Block:

@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from forebay.arrays import Ints
+from forebay.segments.blocks.schema import ITEM_UPDATE
 from forebay.segments.spec import Side
 from forebay.store.vectors import VectorStore
+from forebay.streams.intake.catalogue import Catalogue
+from forebay.streams.intake.fields import Fields
 from forebay.streams.intake.intake import Intake
 from forebay.streams.intake.note import note_of
 from forebay.streams.transports.memory.log import MemoryLog
+from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.protocol import Worker
 
@@ -90,6 +95,28 @@ def _nobody_fenced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(MemoryLog, "_refusal", lambda self, write: None)
 
 
+def _join_skipped(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Catalogue, "fill", lambda self, fields, rows: fields)
+
+
+def _catalogue_not_read(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryTransport, "catch_up", lambda self, stop: (part for part in ()))
+
+
+def _aborted_updates_kept(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Catalogue, "drop", lambda self: None)
+
+
+def _older_updates_written(patch: pytest.MonkeyPatch) -> None:
+    take = Catalogue.take
+
+    def all_told(self: Catalogue, fields: Fields, rows: Ints) -> Ints:
+        take(self, fields, rows)
+        return rows[fields.kind[rows] == ITEM_UPDATE]
+
+    patch.setattr(Catalogue, "take", all_told)
+
+
 BUGS = {
     "the store leads the group": _store_leads,
     "the gap is not folded": _gap_skipped,
@@ -100,6 +127,10 @@ BUGS = {
     "one source speaks for all": _one_source_speaks_for_all,
     "a serving node keeps offsets without rows": _offsets_without_rows,
     "nobody is fenced": _nobody_fenced,
+    "behaviours get no item attributes": _join_skipped,
+    "events are told before the catalogue is read": _catalogue_not_read,
+    "updates of an aborted commit are known": _aborted_updates_kept,
+    "an older update takes the place of a newer one": _older_updates_written,
 }
 
 

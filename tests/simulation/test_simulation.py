@@ -13,7 +13,10 @@ from .remains import digest
 from .world import GENERATION, TOPICS, World
 
 BLOCK = 20
-ALL = [*TOPICS.sources, *(TOPICS.events(side) for side in SIDES), *(TOPICS.vectors(GENERATION, side) for side in SIDES)]
+ALL = [
+    *TOPICS.sources, *(TOPICS.events(side) for side in SIDES), TOPICS.catalogue,
+    *(TOPICS.vectors(GENERATION, side) for side in SIDES),
+]  # fmt: skip
 ONE = os.environ.get("SEED")
 SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("SEEDS", "200")))
 

@@ -33,6 +33,7 @@ from forebay.streams.worker.source import Source
 
 from ..segments import naive
 from .crashing import CrashingIntake, CrashingProcessor
+from .joins import Joins
 from .node import Node
 from .remains import Place, Remains, check_claims
 
@@ -81,6 +82,10 @@ class World:
             self.log.create(TOPICS.events(side), PARTITIONS)
             self.log.create(TOPICS.vectors(GENERATION, side), PARTITIONS)
         self.log.create(TOPICS.dead_letters, 1)
+        self.log.create(TOPICS.catalogue, PARTITIONS)
+        sources = [f"{topic}/{p}" for topic, count in SOURCES.items() for p in range(count)]
+        self.joins = Joins(TOPICS, {name: number for number, name in enumerate(sources)})
+        self.log.landed.append(lambda write: self.joins.check(self.group("intake"), write))
         self.log.landed.append(lambda write: check_claims(self.log, TOPICS, GENERATION, self.group("intake"), write))
         self.shared = self.pick.random() < 0.5
         self.options = {
@@ -138,7 +143,10 @@ class World:
                 event = ItemUpdate(item, self._about(), moment, f"e{number}")
             else:
                 action, value = self.pick.choice(["rate", "view", "other"]), float(self.pick.randint(1, 5))
-                event = Behaviour(user, item, action, value, moment, f"e{number}", self._about())
+                about = self._about() if self.pick.random() < 0.6 else {}
+                event = Behaviour(user, item, action, value, moment, f"e{number}", about)
+                if not about:
+                    self.joins.bare.add((user, moment, f"e{number}"))
             self.sent.append(event)
             self._send(event)
         if self.pick.random() < 0.3:
@@ -240,13 +248,27 @@ class World:
                 options,
                 clock=self._clock,
                 moment=(lambda: self.now_ms) if takes else self._accepted_until,
+                follows=TOPICS.catalogue if takes else None,
             )
+            if takes:
+                transport.brought = lambda most: self.pick.choice([0, 0, 1, most])
+                self._heard_going_on(transport)
             transport.fault = lambda _, point=point: point()  # type: ignore[misc]
             made = self._intake(process) if stage == "intake" else self._processor(stage, process)
             made.point = point
             worker = Worker(made, transport, options, clock=self._clock, wall_ms=lambda: self.now_ms)
             worker.join(NEVER)
             process.workers[stage] = (worker, transport)
+
+    def _heard_going_on(self, transport: MemoryTransport) -> None:
+        go_on = transport.go_on
+
+        def heard(partition: int, offset: int, stop: threading.Event) -> None:
+            assert transport.member is not None
+            self.joins.went_on(transport.member, partition)
+            go_on(partition, offset, stop)
+
+        transport.go_on = heard  # type: ignore[method-assign]
 
     def _intake(self, process: Process) -> CrashingIntake:
         sources = [Source(topic, p, topic) for topic, count in SOURCES.items() for p in range(count)]
@@ -358,6 +380,10 @@ class World:
             for side in SIDES
             for partition in process.workers[side][0].stage.partitions
         }
+        # All before the first one leaves: a group that has changed refuses what is under way, and a store stays behind.
+        for process in self.processes:
+            for worker, _ in process.workers.values():
+                worker.finish()
         for process in self.processes:
             self._stop(process)
         done = {side: self.group(side).offsets for side in SIDES}

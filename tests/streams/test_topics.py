@@ -30,6 +30,7 @@ def test_names_carry_the_prefix_the_generation_and_the_side() -> None:
         "shop.item-updates",
         "shop.dead-letters",
     )
+    assert names.catalogue == "shop.catalogue"
     assert names.vectors("g1", "user") == "shop.vectors.g1.user"
     assert names.sources == (names.behaviour, names.item_updates)
     assert (names.events("user"), names.events("item")) == ("shop.events.user", "shop.events.item")
@@ -50,7 +51,8 @@ def test_a_side_is_user_or_item() -> None:
 
 @pytest.mark.broker
 def test_missing_topics_are_created_with_their_settings_once(kafka: DevKafka, topics: Topics) -> None:
-    """Append times everywhere, equal partition counts, vectors compacted; the second call changes nothing."""
+    """Append times everywhere, equal partition counts, vectors and the catalogue compacted; the second call changes
+    nothing."""
     first = ensure(kafka.bootstrap, topics, generation="g1", partitions=3)
     assert all(status.created for status in first)
     found = {status.info.name: status.info for status in first}
@@ -61,11 +63,13 @@ def test_missing_topics_are_created_with_their_settings_once(kafka: DevKafka, to
         "item-updates": 3,
         "events.user": 3,
         "events.item": 3,
+        "catalogue": 3,
         "dead-letters": 1,
         "vectors.g1.user": 3,
         "vectors.g1.item": 3,
     }
-    assert found[topics.vectors("g1", "user")].cleanup_policy == "compact"
+    compacted = {name for name, info in found.items() if info.cleanup_policy == "compact"}
+    assert compacted == {topics.catalogue, *(topics.vectors("g1", side) for side in ("user", "item"))}
     assert found[topics.behaviour].retention_ms == 7 * 86_400_000
     assert found[topics.dead_letters].retention_ms == 14 * 86_400_000
     second = ensure(kafka.bootstrap, topics, generation="g1", partitions=3)

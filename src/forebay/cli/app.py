@@ -133,7 +133,7 @@ def topics_list(
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
     topics = Topics(s.topic_prefix)
-    names = [*topics.sources, *(topics.events(side) for side in SIDES), topics.dead_letters]
+    names = [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue, topics.dead_letters]
     names += [topics.vectors(s.generation, side) for side in SIDES]
     found = describe(cluster(s), names).values()
     rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]

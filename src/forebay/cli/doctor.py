@@ -94,8 +94,9 @@ class _Doctor:
 
     @cached_property
     def _infos(self) -> dict[str, TopicInfo]:
-        names = [*self.topics.sources, *(self.topics.events(s) for s in SIDES), self.topics.dead_letters]
-        return describe(self._cluster, [*names, *(self.topics.vectors(self.settings.generation, s) for s in SIDES)])
+        topics = self.topics
+        names = [*topics.sources, *(topics.events(s) for s in SIDES), topics.catalogue, topics.dead_letters]
+        return describe(self._cluster, [*names, *(topics.vectors(self.settings.generation, s) for s in SIDES)])
 
     @cached_property
     def _manifest(self) -> Generation:
@@ -149,6 +150,7 @@ class _Doctor:
         lag = time.time() - min(note.as_of for note in known) / 1000
         memory = sum(note.memory for note in known) / (1 << 20)
         found = f"{lag:.1f} s behind {len(notes)} source partitions, ids of accepted events take {memory:,.0f} MB"
+        found += f", the catalogue of items {max(note.catalogue for note in known) / (1 << 20):,.0f} MB in each process"
         since = max(note.since for note in known)
         bound = duration_ms(self.settings.late_after, "late_after") / 1000
         held = time.time() - since / 1000

@@ -109,6 +109,7 @@ def _intake(settings: Settings, options: WorkerOptions) -> Worker:
         replace(options, hold_s=HOLD_S, slot=f"{settings.generation}.{options.slot}"),
         rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
         memory_bytes=settings.intake_memory_mb << 20,
+        catalogue_bytes=settings.catalogue_memory_mb << 20,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from forebay.clock import now_ms
 from forebay.segments.spec import SIDES
 from forebay.streams.cluster import Address
 from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.topics import TopicInfo, Topics, describe
 from forebay.streams.transports.librdkafka.notes import Notes
@@ -31,16 +32,18 @@ def intake_worker(
     *,
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
+    catalogue_bytes: int = CATALOGUE_BYTES,
 ) -> Worker:
     """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
     joined."""
-    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES)])
+    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue])
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
-    intake = Intake(topics, sources, counts, folder, rules, memory_bytes)
+    intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes)
     transport = LibrdkafkaTransport(
-        bootstrap, sources, topics.intake_group, options, name=intake.name, moment=_ThisMoment()
-    )
+        bootstrap, sources, topics.intake_group, options,
+        name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]),
+    )  # fmt: skip
     return _started(intake, transport, options)
 
 

@@ -14,30 +14,29 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     OFFSET_INVALID,
     Consumer,
-    KafkaError,
     KafkaException,
     Message,
     TopicPartition,
 )
 
-from forebay.errors import BrokerUnavailable, Fenced
+from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import worker_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds, committed
 from forebay.streams.transports.librdkafka.ends import EndWatch, Moment
+from forebay.streams.transports.librdkafka.follower import Follower
+from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
 from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.refusals import grown, overtaken
+from forebay.streams.worker.refusals import grown
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
 SEEK_S = 2.0
 OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
-MOST_BYTES = 1 << 20  # of one poll, about: Blocks have up to 4,096 events apiece
-_GONE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 log = logging.getLogger("forebay.librdkafka")
 
 
@@ -53,9 +52,11 @@ class LibrdkafkaTransport:
         *,
         name: str,
         moment: Moment,
+        follows: Sequence[Source] = (),
     ) -> None:
         """`sources` are all partitions of some topics; a member of `group` reads its share of them. `name` is the
-        stage's, for threads and metrics; `moment` is what ends are asked after."""
+        stage's, for threads and metrics; `moment` is what ends are asked after. `follows` are all partitions of a topic
+        that is read whole."""
         self.group, self.where = group, str(bootstrap)
         self._bootstrap, self._options, self._sources = bootstrap, options, tuple(sources)
         self._numbers = {(s.topic, s.partition): number for number, s in enumerate(sources)}
@@ -66,6 +67,7 @@ class LibrdkafkaTransport:
         self._consumer = Consumer(self._settings(group) | {"client.id": slot.client})
         self._writer = Writer(slot, self._consumer.memberid)
         self._ends = EndWatch(bootstrap, sources, moment, options.heartbeat_interval_s)
+        self._follower = Follower(bootstrap, follows) if follows else None
         self._owner: Owner | None = None
         self._next: dict[int, int] = {}  # of partitions that are read: no record below it is delivered
 
@@ -90,19 +92,21 @@ class LibrdkafkaTransport:
         topics = list(dict.fromkeys(source.topic for source in self._sources))
         self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         self._ends.start()
+        if self._follower is not None:
+            self._follower.start()
 
     def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
         if most > 1 and messages and not messages[0].error():
-            messages += _more(self._consumer, messages[0], most - 1, hold_s)
+            messages += more(self._consumer, messages[0], most - 1, hold_s)
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}
         fell_back: set[int] = set()
         for message in messages:
             number, offset = self._number(message), message.offset()
-            if (error := message.error()) is not None and not _is_end(message):
-                self._judge(error, message)
+            if (error := message.error()) is not None and not is_end(message):
+                judge(error, message, self.where)
             elif offset < self._next.get(number, 0):
                 fell_back.add(number)
             elif number not in self._next:
@@ -112,10 +116,17 @@ class LibrdkafkaTransport:
             else:
                 by_partition.setdefault(number, []).append(message)
                 self._next[number] = offset + 1
-        self._catch_up(fell_back)
-        return Polled([_batch(p, m) for p, m in by_partition.items()], ends)
+        self._move_on(fell_back)
+        # Last: what is raised above would lose it, and it is read once.
+        followed = [] if self._follower is None else self._follower.take()
+        return Polled([batch_of(p, m) for p, m in by_partition.items()], ends, followed)
 
-    def _catch_up(self, partitions: Iterable[int]) -> None:
+    def catch_up(self, stop: threading.Event) -> Generator[Sequence[PartitionBatch]]:
+        """See Transport."""
+        if self._follower is not None:
+            yield from self._follower.catch_up(stop)
+
+    def _move_on(self, partitions: Iterable[int]) -> None:
         """An assignment that was still looking for its beginning when it was moved goes back to there afterwards, past
         what it has delivered (librdkafka 2.16)."""
         for partition in partitions:
@@ -155,11 +166,11 @@ class LibrdkafkaTransport:
             while not done and not stop.is_set():
                 messages = reader.consume(1, 1.0)  # a full batch would be waited for at the log's end
                 if most > 1 and messages:
-                    messages += _more(reader, messages[0], most - 1, 0.0)
+                    messages += more(reader, messages[0], most - 1, 0.0)
                 records = []
                 for message in messages:
-                    if (error := message.error()) is not None and not _is_end(message):
-                        self._judge(error, message)
+                    if (error := message.error()) is not None and not is_end(message):
+                        judge(error, message, self.where)
                         continue
                     # The end of the log may be met instead: the last offsets may be a transaction's own marks.
                     done = done or message.offset() >= end - 1
@@ -173,7 +184,7 @@ class LibrdkafkaTransport:
                         where=str(self.source(partition)),
                         do="Run: forebay doctor",
                     )
-                yield _batch(partition, records) if records else None
+                yield batch_of(partition, records) if records else None
         finally:
             within(CLOSE_S, reader.close)
 
@@ -182,6 +193,8 @@ class LibrdkafkaTransport:
         self._owner = None
         self._ends.stop()
         within(CLOSE_S, self._consumer.close)
+        if self._follower is not None:
+            self._follower.close()
         self._writer.close()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -256,14 +269,7 @@ class LibrdkafkaTransport:
             f"-o {source.topic}:{source.partition}:{offset}"
         )
 
-    # -- errors
-
-    def _judge(self, error: KafkaError, message: Message) -> None:
-        if error.code() in _GONE:
-            raise overtaken(f"{message.topic()}[{message.partition()}]")
-        if error.fatal():
-            raise Fenced(f"the consumer cannot go on: {error.str()}", where=self.where)
-        log.warning("kafka: %s", error.str())
+    # -- places
 
     def _place(self, partition: int, offset: int = OFFSET_INVALID, note: str | None = None) -> TopicPartition:
         topic, number, _ = self.source(partition)
@@ -278,36 +284,3 @@ class LibrdkafkaTransport:
 
     def _settings(self, group: str) -> dict[str, Any]:
         return worker_consumer(self._bootstrap, group, self._options.session_timeout_ms)
-
-
-def _more(consumer: Consumer, first: Message, most: int, hold_s: float) -> list[Message]:
-    """What is there behind `first` and, with `hold_s`, what comes soon: up to `most` records, about a megabyte. How
-    many those are is told by the size of what has come: one Block is as large as thousands of raw records."""
-    found: list[Message] = []
-    size, until = len(first), time.monotonic() + hold_s
-    while len(found) < most and size < MOST_BYTES:
-        left = (MOST_BYTES - size) * (len(found) + 1) // max(1, size)
-        part = consumer.consume(min(max(1, left), most - len(found)), 0)
-        if not part and (left_s := until - time.monotonic()) > 0:
-            part = consumer.consume(1, left_s)
-        if not part:
-            break
-        found += part
-        size += sum(len(message) for message in part)
-    return found
-
-
-def _is_end(message: Message) -> bool:
-    error = message.error()
-    return error is not None and error.code() == KafkaError._PARTITION_EOF
-
-
-def _batch(partition: int, messages: Sequence[Message]) -> PartitionBatch:
-    return PartitionBatch(
-        partition,
-        [m.key() for m in messages],
-        [m.value() for m in messages],
-        [m.offset() for m in messages],
-        [m.timestamp()[1] for m in messages],
-        [m.headers() or () for m in messages],
-    )

@@ -15,10 +15,14 @@ from forebay.streams.worker.refusals import overtaken
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
+_PART = 1000  # records of one catching up, at once
+
 
 class MemoryTransport:
     """Transport of one stage. A commit lands when it is settled, unless whoever runs the log has landed it before.
-    `fault` is called with the name of each point at which a process may end: a simulation raises there."""
+    `fault` is called with the name of each point at which a process may end: a simulation raises there. `brought` says
+    how many records of each partition of the followed topic the next poll brings, of so many that it may: fetching is
+    beside the polls, and may be behind."""
 
     def __init__(
         self,
@@ -29,14 +33,18 @@ class MemoryTransport:
         *,
         moment: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
+        follows: str | None = None,
     ) -> None:
         """All partitions of `topics` are read, by the members of `group` together. All that the sources took before
-        `moment()` (ms) is in the log when it is called."""
+        `moment()` (ms) is in the log when it is called. `follows` is a topic that is read whole."""
         self.group, self.where = group, "memory"
         self.fault: Callable[[str], None] = lambda point: None
+        self.brought: Callable[[int], int] = lambda most: most
         self.member: Member | None = None
         self._log, self._options, self._clock, self._moment = memory, options, clock, moment
         self._sources = [Source(topic, p, topic) for topic in topics for p in range(memory.partitions(topic))]
+        self._follows = follows or ""
+        self._followed = dict.fromkeys(range(memory.partitions(follows) if follows else 0), 0)  # the next offsets
         self._owner: Owner | None = None
         self._at: dict[int, int] = {}  # partitions that are read, and the next offset of each
         self._told: dict[int, int] = {}  # the ends that were told
@@ -77,6 +85,7 @@ class MemoryTransport:
             end = self._end(partition)
             self._ends[partition] = End(end, end, covers_ms)
         fresh = self._membership()
+        followed = self._more_followed(self.brought(most))
         found, ends = [], {}
         for partition, start in [*self._at.items(), *((p, self._first(p)) for p in fresh)]:
             if start < self._first(partition):
@@ -94,7 +103,25 @@ class MemoryTransport:
             if most <= 0:
                 break
         self.fault("polled")
-        return Polled(found, ends)
+        return Polled(found, ends, followed)
+
+    def catch_up(self, stop: threading.Event) -> Generator[Sequence[PartitionBatch]]:
+        """See Transport."""
+        self._log.ask()
+        while not stop.is_set() and (found := self._more_followed(_PART)):
+            self.fault("followed")
+            yield found
+            self._log.ask()
+
+    def _more_followed(self, most: int) -> list[PartitionBatch]:
+        """What waits of the followed topic, up to so many records of each partition."""
+        found = []
+        for partition, start in self._followed.items():
+            records = self._log.records(self._follows, partition, start)[:most]
+            if records:
+                found.append(_batch(partition, records))
+                self._followed[partition] = records[-1].offset + 1
+        return found
 
     def hold(self, partitions: Sequence[int]) -> None:
         """See Transport."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from forebay.clock import DAY_MS, HOUR_MS
-from forebay.events import Behaviour, Event, ItemUpdate, Tick, encode
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, decode, encode
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
 from forebay.segments.blocks.schema import HEADER
@@ -112,6 +112,118 @@ def test_identities_outlive_the_process_as_far_as_they_were_flushed(opened: Call
     assert _ids(intake.apply([_batch(0, [_click(1), _click(2)], first=1)]), "user") == ["e2"]
 
 
+def _of_topic(outcome: Outcome) -> list[tuple[str, Event]]:
+    """Key and event of each record for the catalogue."""
+    mine = [r for r in outcome.records if r.topic == TOPICS.catalogue]
+    assert all(r.partition == -1 for r in mine)
+    return [((r.key or b"").decode(), decode(r.value or b"")) for r in mine]
+
+
+def _read_back(intake: Intake, records: Sequence[Record], partition: int = 0) -> None:
+    """The followed topic has `records`."""
+    keys, values, count = [r.key for r in records], [r.value for r in records], len(records)
+    intake.learn([PartitionBatch(partition, keys, values, range(count), [NOW] * count)])
+
+
+def _filled(outcome: Outcome) -> dict[str, Attributes]:
+    """The item attributes of each behaviour, by id; they are the same in both logs."""
+    user, item = (
+        {e.id or "": e.item_attributes for _, e in _told(outcome.records, side) if isinstance(e, Behaviour)}
+        for side in SIDES
+    )
+    assert user == item
+    return user
+
+
+def test_a_behaviour_without_item_attributes_gets_those_of_the_newest_update(opened: Callable[..., Intake]) -> None:
+    """Of its own batch as well; one that has some keeps them, and of an unknown item nothing is made up."""
+    intake = opened()
+    old, new = ItemUpdate("i1", {"year": 1.0}, NOW - 9, "a"), ItemUpdate("i1", {"year": 2.0, "g": ["é"]}, NOW - 5, "b")
+    own = Behaviour("u1", "i1", "rate", 1.0, NOW - 1, "own", {"year": 7.0})
+    outcome = intake.apply([_batch(0, [_click(1), _click(2), own]), _batch(2, [new, old])])
+    assert _filled(outcome) == {"e1": new.attributes, "e2": {}, "own": {"year": 7.0}}
+    assert _of_topic(outcome) == [("i1", new)]
+    assert _filled(intake.apply([_batch(1, [_click(6)])])) == {"e6": new.attributes}
+
+
+def test_only_an_update_that_is_newer_goes_into_the_catalogue(opened: Callable[..., Intake]) -> None:
+    """In a topic that keeps the last record, an older one would take its place."""
+    intake = opened()
+    first = intake.apply([_batch(2, [ItemUpdate("i1", {"year": 1.0}, 7, "e"), ItemUpdate("i2", {"g": "x"}, 7, "e")])])
+    assert [key for key, _ in _of_topic(first)] == ["i1", "i2"]
+    older = [ItemUpdate("i1", {"year": 2.0}, 6, "z"), ItemUpdate("i1", {"year": 3.0}, 7, "e")]
+    outcome = intake.apply([_batch(2, older, first=2)])
+    assert _of_topic(outcome) == [] and len(_told(outcome.records, "item")) == 2
+
+
+def test_what_was_not_committed_is_in_no_behaviour(opened: Callable[..., Intake]) -> None:
+    """All partitions are closed then. What was committed comes back by the topic, and what another Intake told."""
+    intake = opened()
+    outcome = intake.apply([_batch(2, [ItemUpdate("i1", {"year": 1.0}, 7, "e")])])
+    told = [r for r in outcome.records if r.topic == TOPICS.catalogue]
+    _close(intake)
+    for number, source in enumerate(SOURCES):
+        intake.open(number, source, 0)
+    assert _filled(intake.apply([_batch(0, [_click(1)])])) == {"e1": {}}
+    _read_back(intake, told)
+    assert _filled(intake.apply([_batch(0, [_click(6)], first=1)])) == {"e6": {"year": 1.0}}
+    intake.close(1)
+    assert _filled(intake.apply([_batch(0, [_click(11)], first=2)])) == {"e11": {"year": 1.0}}
+
+
+def test_what_is_read_silently_takes_and_gives_no_attributes(opened: Callable[..., Intake]) -> None:
+    """Its Blocks are written, and its updates come by the topic."""
+    intake = opened()
+    intake.apply([_batch(2, [ItemUpdate("i1", {"year": 1.0}, 7, "e")])], aloud=False)
+    assert _filled(intake.apply([_batch(0, [_click(1)])])) == {"e1": {}}
+
+
+def test_an_item_that_is_gone_from_the_topic_is_not_known(opened: Callable[..., Intake]) -> None:
+    """A record without a value; a newer update before it goes, too, and one after it stays. A stranger's record is told
+    of and stepped over."""
+    intake, strangers = opened(), list[int]()
+    outcome = intake.apply([_batch(2, [ItemUpdate(f"i{n}", {"year": 1.0}, 7, "e") for n in (1, 2, 3)])])
+    told = {r.key: r for r in outcome.records if r.topic == TOPICS.catalogue}
+    one, two, three = told[b"i1"], told[b"i2"], told[b"i3"]
+    remove = add_hook(lambda name, details: strangers.append(int(details["partition"])) if name == "stranger" else None)
+    try:
+        gone = [one._replace(value=None), two._replace(value=None)]
+        odd = [one._replace(value=value) for value in (b"?", encode(_click(1)), b'{"type":"item_update","item":"i1"}')]
+        _read_back(intake, [one, two, three, *gone, two, *odd, one._replace(value=None)], 4)
+    finally:
+        remove()
+    assert strangers == [4, 4, 4]
+    filled = _filled(intake.apply([_batch(0, [_click(n) for n in (1, 2, 3)])]))
+    assert filled == {"e1": {}, "e2": {"year": 1.0}, "e3": {"year": 1.0}}
+
+
+def test_a_catalogue_that_is_full_takes_no_item_more(tmp_path: Path) -> None:
+    """It says so, goes on, and keeps what it has up to date: its memory does not grow with what comes."""
+    intake, left_out = Intake(TOPICS, SOURCES, COUNTS, tmp_path, catalogue_bytes=60_000), list[int]()
+    intake.open(2, SOURCES[2], 0)
+    intake.open(0, SOURCES[0], 0)
+    remove = add_hook(
+        lambda name, details: left_out.append(int(details["items"])) if name == "catalogue_full" else None
+    )
+    sizes = []
+    try:
+        for turn in range(40):
+            updates = [ItemUpdate(f"i{turn}-{n}", {"year": 1.0}, 7, "e") for n in range(100)]
+            outcome = intake.apply([_batch(2, updates, first=turn * 100)])
+            assert len(_of_topic(outcome)) == 100
+            _read_back(intake, [r for r in outcome.records if r.topic == TOPICS.catalogue])
+            sizes.append(intake.catalogue.nbytes)
+    finally:
+        remove()
+    assert max(sizes) < 120_000 and sizes[-1] == sizes[20]
+    assert 0 < len(intake.catalogue) < 4000 and sum(left_out) == 4000 - len(intake.catalogue)
+    newer = intake.apply([_batch(2, [ItemUpdate("i0-1", {"year": 2.0}, 8, "e")], first=4000)])
+    _read_back(intake, [r for r in newer.records if r.topic == TOPICS.catalogue])
+    events = [Behaviour("u", item, "rate", 1.0, NOW - 1, item) for item in ("i0-1", "i39-1")]
+    assert _filled(intake.apply([_batch(0, events)])) == {"i0-1": {"year": 2.0}, "i39-1": {}}
+    _close(intake)
+
+
 def test_a_tick_of_every_hour_goes_to_every_partition_once(opened: Callable[..., Intake]) -> None:
     """By whoever has the first source partition; again after it was taken over, for the one before may have failed."""
     intake, hour = opened(), NOW // HOUR_MS * HOUR_MS
@@ -129,10 +241,11 @@ def test_a_tick_of_every_hour_goes_to_every_partition_once(opened: Callable[...,
 def test_a_note_says_how_far_a_source_is_and_what_is_remembered(opened: Callable[..., Intake]) -> None:
     """Claims of idle sources come from the worker; nothing is claimed of a source that was never read."""
     intake = opened()
-    assert note_of(intake.note(0)) == Note(0, 0, 0)
+    assert note_of(intake.note(0)) == Note(0, 0, 0, intake.catalogue.nbytes)
     intake.apply([_batch(0, [_click(1)])], {0: NOW + 50, 1: NOW - 7})
     notes = [note_of(intake.note(p)) for p in range(3)]
     assert [n.as_of for n in notes if n is not None] == [NOW + 50, NOW - 7, 0]
+    assert {n.catalogue for n in notes if n is not None} == {intake.catalogue.nbytes}
     assert notes[0] is not None and notes[0].memory > 0
     assert as_of([intake.note(p) for p in range(2)]) == NOW - 7
     assert as_of([intake.note(0), None]) == as_of([intake.note(0), ""]) == as_of([intake.note(0), "moved by hand"]) == 0

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol
 
 import pytest
 
 from forebay.errors import Fenced, LogGap, RecordRefused
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import Record
+from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.transport import Polled, Transport
 
 PARTITIONS = 2  # of the first source; the second one has one
@@ -19,14 +20,14 @@ WITHIN_S = 60.0
 
 
 class Place(Protocol):
-    """A log for one test: two sources of two partitions and of one, and what a commit writes to. `moment` (ms) is what
-    its transports' ends cover."""
+    """A log for one test: two sources of two partitions and of one, a topic of two partitions to be followed, and what
+    a commit writes to. `moment` (ms) is what its transports' ends cover."""
 
     topics: Topics
     moment: int
 
-    def transport(self, slot: str = "0") -> Transport:
-        """A worker's way to it."""
+    def transport(self, slot: str = "0", *, follows: bool = True) -> Transport:
+        """A worker's way to it, which follows the catalogue or nothing."""
 
     def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
         """Records of a producer in the source partition of that number."""
@@ -69,6 +70,7 @@ class Taking:
         self.open: dict[str, tuple[Transport, Ear]] = {}
         self.read: dict[int, list[int]] = {p: [] for p in range(PARTITIONS + 1)}
         self.ends: dict[int, int] = {}
+        self.followed: dict[str, list[PartitionBatch]] = {}  # by name, as polls brought them
 
     def join(self, name: str, slot: str = "0") -> tuple[Transport, Ear]:
         """A transport that is a member of the group."""
@@ -89,8 +91,10 @@ class Taking:
 
     def poll(self, most: int = 100) -> list[Polled]:
         """One poll of each."""
-        found = [transport.poll(most, 0.05) for transport, _ in self.open.values()]
-        for polled in found:
+        polls = {name: transport.poll(most, 0.05) for name, (transport, _) in self.open.items()}
+        found = [*polls.values()]
+        for name, polled in polls.items():
+            self.followed.setdefault(name, []).extend(polled.followed)
             for batch in polled.batches:
                 self.read[batch.partition] += batch.offsets
             self.ends.update(polled.ends)
@@ -114,6 +118,20 @@ def records(place: Place, value: bytes = b"row") -> list[Record]:
         Record(place.topics.vectors("g1", "user"), 1, b"u1", value),
         Record(place.topics.dead_letters, -1, b"k", b"\xff", (("why", b"late"),)),
     ]
+
+
+def updates(place: Place, value: bytes, count: int = 6) -> list[Record]:
+    """Records of the followed topic, some for each of its partitions."""
+    headers = (("why", b"told"),)
+    return [Record(place.topics.catalogue, n % 2, b"i%d" % n, value + b"-%d" % n, headers) for n in range(count)]
+
+
+def values(batches: Iterable[PartitionBatch]) -> dict[int, list[bytes | None]]:
+    """By partition, in order."""
+    found: dict[int, list[bytes | None]] = {}
+    for batch in batches:
+        found.setdefault(batch.partition, []).extend(batch.values)
+    return found
 
 
 class TransportContract:
@@ -332,3 +350,62 @@ class TransportContract:
         taking.until(lambda: taking.read[kept] == ([0, 1] if kept < PARTITIONS else [0]))
         taking.close("second")
         taking.until(lambda: owner.owned == set(range(PARTITIONS + 1)))
+
+    def test_a_followed_topic_is_read_whole_and_each_record_once(self, place: Place, taking: Taking) -> None:
+        """From its beginning, whatever is owned; first what it has, to its end, and then with the polls what comes."""
+        first = taking.owning()
+        first.submit(updates(place, b"old"), {}, {}, 1)
+        assert first.settle(taking.stop)
+        for _ in range(3):
+            taking.poll()
+        second, _ = taking.join("second", slot="1")
+        caught = {
+            name: [*taking.followed.get(name, []), *chain.from_iterable(one.catch_up(taking.stop))]
+            for name, one in (("first", first), ("second", second))
+        }
+        for batches in caught.values():
+            assert values(batches) == {0: [b"old-0", b"old-2", b"old-4"], 1: [b"old-1", b"old-3", b"old-5"]}
+            assert [k for b in batches if b.partition for k in b.keys] == [b"i1", b"i3", b"i5"]
+            assert {tuple(b.headers_at(n)) for b in batches for n in range(len(b.offsets))} == {(("why", b"told"),)}
+        taking.followed.clear()
+        first.submit(updates(place, b"new", 2), {}, {}, 1)
+        assert first.settle(taking.stop)
+        taking.until(lambda: all(len(values(taking.followed.get(name, []))) == 2 for name in ("first", "second")))
+        assert all(values(found) == {0: [b"new-0"], 1: [b"new-1"]} for found in taking.followed.values())
+        assert list(chain.from_iterable(first.catch_up(taking.stop))) == []
+
+    def test_what_is_not_committed_is_not_followed(self, place: Place, taking: Taking) -> None:
+        """And what is, is there with the next catching up, however soon that is."""
+        transport = taking.owning()
+        transport.submit([*updates(place, b"bad"), *records(place, b"x" * 2_000_000)], {}, {}, 1)
+        with pytest.raises(RecordRefused):
+            transport.settle(taking.stop)
+        assert list(chain.from_iterable(transport.catch_up(taking.stop))) == []
+        for turn in range(5):
+            transport.submit(updates(place, b"%d" % turn, 1), {}, {}, 1)
+            assert transport.settle(taking.stop)
+            found = values(chain.from_iterable(transport.catch_up(taking.stop)))
+            assert found == {0: [b"%d-0" % turn]}
+
+    def test_a_stop_ends_the_catching_up(self, place: Place, taking: Taking) -> None:
+        """Soon, and what it has not brought then comes later."""
+        transport = taking.owning()
+        transport.submit(updates(place, b"a"), {}, {}, 1)
+        assert transport.settle(taking.stop)
+        taking.stop.set()
+        assert list(chain.from_iterable(transport.catch_up(taking.stop))) == []
+        taking.stop.clear()
+        assert len(values(chain.from_iterable(transport.catch_up(taking.stop)))[0]) == 3
+
+    def test_who_follows_nothing_has_nothing_to_catch_up_with(self, place: Place, taking: Taking) -> None:
+        """At once, and in no poll."""
+        other = taking.owning()
+        other.submit(updates(place, b"a"), {}, {}, 1)
+        assert other.settle(taking.stop)
+        transport = place.transport("1", follows=False)
+        transport.join(Ear("alone", []))
+        try:
+            assert list(transport.catch_up(taking.stop)) == []
+            assert all(not transport.poll(100, 0.05).followed for _ in range(5))
+        finally:
+            transport.close()

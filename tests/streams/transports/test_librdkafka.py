@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from forebay.errors import TransactionLost
+from forebay.errors import BrokerUnavailable, TransactionLost
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
+from forebay.streams.transports.librdkafka.follower import Follower
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
@@ -35,8 +39,10 @@ class KafkaPlace:
             admin.create_topics({topics.item_updates: wide})
             admin.wait_for_topics([topics.item_updates])
         ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
-        self._info = describe(kafka.bootstrap, topics.sources).values()
-        self._numbered = [Source(one.name, p, one.topic_id) for one in self._info for p in range(one.partitions)]
+        info = describe(kafka.bootstrap, [*topics.sources, topics.catalogue])
+        places = [Source(one.name, p, one.topic_id) for one in info.values() for p in range(one.partitions)]
+        self._numbered = [place for place in places if place.topic != topics.catalogue]
+        self.followed = [place for place in places if place.topic == topics.catalogue]
 
     def as_of(self) -> int:
         """The moment, for whoever asks for ends."""
@@ -45,11 +51,12 @@ class KafkaPlace:
     def close(self) -> None:
         """Nothing is left open."""
 
-    def transport(self, slot: str = "0") -> LibrdkafkaTransport:
+    def transport(self, slot: str = "0", *, follows: bool = True) -> LibrdkafkaTransport:
         options = WorkerOptions(slot=slot, heartbeat_interval_s=0.2, session_timeout_ms=3000)
         return LibrdkafkaTransport(
-            self._kafka.bootstrap, self._numbered, f"{self.topics.prefix}group", options, name="test", moment=self
-        )
+            self._kafka.bootstrap, self._numbered, f"{self.topics.prefix}group", options,
+            name="test", moment=self, follows=self.followed if follows else (),
+        )  # fmt: skip
 
     def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
         producer, source = Producer({"bootstrap.servers": self._kafka.bootstrap}), self._numbered[partition]
@@ -127,3 +134,38 @@ class TestLibrdkafka(TransportContract):
         while len(taking.read[0]) < 60:
             sizes += [len(b.offsets) for polled in taking.poll(4096) for b in polled.batches]
         assert max(sizes) < 20
+
+    def test_a_transaction_that_is_open_is_waited_for_with_a_bound(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """It began before: what it may commit is asked for. A broker that ends none of them is told of by name."""
+        producer = Producer({"bootstrap.servers": kafka.bootstrap, "transactional.id": f"{place.topics.prefix}open"})
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        producer.produce(place.topics.catalogue, b"late", b"i1", 1)
+        assert producer.flush(30) == 0
+        follower = Follower(kafka.bootstrap, place.followed, silence_s=1.0)
+        follower.start()
+        try:
+            with pytest.raises(BrokerUnavailable, match="end was not reached"):
+                list(follower.catch_up(taking.stop))
+            producer.commit_transaction(30)
+            found = [batch for batches in follower.catch_up(taking.stop) for batch in batches]
+            assert [(b.partition, list(b.values)) for b in found] == [(1, [b"late"])]
+        finally:
+            follower.close()
+
+
+def test_a_broker_that_does_not_answer_is_no_end_of_a_followed_topic() -> None:
+    """A clear error in bounded time: nobody listens there."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        follower = Follower(f"127.0.0.1:{taken.getsockname()[1]}", [Source("catalogue", 0, "x")], answer_s=0.5)
+        follower.start()
+        started = time.monotonic()
+        try:
+            with pytest.raises(BrokerUnavailable):
+                list(follower.catch_up(threading.Event()))
+        finally:
+            follower.close()
+        assert time.monotonic() - started < 10

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from forebay.clock import HOUR_MS
-from forebay.events import Behaviour, Event, encode
+from forebay.events import Attributes, Behaviour, Event, ItemUpdate, decode, encode
 from forebay.segments import lint
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
@@ -367,6 +367,33 @@ def test_a_source_may_be_partitioned_as_it_likes(
     found = [(p, e.id) for p, block in blocks for e in events_of(block) if isinstance(e, Behaviour)]
     assert sorted(found) == [(home, "e0"), (home, "e1")]
     assert list(read_letters(kafka.bootstrap, there)) == []
+
+
+def test_an_item_update_fills_behaviours_that_come_after_an_intake_was_started_anew(
+    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], publish: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], clean: Callable[..., Any], read: Callable[..., Any],
+) -> None:  # fmt: skip
+    """With its stores and without: what it knows of items is the topic's. An older update that comes later changes
+    nothing there, and a behaviour with item attributes keeps them."""
+    now = time.time_ns() // 1_000_000
+    newest = {f"i{n}": ItemUpdate(f"i{n}", {"genres": ["a", "é"], "year": 1950.0 + n}, now - n, "up") for n in range(9)}
+    older = [ItemUpdate(update.item, {"year": 1.0}, now - 60_000, "old") for update in newest.values()]
+    found: dict[str, Attributes] = {}
+    for turn, (folder, updates) in enumerate([("a", [*newest.values()]), ("a", older), ("b", [])]):
+        publish(there.item_updates, updates)
+        bare = [Behaviour(f"u{n}", f"i{n}", "rate", 1.0, now, f"bare-{turn}-{n}") for n in range(10)]
+        own = Behaviour("u1", "i1", "rate", 1.0, now, f"own-{turn}", {"year": 7.0})
+        with work(there, "intake", tmp_path / folder) as worker:
+            wait_for(lambda: lag(there.item_updates, worker.group, PARTITIONS) == 0 or worker.ended, "the updates")
+            publish(there.behaviour, [*bare, own])
+            wait_for(lambda: lag(there.behaviour, worker.group, PARTITIONS) == 0 or worker.ended, "the events")
+        for side in SIDES:
+            found = {e.id: e.item_attributes for e in clean(there, side) if isinstance(e, Behaviour)}
+            for n in range(10):
+                assert found[f"bare-{turn}-{n}"] == (newest[f"i{n}"].attributes if n < 9 else {})
+            assert found[f"own-{turn}"] == {"year": 7.0}
+    kept = [(m.key().decode(), m) for m in read(there.catalogue, dict.fromkeys(range(PARTITIONS), 0))]
+    assert len(kept) == 9 and {item: decode(m.value()) for item, m in kept} == newest
 
 
 def test_a_stopped_worker_leaves_its_group_at_once(
