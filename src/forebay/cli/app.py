@@ -411,12 +411,12 @@ def doctor(
 
 @app.command()
 def bench(
-    what: Annotated[str, typer.Argument(help="lookup, apply, stream, or all: the first two")] = "all",
+    what: Annotated[str, typer.Argument(help="lookup, apply, stream, backfill, or all: the first two")] = "all",
     repeats: Annotated[int, typer.Option(help="Of each measurement; the median and the spread are told")] = 5,
     json: Json = False,
 ) -> None:
-    """Measure this machine against the budgets: lookups in process and over HTTP, events through a Processor, and the
-    whole stream on a broker of its own."""
+    """Measure this machine against the budgets: lookups in process and over HTTP, events through a Processor, the
+    whole stream, and a backfill, on a broker of its own."""
     from forebay.cli.bench import bench as verb
 
     verb(what, repeats, json)

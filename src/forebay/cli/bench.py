@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from forebay.cli import source
+from forebay.cli.benchbackfill import bench as backfilled
 from forebay.cli.benchstream import skewed, stream
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
@@ -51,6 +52,7 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
         "lookup": _lookup,
         "apply": _apply,
         "stream": lambda bundle, repeats: stream(bundle, repeats, _line),
+        "backfill": lambda _, repeats: backfilled(repeats, _line),
     }
     chosen = ["lookup", "apply"] if what == "all" else [what]
     if not set(chosen) <= set(benches):
