@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
+from confluent_kafka import Consumer, Message
 
-from forebay.errors import BlockError, BlockTooNew, BrokerError, BrokerUnavailable, LogGap, TopicMismatch
-from forebay.segments.blocks.block import Block
+from forebay.errors import BlockError, BlockTooNew, LogGap, TopicMismatch
 from forebay.segments.history.archive import Archive, Part, Place, Writer
 from forebay.segments.spec import SIDES, Side
-from forebay.streams.clients import archive_consumer
+from forebay.streams.clients import log_consumer
 from forebay.streams.cluster import Address
+from forebay.streams.logrecords import at, block_in, records
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, describe
 from forebay.telemetry import emit
 
 log = logging.getLogger("forebay.archive")
-PATIENCE_S = 30.0  # without a record that must be there
-_AT_ONCE = 32  # records: 700 kB each, at most
-_PASSING = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._RESOLVE)  # the client tries again
 ANOTHER = "Begin another archive (--into), and keep this one"
 
 
@@ -78,7 +74,7 @@ class Archiver:
         whole, StoreLocked where another process writes to it, TopicMissing and BrokerUnavailable.
         """
         with self._place.locked():
-            consumer = Consumer(archive_consumer(self._bootstrap))
+            consumer = Consumer(log_consumer(self._bootstrap))
             try:
                 stretches = self._stretches(Archive.at(self._place), consumer)
                 total, before = sum(s.end - s.first for s in stretches), 0
@@ -143,7 +139,9 @@ class _Parts:
     def fill(self, consumer: Consumer, stop: threading.Event, told: Callable[[int], None]) -> None:
         """Write them all, or, once `stop` is set, what was read by then."""
         stretch = self._stretch
-        for message in _records(stretch, consumer, stop):
+        gap = _gap(stretch.topic, stretch.partition, "that were to be read next")
+        place = (stretch.topic, stretch.partition, stretch.first, stretch.end)
+        for message in records(consumer, *place, gap, stop):
             self._add(message)
             self._behind = message.offset() + 1
             told(self._behind - stretch.first)
@@ -154,11 +152,11 @@ class _Parts:
 
     def _add(self, message: Message) -> None:
         try:
-            block = Block.of_record(message.headers(), message.value())
-        except BlockTooNew as error:
-            raise BlockTooNew(error.what, where=_at(message), do="Upgrade what writes the archive") from None
+            block = block_in(message, "Upgrade what writes the archive")
+        except BlockTooNew:
+            raise
         except BlockError as error:  # nothing that was accepted: an Intake writes its Blocks whole
-            log.warning("%s is no block and is stepped over: %s", _at(message), error)
+            log.warning("%s is no block and is stepped over: %s", at(message), error)
             emit("stranger", stage="archive", partition=message.partition())
             self.strangers += 1
             return
@@ -176,46 +174,9 @@ def _further(told: Callable[[int, int], None], before: int, total: int, done: in
     told(before + done, total)
 
 
-def _records(stretch: Stretch, consumer: Consumer, stop: threading.Event) -> Iterator[Message]:
-    """The committed records of a stretch, until `stop` is set."""
-    if stretch.first >= stretch.end:
-        return
-    consumer.assign([TopicPartition(stretch.topic, stretch.partition, stretch.first)])
-    waited = 0.0
-    while not stop.is_set():
-        began = time.monotonic()
-        messages = consumer.consume(_AT_ONCE, 0.5)
-        waited = 0.0 if messages else waited + time.monotonic() - began
-        for message in messages:
-            if (error := message.error()) is not None:
-                if error.code() == KafkaError._PARTITION_EOF:
-                    if message.offset() >= stretch.end:
-                        return
-                elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
-                    raise _gap(stretch.topic, stretch.partition, "that were to be read next")
-                elif error.code() not in _PASSING:
-                    raise BrokerError(f"cannot be read: {error.str()}", where=_at(message), do="Run: forebay doctor")
-            elif message.offset() >= stretch.end:
-                return
-            else:
-                yield message
-                if message.offset() == stretch.end - 1:
-                    return
-        if waited > PATIENCE_S:
-            raise BrokerUnavailable(
-                f"nothing was read for {PATIENCE_S:.0f} s",
-                where=f"{stretch.topic}[{stretch.partition}]",
-                do="Run: forebay doctor",
-            )
-
-
 def _gap(topic: str, partition: int, which: str) -> LogGap:
     return LogGap(
         f"records {which} have left the log before they were archived",
         where=f"{topic}[{partition}]",
         do=f"{ANOTHER}: what lies between the two is in neither. Then archive more often, or raise retention.ms",
     )
-
-
-def _at(message: Message) -> str:
-    return f"{message.topic()}[{message.partition()}], offset {message.offset()}"

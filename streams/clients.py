@@ -68,10 +68,10 @@ def tail_consumer(address: Address) -> dict[str, Any]:
     }
 
 
-def archive_consumer(address: Address) -> dict[str, Any]:
+def log_consumer(address: Address) -> dict[str, Any]:
     """As `tail_consumer`, of records none of which may be missing: where the next one has left the log, that is an
     error."""
-    return tail_consumer(address) | {"group.id": "forebay.archive", "auto.offset.reset": "error"}
+    return tail_consumer(address) | {"group.id": "forebay.log", "auto.offset.reset": "error"}
 
 
 def asking_consumer(address: Address, *, committed: bool) -> dict[str, Any]:

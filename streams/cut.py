@@ -4,6 +4,7 @@ it."""
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,13 +17,14 @@ from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE, USER_PROFILE
 from forebay.segments.history import History
 from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
-from forebay.streams import tail
-from forebay.streams.clients import asking_consumer
+from forebay.streams.clients import asking_consumer, log_consumer
 from forebay.streams.cluster import Address
+from forebay.streams.logrecords import at, block_in, records
 from forebay.streams.offsets import bounds, patiently
 from forebay.streams.spool import Spool
 from forebay.streams.topics import TopicInfo, Topics, describe
 from forebay.streams.transports.librdkafka.notes import Notes
+from forebay.telemetry import emit
 
 log = logging.getLogger("forebay.backfill")
 
@@ -58,7 +60,7 @@ class Cut:
     def spool_log(self, spool: Spool, side: Side, bootstrap: Address, history: History) -> None:
         """Put one side's clean log up to the Cut into `spool`: what an archive in `history` has of it, then what the
         broker has from there. Raises LogGap where there is a hole between the two, TopicMismatch for an archive of
-        other partitions."""
+        other partitions, BrokerUnavailable."""
         info, ends, archive = self.logs[side], self.bounds[side], history.blocks
         starts = dict.fromkeys(ends, 0)
         if isinstance(archive, Archive) and archive.of_topic(side, info.topic_id):
@@ -66,11 +68,16 @@ class Cut:
             for partition in starts:
                 for block in archive.log(side, partition):
                     spool.add_log(side, partition, block)
-        if any(starts[p] < end for p, (_, end) in ends.items()):
-            for message in tail.read(bootstrap, info.name, starts):
-                partition = message.partition() or 0
-                if message.offset() < ends[partition][1] and (found := _block(message)) is not None:
-                    spool.add_log(side, partition, found)
+        consumer = Consumer(log_consumer(bootstrap))
+        try:
+            for partition, (first, end) in ends.items():
+                gap = _gap(info.name, partition, "records that were to be read next have left the log")
+                start = max(starts[partition], first)
+                for message in records(consumer, info.name, partition, start, end, gap, threading.Event()):
+                    if (found := _block(message)) is not None:
+                        spool.add_log(side, partition, found)
+        finally:
+            consumer.close()
 
     def past(self, history: History) -> Iterator[Block]:
         """The Blocks of `history` that are not of these logs: what was imported, and the archive of logs that are
@@ -108,21 +115,26 @@ def _joined(archive: Archive, side: Side, info: TopicInfo, ends: Mapping[int, tu
     found = dict.fromkeys(ends, 0) | archive.next(side)
     for partition, (first, _) in ends.items():
         if found[partition] < first:
-            raise LogGap(
-                f"the archive ends at offset {found[partition]}, and the log begins at {first}",
-                where=f"{info.name}[{partition}]",
-                do="Those events are gone. Archive more often than the log forgets; to build without them, move the "
-                "archive's files of this log away and import what there is",
-            )
+            said = f"the archive ends at offset {found[partition]}, and the log begins at {first}"
+            raise _gap(info.name, partition, said)
     return found
 
 
+def _gap(topic: str, partition: int, said: str) -> LogGap:
+    return LogGap(
+        said,
+        where=f"{topic}[{partition}]",
+        do="Those events are gone. Archive more often than the log forgets; to build without them, move the archive's "
+        "files of this log away and import what there is",
+    )
+
+
 def _block(message: Message) -> Block | None:
-    where = f"{message.topic()}[{message.partition()}], offset {message.offset()}"
     try:
-        return Block.of_record(message.headers(), message.value())
-    except BlockTooNew as error:
-        raise BlockTooNew(error.what, where=where, do=error.do) from None
+        return block_in(message, "Upgrade what runs the backfill")
+    except BlockTooNew:
+        raise
     except BlockError as error:  # a worker steps over it, too
-        log.warning("%s is no block and is stepped over: %s", where, error)
+        log.warning("%s is no block and is stepped over: %s", at(message), error)
+        emit("stranger", stage="backfill", partition=message.partition())
         return None

@@ -26,11 +26,12 @@ from forebay.segments.history import History
 from forebay.segments.history import archive as files
 from forebay.segments.history.archive import Archive, Part, Place, Writer
 from forebay.segments.spec import SIDES
-from forebay.streams import archive as module
-from forebay.streams.archive import Archiver, Stretch, Written
-from forebay.streams.clients import archive_consumer
+from forebay.streams import logrecords
+from forebay.streams.archive import Archiver, Written
+from forebay.streams.clients import log_consumer
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.logrecords import records
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import add_hook
 
@@ -191,11 +192,10 @@ def test_records_that_leave_the_log_while_it_is_read_are_missed(
     topic = archive.topics.events("user")
     feed(archive.topics, "user", _acted(60))
     _remove(kafka, topic, {0: 10})
-    stale = Stretch("user", topic, "t", PARTITIONS, 0, 3, 20, False)
-    consumer = Consumer(archive_consumer(kafka.bootstrap))
+    consumer = Consumer(log_consumer(kafka.bootstrap))
     try:
         with pytest.raises(LogGap, match="that were to be read next"):
-            list(module._records(stale, consumer, threading.Event()))
+            list(records(consumer, topic, 0, 3, 20, LogGap("records that were to be read next"), threading.Event()))
     finally:
         consumer.close()
 
@@ -275,12 +275,12 @@ def test_a_broker_that_says_nothing_is_not_waited_for_for_ever(
     archive: Archiving, kafka: DevKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stretch whose records never come."""
-    monkeypatch.setattr(module, "PATIENCE_S", 1.0)
-    nothing = Stretch("user", archive.topics.events("user"), "t", PARTITIONS, 0, 0, 5, True)
-    consumer = Consumer(archive_consumer(kafka.bootstrap))
+    monkeypatch.setattr(logrecords, "PATIENCE_S", 1.0)
+    topic = archive.topics.events("user")
+    consumer = Consumer(log_consumer(kafka.bootstrap))
     try:
         with pytest.raises(BrokerUnavailable, match="nothing was read"):
-            list(module._records(nothing, consumer, threading.Event()))
+            list(records(consumer, topic, 0, 0, 5, LogGap("none"), threading.Event()))
     finally:
         consumer.close()
 
