@@ -29,7 +29,7 @@ test: .venv/installed  ## every test, those against a real Kafka included
 test-extras: .venv/installed  ## the wheel with each extra in an environment of its own: needs a package index
 	$(BIN)/python -m pytest -m extras tests/test_environments.py $(PYTEST_FLAGS)
 
-test-faults: .venv/installed  ## kills, pauses, freezes and broker restarts in full: half an hour
+test-faults: .venv/installed  ## kills, pauses, freezes and dead brokers in full: half an hour
 	$(BIN)/python -m pytest tests/faults -m "full or not full" $(PYTEST_FLAGS)
 
 simulate: .venv/installed  ## orders of events drawn by SEEDS=1000 seeds, or those of one SEED= again

@@ -7,19 +7,22 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from confluent_kafka import Consumer
+from confluent_kafka import Consumer, Producer
 
 from forebay.errors import BrokerUnavailable
-from forebay.events import Behaviour
+from forebay.events import Behaviour, Event, encode, entity_of
 from forebay.segments.blocks.build import events_of
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
@@ -46,6 +49,70 @@ OPTIONS = {
     "session_timeout_ms": 2000,
     "transaction_timeout_ms": 3000,
 }
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
+    """A broker of the module's own, which its tests may freeze, stop and kill."""
+    with DevKafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def frozen(kafka: DevKafka) -> Callable[[], AbstractContextManager[None]]:
+    """`with frozen():` SIGSTOP: the broker's connections stay open, and nothing answers."""
+
+    @contextmanager
+    def hold() -> Iterator[None]:
+        assert kafka.pid is not None
+        os.kill(kafka.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(kafka.pid, signal.SIGCONT)
+
+    return hold
+
+
+@pytest.fixture
+def steady(
+    kafka: DevKafka, topics: Topics, make_history: Callable[..., History], arrivals: Callable[..., Any]
+) -> Callable[[float], AbstractContextManager[None]]:
+    """`with steady(events_per_s):` a producer that goes on through everything; the block's end waits for its last
+    record."""
+
+    @contextmanager
+    def publishing(rate: float) -> Iterator[None]:
+        over = threading.Event()
+        producer = Producer(
+            {
+                "bootstrap.servers": kafka.bootstrap, "partitioner": "murmur2_random", "enable.idempotence": True,
+                "message.timeout.ms": 600_000, "log_level": 0,
+            }
+        )  # fmt: skip
+
+        def events() -> Iterator[Event]:
+            for seed in count(1001):
+                yield from arrivals(make_history(200, seed=seed, until_ms=time.time_ns() // 1_000_000), seed)
+
+        def run() -> None:
+            began = time.monotonic()
+            for number, event in enumerate(events()):
+                producer.produce(topics.behaviour, key=entity_of(event).encode(), value=encode(event))
+                producer.poll(0)
+                if over.wait(max(0.0, began + number / rate - time.monotonic())):
+                    return
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            assert producer.flush(120) == 0
+
+    return publishing
 
 
 @dataclass

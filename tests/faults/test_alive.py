@@ -1,87 +1,22 @@
 """Alive, or gone by name: a broker that freezes, restarts or stays away, and calls that never come back.
 
-The broker is this module's own: it is stopped and killed. Afterwards everything that the workers left is held against
-one undisturbed processor over the very same log, as in test_once.
+Afterwards everything that the workers left is held against one undisturbed processor over the very same log, as in
+test_once.
 """
 
 from __future__ import annotations
 
-import os
-import random
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
 
-from forebay.events import encode, entity_of
-from forebay.segments.history import History
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.topics import Topics
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-
-
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
-    """A broker that these tests may freeze and stop."""
-    with DevKafka(tmp_path_factory.mktemp("kafka")) as broker:
-        yield broker
-
-
-@contextmanager
-def frozen(kafka: DevKafka) -> Iterator[None]:
-    """SIGSTOP: connections stay open, and nothing answers."""
-    assert kafka.pid is not None
-    os.kill(kafka.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(kafka.pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def steady(
-    kafka: DevKafka, topics: Topics, make_history: Callable[..., History], arrivals: Callable[..., Any]
-) -> Callable[[float], Any]:
-    """`with steady(events_per_s):` a producer that goes on through everything; the block's end waits for its last
-    record."""
-
-    @contextmanager
-    def publishing(rate: float) -> Iterator[None]:
-        over = threading.Event()
-        producer = Producer(
-            {
-                "bootstrap.servers": kafka.bootstrap, "partitioner": "murmur2_random", "enable.idempotence": True,
-                "message.timeout.ms": 600_000, "log_level": 0,
-            }
-        )  # fmt: skip
-
-        def run() -> None:
-            seed = 1000
-            while not over.is_set():
-                seed += 1
-                for event in arrivals(make_history(200, seed=seed, until_ms=time.time_ns() // 1_000_000), seed):
-                    producer.produce(topics.behaviour, key=entity_of(event).encode(), value=encode(event))
-                    producer.poll(0)
-                    if over.wait(1 / rate):
-                        return
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            assert producer.flush(120) == 0
-
-    return publishing
 
 
 @pytest.fixture
@@ -109,15 +44,15 @@ def _come_through(workers: list[Any], drained: Callable[..., None], hold_against
 
 
 def test_a_frozen_broker_and_a_restarted_one_are_waited_for(
-    kafka: DevKafka, topics: Topics, replay: Callable[..., None], pair: Callable[..., Any], steady: Callable[..., Any],
-    drained: Callable[[], None], hold_against: Callable[[str], int],
+    kafka: DevKafka, replay: Callable[..., None], pair: Callable[..., Any], steady: Callable[..., Any],
+    frozen: Callable[[], Any], drained: Callable[[], None], hold_against: Callable[[str], int],
 ) -> None:  # fmt: skip
     """Both outlast the time-outs of sessions and of transactions; work goes on by itself, and nothing is lost or
     doubled."""
     replay(500)
     workers = pair()
     with steady(200):
-        with frozen(kafka):
+        with frozen():
             time.sleep(12)  # longer than a transaction or a session may last
         time.sleep(3)
         kafka.stop()
@@ -128,38 +63,6 @@ def test_a_frozen_broker_and_a_restarted_one_are_waited_for(
     for one in workers:
         felt = ("waiting for the broker", "reading the state again", "the broker was away")
         assert any(word in one.said.read_text() for word in felt)
-
-
-@pytest.mark.full
-def test_ten_freezes_and_ten_restarts(
-    kafka: DevKafka, topics: Topics, replay: Callable[..., None], pair: Callable[..., Any], steady: Callable[..., Any],
-    drained: Callable[[], None], hold_against: Callable[[str], int], capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    """Freezes of 12 to 45 s and restarts of 5 to 60 s in random order, with the time-outs of production."""
-    pick = random.Random(12)
-    faults = [("freeze", 12 + 33 * n / 9) for n in range(10)] + [("restart", 5 + 55 * n / 9) for n in range(10)]
-    pick.shuffle(faults)
-    replay(500)
-    workers = pair(session_timeout_ms=10_000, transaction_timeout_ms=10_000)
-    with steady(200):
-        for number, (kind, seconds) in enumerate(faults, start=1):
-            if kind == "freeze":
-                with frozen(kafka):
-                    time.sleep(seconds)
-            else:
-                (kafka.stop if pick.random() < 0.5 else kafka.kill)()
-                time.sleep(seconds)
-                kafka.start()
-            with capsys.disabled():
-                print(f"\n{number:2d} {kind} {seconds:.0f} s", flush=True)
-            time.sleep(pick.uniform(2, 12))
-            for one in workers:
-                assert one.process.poll() is None, one.said.read_text()
-    events = _come_through(workers, drained, hold_against)
-    with capsys.disabled():
-        print(
-            f"\n{events:,} events, 0 lost, 0 doubled, 0 wrong; 2 workers alive after {len(faults)} faults", flush=True
-        )
 
 
 @pytest.fixture
@@ -180,8 +83,8 @@ def resume(
 
 @pytest.mark.parametrize("state", ["at work", "waiting for the broker", "hanging"])
 def test_sigterm_ends_a_worker_in_every_state(
-    state: str, kafka: DevKafka, replay: Callable[..., None], worker: Callable[..., Any], wait_for: Callable[..., None],
-    resume: Callable[[], None], hold_against: Callable[[str], int],
+    state: str, frozen: Callable[[], Any], replay: Callable[..., None], worker: Callable[..., Any],
+    wait_for: Callable[..., None], resume: Callable[[], None], hold_against: Callable[[str], int],
 ) -> None:  # fmt: skip
     """Within ten seconds, a stuck loop included. What was not committed is done again by the next start."""
     replay(1000)
@@ -189,7 +92,7 @@ def test_sigterm_ends_a_worker_in_every_state(
     stopped = worker("0", state="state", partitions=PARTITIONS, fault=fault, slow_s=0.05)
     wait_for(lambda: b"ready: worker" in stopped.said.read_bytes(), "the worker")
     if state == "waiting for the broker":
-        with frozen(kafka):
+        with frozen():
             wait_for(
                 lambda: b"forebay doctor" in stopped.said.read_bytes() or b"not known" in stopped.said.read_bytes(),
                 "it",
@@ -240,14 +143,14 @@ def test_a_commit_that_never_comes_back_is_left_behind(
 
 
 def test_a_broker_that_stays_away_ends_a_worker_by_name(
-    kafka: DevKafka, replay: Callable[..., None], worker: Callable[..., Any], wait_for: Callable[..., None],
+    frozen: Callable[[], Any], replay: Callable[..., None], worker: Callable[..., Any], wait_for: Callable[..., None],
     resume: Callable[[], None], hold_against: Callable[[str], int],
 ) -> None:  # fmt: skip
     """Ten minutes by default; here six seconds."""
     replay(500)
     left = worker("0", state="state", partitions=PARTITIONS, options={"broker_away_s": 6.0})
     wait_for(lambda: b"ready: worker" in left.said.read_bytes(), "the worker")
-    with frozen(kafka):
+    with frozen():
         assert left.wait(60) == 1
     assert "BrokerUnavailable: no work could be committed for" in left.said.read_text()
     resume()

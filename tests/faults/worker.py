@@ -2,7 +2,8 @@
 
     python worker.py '{"bootstrap": …, "prefix": …, "bundle": …, "state": …, "fault": {"stage": …, "step": …, "at": …}}'
 
-It ends by SIGTERM, as `forebay work` does: with everything written.
+Where a file appears at the path `armed`, the process kills itself the next time that it passes the step that the file
+names: [stage, step]. It ends by SIGTERM, as `forebay work` does: with everything written.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def main() -> int:
     bundle, topics, stop = Bundle.load(Path(given["bundle"])), Topics(given["prefix"]), threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     fault, steps = given.get("fault"), Counter[tuple[Any, ...]]()
+    armed = Path(given.get("armed", "/nowhere"))
 
     def hook(name: str, details: Any) -> None:
         # Heartbeats are no batches: only steps of events count, and the writes of the store.
@@ -55,6 +57,8 @@ def main() -> int:
             time.sleep(given.get("slow_s", 0))
         place = (details["stage"], details["number"])
         steps[place] += 1
+        if armed.exists() and place == tuple(json.loads(armed.read_bytes())):
+            os.kill(os.getpid(), signal.SIGKILL)
         if fault and place == (fault["stage"], fault["step"]) and steps[place] == fault["at"]:
             if fault["signal"] == "HANG":  # a call that does not come back
                 time.sleep(1e6)

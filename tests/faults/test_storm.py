@@ -1,0 +1,149 @@
+"""Kills, pauses, dead and frozen brokers, one after the other, while a producer goes on.
+
+Two workers have folders of their own, so that each kill and each pause also moves partitions to the other one, which
+folds their clean logs from where its own copies stand.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from forebay.streams.dev.devkafka import DevKafka
+
+pytestmark = pytest.mark.broker
+PARTITIONS = 2
+# Production's time-outs of transactions; sessions are shorter, so that a killed worker's share moves before the next.
+OPTIONS = {"batch_records": 1024, "session_timeout_ms": 4000, "transaction_timeout_ms": 10_000}
+PAUSE_S = 8.0  # longer than a session
+STEPS = [("intake", 2), ("intake", 4), ("intake", 5)] + [(side, n) for side in ("user", "item") for n in (3, 4, 5)]
+FULL = {"kill": 60, "pause": 3, "broker": 4, "freeze": 8}
+SHORT = {"kill": 2, "pause": 1, "broker": 1}
+
+
+class Storm:
+    """Two workers that go wrong in turn. Whoever dies is started again in its slot and folder."""
+
+    def __init__(self, kafka: DevKafka, worker: Callable[..., Any], folder: Path, seed: int, frozen: Any) -> None:
+        self._kafka, self._worker, self._folder, self._frozen = kafka, worker, folder, frozen
+        self._pick = random.Random(seed)
+        self.workers = {slot: self._start(slot) for slot in ("a", "b")}
+
+    def _start(self, slot: str) -> Any:
+        armed = str(self._folder / f"armed-{slot}")
+        return self._worker(slot, state=slot, partitions=PARTITIONS, options=OPTIONS, armed=armed)
+
+    def _one(self) -> str:
+        """A slot whose worker has begun its work."""
+        slot = self._pick.choice(sorted(self.workers))
+        self._begun(slot)
+        return slot
+
+    def _begun(self, *slots: str) -> None:
+        deadline = time.monotonic() + 120
+        for slot in slots:
+            while b"assigned" not in self.workers[slot].said.read_bytes():
+                assert time.monotonic() < deadline, self.workers[slot].said.read_text()
+                time.sleep(0.1)
+
+    def kill(self, number: int) -> str:
+        """Every other one at a step of a stage, whenever it is passed next; the others at any moment."""
+        slot = self._one()
+        one, place = self.workers[slot], "any moment"
+        if number % 2:
+            place = self._at_a_step(slot)
+        else:
+            time.sleep(self._pick.uniform(0, 2))
+            one.signal(signal.SIGKILL)
+        assert one.wait(90) == -signal.SIGKILL, one.said.read_text()
+        self.workers[slot] = self._start(slot)
+        return f"{slot} at {place}"
+
+    def _at_a_step(self, slot: str) -> str:
+        stage, step = self._pick.choice(STEPS)
+        armed, draft = self._folder / f"armed-{slot}", self._folder / "draft"
+        draft.write_text(json.dumps([stage, step]))
+        os.replace(draft, armed)
+        deadline = time.monotonic() + 30
+        while self.workers[slot].process.poll() is None:
+            if time.monotonic() > deadline:  # the other one has this stage's partitions
+                self.workers[slot].signal(signal.SIGKILL)
+                stage = f"any moment, after 30 s without {stage}"
+                break
+            time.sleep(0.05)
+        armed.unlink()
+        return f"{stage} {step}"
+
+    def pause(self, number: int) -> str:
+        """Past its session: the other one takes its partitions, and it wakes up with a batch in its hands."""
+        slot = self._one()
+        self.workers[slot].signal(signal.SIGSTOP)
+        time.sleep(PAUSE_S)
+        self.workers[slot].signal(signal.SIGCONT)
+        return f"{slot}, {PAUSE_S:.0f} s"
+
+    def broker(self, number: int) -> str:
+        """Killed without a word, and back after a while."""
+        self._begun(*self.workers)  # a worker that starts without a broker ends by name
+        away = self._pick.uniform(3, 20)
+        self._kafka.kill()
+        time.sleep(away)
+        self._kafka.start()
+        return f"away for {away:.0f} s"
+
+    def freeze(self, number: int) -> str:
+        """12 to 45 seconds in even steps."""
+        self._begun(*self.workers)
+        seconds = 12 + 33 * (number % 8) / 7
+        with self._frozen():
+            time.sleep(seconds)
+        return f"{seconds:.0f} s"
+
+    def alive(self) -> None:
+        """No worker has ended by itself."""
+        for one in self.workers.values():
+            assert one.process.poll() is None, one.said.read_text()
+
+
+@pytest.mark.parametrize(
+    ("faults", "rate"), [(SHORT, 200.0), pytest.param(FULL, 1000.0, marks=pytest.mark.full)], ids=["short", "full"]
+)
+def test_a_storm_of_faults_loses_doubles_and_spoils_nothing(
+    faults: dict[str, int], rate: float,
+    kafka: DevKafka, replay: Callable[..., None], worker: Callable[..., Any], steady: Callable[..., Any],
+    frozen: Callable[[], Any], drained: Callable[..., None], hold_against: Callable[[str], int],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The last one at work has every partition, and all that it has is what an undisturbed run has."""
+    pick, began = random.Random(13), time.monotonic()
+    order = [(kind, number) for kind, times in faults.items() for number in range(times)]
+    pick.shuffle(order)
+    replay(500)
+    storm = Storm(kafka, worker, tmp_path, 13, frozen)
+    with steady(rate):
+        for at, (kind, number) in enumerate(order, start=1):
+            said = getattr(storm, kind)(number)
+            with capsys.disabled():
+                print(f"\n{time.monotonic() - began:5.0f} s {at:2d} {kind}: {said}", end="", flush=True)
+            time.sleep(pick.uniform(0, 3))
+            storm.alive()
+    drained(within_s=300)
+    storm.alive()
+    assert storm.workers["a"].stop() == 0, storm.workers["a"].said.read_text()
+    drained(within_s=120)
+    replay(100, seed=1)
+    drained(within_s=120)
+    last = storm.workers["b"]
+    assert last.stop() == 0, last.said.read_text()
+    events = hold_against("b")
+    assert events > 500
+    with capsys.disabled():
+        print(f"\n{events:,} events, 0 lost, 0 doubled, 0 wrong after {len(order)} faults at {rate:,.0f} events/s")
