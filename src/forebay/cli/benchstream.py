@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer
 
 from forebay.arrays import Ints
+from forebay.cli.benchlive import elsewhere, producer_of, until, waits_at
 from forebay.cli.processes import HOLD_S
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
-from forebay.store.codec import HEARTBEAT_KEY
-from forebay.streams.clients import asking_consumer, tail_consumer
+from forebay.streams.clients import asking_consumer
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, ensure
@@ -40,7 +40,6 @@ from forebay.telemetry import Detail, add_hook
 EVENTS, NEW_USERS, USERS, ITEMS, SKEW, PARTITIONS = 200_000, 100_000, 100_000, 20_000, 1.1, 4
 STAGES = ("intake", *SIDES)
 RATES, LIVE_S = (100, 1000), 8.0
-PATIENCE_S = 300.0
 
 Line = dict[str, Any]
 Measured = dict[str, list[float]]
@@ -111,11 +110,11 @@ class _Rig:
         read."""
         self._make("l.")
         stop, workers = threading.Event(), self._workers(STAGES)
-        with _running(workers, stop) as look:
-            _until(lambda: not any(worker.not_ready() for worker in workers), look)
-            self._send_at(50, 2.0)  # the first batches compile and connect
+        with _running(workers, stop) as look, elsewhere() as other:
+            until(lambda: not any(worker.not_ready() for worker in workers), look)
+            other.submit(waits_at, self.broker.bootstrap, self.topics, 50, 2.0).result()  # the first batches compile
             for rate in RATES:
-                waits = self._send_at(rate, LIVE_S)
+                waits = other.submit(waits_at, self.broker.bootstrap, self.topics, rate, LIVE_S).result()
                 for share in (50, 99):
                     found[f"p{share} at {rate}"].append(float(np.percentile(waits, share)))
 
@@ -135,7 +134,7 @@ class _Rig:
             yield Behaviour(f"u{user}", f"i{item}", "rate", float(1 + n % 5), now - n % 60_000, f"e{seed}-{n}", own)
 
     def _fill(self, seed: int, count: int, *, fresh: bool) -> None:
-        producer = self._producer(50)
+        producer = producer_of(self.broker.bootstrap, 50)
         for event in self._events(seed, count, fresh=fresh):
             while True:
                 try:
@@ -144,11 +143,6 @@ class _Rig:
                 except BufferError:
                     producer.poll(0.05)
         producer.flush(60)
-
-    def _producer(self, linger_ms: int) -> Producer:
-        return Producer(
-            {"bootstrap.servers": self.broker.bootstrap, "partitioner": "murmur2_random", "linger.ms": linger_ms}
-        )
 
     def _workers(self, stages: Sequence[str]) -> list[Worker]:
         found = []
@@ -179,8 +173,8 @@ class _Rig:
         remove = add_hook(listen)
         try:
             with _running(workers, stop) as look:
-                _until(lambda: not any(worker.not_ready() for worker in workers), look)
-                _until(lambda: self._is_drained(stages, workers), look)
+                until(lambda: not any(worker.not_ready() for worker in workers), look)
+                until(lambda: self._is_drained(stages, workers), look)
                 took = time.perf_counter() - began[0]
         finally:
             remove()
@@ -204,46 +198,6 @@ class _Rig:
         finally:
             asked.close()
 
-    def _send_at(self, rate: int, seconds: float) -> list[float]:
-        """Milliseconds of each event; every event has a user of its own."""
-        topic = self.topics.vectors("g1", "user")
-        consumer = Consumer(
-            tail_consumer(self.broker.bootstrap) | {"fetch.wait.max.ms": 5, "enable.partition.eof": False}
-        )
-        consumer.assign([TopicPartition(topic, p, bounds(consumer, topic, p)[1]) for p in range(PARTITIONS)])
-        sent: dict[bytes, float] = {}
-        waits: list[float] = []
-        over = threading.Event()
-
-        def listen() -> None:
-            while not over.is_set():
-                for message in consumer.consume(500, 0.005):
-                    began = None if message.key() == HEARTBEAT_KEY else sent.pop(message.key(), None)
-                    if began is not None:
-                        waits.append((time.perf_counter() - began) * 1000)
-
-        thread = threading.Thread(target=listen)
-        thread.start()
-        producer, number = self._producer(0), 0
-        started = time.perf_counter()
-        while (passed := time.perf_counter() - started) < seconds:
-            for _ in range(int(passed * rate) - number):
-                user = f"live{rate}-{number}".encode()
-                event = Behaviour(
-                    user.decode(), f"i{number % ITEMS}", "rate", 4.0, now_ms(), f"l{number}", {"genres": ["Drama"]}
-                )
-                sent[user] = time.perf_counter()
-                producer.produce(self.topics.behaviour, encode(event), user)
-                number += 1
-            producer.poll(0)
-            time.sleep(0.0005)
-        producer.flush(10)
-        _until(lambda: not sent)
-        over.set()
-        thread.join()
-        consumer.close()
-        return waits
-
 
 @contextmanager
 def _running(workers: Sequence[Worker], stop: threading.Event) -> Iterator[Callable[[], None]]:
@@ -260,15 +214,6 @@ def _running(workers: Sequence[Worker], stop: threading.Event) -> Iterator[Calla
             yield look
         finally:
             stop.set()
-
-
-def _until(condition: Callable[[], bool], look: Callable[[], None] = lambda: None) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        look()
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {PATIENCE_S:.0f} s")
-        time.sleep(0.01)
 
 
 def _cpu_s(broker: DevKafka) -> float:
