@@ -29,6 +29,7 @@ from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import log_gap, never_accepted, no_state, store_leads
 from forebay.streams.worker.stage import Owned, Stage
 from forebay.streams.worker.transport import Transport
+from forebay.streams.worker.typical import Typical
 from forebay.streams.worker.watchdog import Progress
 from forebay.telemetry import emit
 
@@ -57,6 +58,7 @@ class Worker:
         self._absence = Absence(options.broker_away_s, clock)
         self._halving = Halving(options.batch_records)
         self._claims = Claims()
+        self._applying = Typical()
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
@@ -180,7 +182,10 @@ class Worker:
         if self._halving.is_bare(batches):
             outcome = self.stage.withheld(batches[0])
         else:
+            started = self._clock()
             outcome = self.stage.apply(batches, self._claimed(batches))
+            if batches:
+                self._applying.add(self._clock() - started)
         if beat:
             self._beat_at = self._clock()
         self._submit(outcome, beat=beat)
@@ -194,7 +199,8 @@ class Worker:
         self._progress = found
 
     def _poll(self) -> list[PartitionBatch]:
-        polled = self._transport.poll(self._halving.limit, self.options.poll_s, self.options.hold_s)
+        options = self.options
+        polled = self._transport.poll(self._halving.limit, options.poll_s, options.hold_s, self._applying.seconds)
         for partition, offset in polled.ends.items():
             # One that was met before the store was open stands behind records that are still to be folded.
             if partition in self.stage.partitions and partition not in self._restoring:

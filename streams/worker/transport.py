@@ -71,9 +71,12 @@ class Transport(Protocol):
     def join(self, owner: Owner) -> None:
         """Become a member of the group. `owner` hears of partitions in later polls. Called once."""
 
-    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
         """Wait for one record, then take what already waits and what comes within `hold_s`, up to `most` records or
         about a megabyte. This also keeps the membership, and takes what waits of the followed topic.
+
+        Where a commit is under way, a batch that is not full waits for company until `ahead_s` before that commit
+        usually ends: the batch cannot be committed earlier, and what comes too late for it waits for one commit more.
 
         What was fetched before a revoke, or before `go_on`, may be in it. Raises LogGap where what is to be read next
         has left the log, and Fenced when this member cannot go on.

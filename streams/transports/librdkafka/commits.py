@@ -14,6 +14,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 
 from forebay.errors import TransactionLost
+from forebay.streams.worker.typical import Typical
 
 STOP_GRACE_S = 3.0  # of a commit under way when its worker is told to stop: SIGTERM ends a process within 10 s
 _STEP_S = 0.1
@@ -29,13 +30,21 @@ class Commits:
         # A daemon: a thread that is stuck in a call must not keep the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._under_way: Future[None] | None = None
+        self._usual, self._began = Typical(), 0.0
+
+    @property
+    def left_s(self) -> float:
+        """How long what is under way still takes, as it usually does; 0.0 where nothing is."""
+        if self._under_way is None or self._under_way.done():
+            return 0.0
+        return max(0.0, self._began + self._usual.seconds - time.monotonic())
 
     def submit(self, work: Callable[[], None]) -> None:
         """Begin `work`. The one before has been settled."""
         assert self._under_way is None, "the commit before is not settled"
         if self._thread.ident is None:
             self._thread.start()
-        self._under_way = Future()
+        self._under_way, self._began = Future(), time.monotonic()
         self._work.put((work, self._under_way))
 
     def settle(self, stop: threading.Event) -> bool:
@@ -70,9 +79,11 @@ class Commits:
     def _run(self) -> None:
         while (item := self._work.get()) is not None:
             work, future = item
+            began = time.monotonic()
             try:
                 work()
             except BaseException as error:  # noqa: BLE001 - raised where it is settled
                 future.set_exception(error)
             else:
+                self._usual.add(time.monotonic() - began)
                 future.set_result(None)

@@ -35,6 +35,7 @@ from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
 SEEK_S = 2.0
+MOST_HOLD_S = 0.25  # of a batch behind a slow commit: a broker that stalls must not keep the loop from turning
 OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
 log = logging.getLogger("forebay.librdkafka")
@@ -95,10 +96,11 @@ class LibrdkafkaTransport:
         if self._follower is not None:
             self._follower.start()
 
-    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
         if most > 1 and messages and not messages[0].error():
+            hold_s = max(hold_s, min(self._writer.left_s - ahead_s, MOST_HOLD_S))
             messages += more(self._consumer, messages[0], most - 1, hold_s)
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}

@@ -82,6 +82,11 @@ class Writer:
 
         self._commits.submit(commit)
 
+    @property
+    def left_s(self) -> float:
+        """How long the commit under way still takes, as commits usually do; 0.0 where none is."""
+        return 0.0 if self._commits is None else self._commits.left_s
+
     def settle(self, stop: threading.Event) -> bool:
         """Wait for the commit under way, with a bound, a short one once `stop` is set; returns whether there was one.
         Raises what the commit raised, or TransactionLost.

@@ -75,9 +75,9 @@ class MemoryTransport:
         self._owner = owner
         self._enter()
 
-    def poll(self, most: int, wait_s: float, hold_s: float = 0.0) -> Polled:
-        """See Transport. Partitions that it brings along are read from their beginning in the same call, which Kafka's
-        consumers do, too."""
+    def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
+        """See Transport. A commit is over when it was begun, so that no batch is held for one. Partitions that the call
+        brings along are read from their beginning at once, which Kafka's consumers do, too."""
         if not self._log.up:
             return Polled()
         covers_ms = self._moment()

@@ -121,6 +121,38 @@ class TestLibrdkafka(TransportContract):
         transport.submit([], {0: 0}, {}, 0)
         assert transport.settle(taking.stop) and transport.committed(0) == 0
 
+    def test_a_batch_waits_for_company_while_it_could_not_be_committed(
+        self, place: KafkaPlace, taking: Taking, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Behind a commit that usually takes two seconds, up to the bound of a hold. Not where none is under way, or
+        where to apply the batch takes longer."""
+        transport, plain = taking.owning(), TransactionLog.commit
+
+        def slowly(log: TransactionLog, *given: Any) -> None:
+            time.sleep(2.0)
+            plain(log, *given)
+
+        def polled(ahead_s: float, *, behind: bool) -> float:
+            if behind:
+                transport.submit([], {0: 0}, {}, 0)
+            place.append(0, [b"a"])
+            started = time.monotonic()
+            assert transport.poll(100, 10.0, 0.0, ahead_s).batches
+            took = time.monotonic() - started
+            transport.settle(taking.stop)
+            return took
+
+        monkeypatch.setattr(TransactionLog, "commit", slowly)
+        monkeypatch.setattr("forebay.streams.transports.librdkafka.transport.MOST_HOLD_S", 1.5)
+        transport.submit([], {0: 0}, {}, 0)
+        assert transport.settle(taking.stop)
+        transport.go_on(0, 0, taking.stop)
+        polled(0.0, behind=False)  # the first fetch of a partition takes as long as it likes
+        held = polled(0.0, behind=True)
+        assert held >= 1.5
+        assert polled(0.0, behind=False) < held
+        assert polled(5.0, behind=True) < held
+
     def test_a_batch_is_of_about_a_megabyte_however_large_the_records_are(
         self, place: KafkaPlace, taking: Taking
     ) -> None:
