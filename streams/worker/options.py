@@ -11,14 +11,14 @@ class WorkerOptions:
 
     `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from
     history is not in the log, and folding the log alone would serve half of it as the whole. A batch waits for company
-    for `hold_s` after its first record. A broker may be away for `broker_away_s`; a worker with records to read that
-    commits nothing for `stall_after_s` is ended by its supervisor.
+    `hold_commits` times as long as a commit usually takes. A broker may be away for `broker_away_s`; a worker with
+    records to read that commits nothing for `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
     create_stores: bool = True
     batch_records: int = 4096  # past 4,096 a batch gains nothing and its latency grows
-    hold_s: float = 0.0
+    hold_commits: float = 0.0
     poll_s: float = 0.1
     flush_batches: int = 8
     flush_interval_s: float = 1.0

@@ -200,7 +200,8 @@ class Worker:
 
     def _poll(self) -> list[PartitionBatch]:
         options = self.options
-        polled = self._transport.poll(self._halving.limit, options.poll_s, options.hold_s, self._applying.seconds)
+        hold_s = options.hold_commits * self._transport.commit_s
+        polled = self._transport.poll(self._halving.limit, options.poll_s, hold_s, self._applying.seconds)
         for partition, offset in polled.ends.items():
             # One that was met before the store was open stands behind records that are still to be folded.
             if partition in self.stage.partitions and partition not in self._restoring:

@@ -68,6 +68,10 @@ class Transport(Protocol):
     def answered_at(self) -> float:
         """When the other side last answered anything (monotonic s)."""
 
+    @property
+    def commit_s(self) -> float:
+        """How long a commit usually takes; 0.0 before the first."""
+
     def join(self, owner: Owner) -> None:
         """Become a member of the group. `owner` hears of partitions in later polls. Called once."""
 

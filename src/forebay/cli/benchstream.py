@@ -22,7 +22,7 @@ from confluent_kafka import Consumer
 
 from forebay.arrays import Ints
 from forebay.cli.benchlive import elsewhere, producer_of, until, waits_at
-from forebay.cli.processes import HOLD_S
+from forebay.cli.processes import HOLD_COMMITS
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
 from forebay.segments.bundle import Bundle
@@ -148,7 +148,7 @@ class _Rig:
         found = []
         for stage in stages:
             if stage == "intake":
-                options = WorkerOptions(hold_s=HOLD_S)
+                options = WorkerOptions(hold_commits=HOLD_COMMITS)
                 found.append(intake_worker(self.broker.bootstrap, self.topics, self.here / "intake", options))
             else:
                 side: Side = "user" if stage == "user" else "item"

@@ -30,14 +30,14 @@ class Commits:
         # A daemon: a thread that is stuck in a call must not keep the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._under_way: Future[None] | None = None
-        self._usual, self._began = Typical(), 0.0
+        self.usual, self._began = Typical(), 0.0
 
     @property
     def left_s(self) -> float:
         """How long what is under way still takes, as it usually does; 0.0 where nothing is."""
         if self._under_way is None or self._under_way.done():
             return 0.0
-        return max(0.0, self._began + self._usual.seconds - time.monotonic())
+        return max(0.0, self._began + self.usual.seconds - time.monotonic())
 
     def submit(self, work: Callable[[], None]) -> None:
         """Begin `work`. The one before has been settled."""
@@ -85,5 +85,5 @@ class Commits:
             except BaseException as error:  # noqa: BLE001 - raised where it is settled
                 future.set_exception(error)
             else:
-                self._usual.add(time.monotonic() - began)
+                self.usual.add(time.monotonic() - began)
                 future.set_result(None)

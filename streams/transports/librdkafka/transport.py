@@ -81,6 +81,11 @@ class LibrdkafkaTransport:
         """See Transport."""
         return self._ends.answered_at
 
+    @property
+    def commit_s(self) -> float:
+        """See Transport."""
+        return self._writer.usual_s
+
     def end(self, partition: int) -> End | None:
         """See Transport."""
         return self._ends.end(partition)
@@ -100,7 +105,7 @@ class LibrdkafkaTransport:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
         if most > 1 and messages and not messages[0].error():
-            hold_s = max(hold_s, min(self._writer.left_s - ahead_s, MOST_HOLD_S))
+            hold_s = min(max(hold_s, self._writer.left_s - ahead_s), MOST_HOLD_S)
             messages += more(self._consumer, messages[0], most - 1, hold_s)
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}

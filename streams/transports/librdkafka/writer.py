@@ -83,6 +83,11 @@ class Writer:
         self._commits.submit(commit)
 
     @property
+    def usual_s(self) -> float:
+        """How long a commit usually takes; 0.0 before the first."""
+        return 0.0 if self._commits is None else self._commits.usual.seconds
+
+    @property
     def left_s(self) -> float:
         """How long the commit under way still takes, as commits usually do; 0.0 where none is."""
         return 0.0 if self._commits is None else self._commits.left_s

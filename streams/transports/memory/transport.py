@@ -64,6 +64,11 @@ class MemoryTransport:
             self._answered_at = self._clock()
         return self._answered_at
 
+    @property
+    def commit_s(self) -> float:
+        """See Transport. No time passes."""
+        return 0.0
+
     def end(self, partition: int) -> End | None:
         """See Transport. As of the last poll."""
         return self._ends.get(partition)
