@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("forebay")
 # Of the Intake's batches. A transaction costs the broker milliseconds, and what it brings costs the sides as many,
 # however few events are in it: where that takes long, fewer batches leave everyone sooner. Event to vector at 100
-# events/s on two busy cores, p50: 124-148 ms; with a fixed hold of 5, 20 and 60 ms 144-248, 140-192 and 83-153.
+# events/s on two busy cores, p50: 124-168 ms; with a fixed hold of 5, 20 and 60 ms 144-248, 140-192 and 83-153.
 HOLD_COMMITS = 2.0
 
 
