@@ -81,6 +81,7 @@ class Transport(Protocol):
 
         Where a commit is under way, a batch that is not full waits for company until `ahead_s` before that commit
         usually ends: the batch cannot be committed earlier, and what comes too late for it waits for one commit more.
+        Either wait has a bound of the Transport's own, however long commits take.
 
         What was fetched before a revoke, or before `go_on`, may be in it. Raises LogGap where what is to be read next
         has left the log, and Fenced when this member cannot go on.

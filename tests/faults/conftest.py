@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -103,14 +104,14 @@ def steady(
                 if over.wait(max(0.0, began + number / rate - time.monotonic())):
                     return
 
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            assert producer.flush(120) == 0
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(run)
+            try:
+                yield
+            finally:
+                over.set()
+            sending.result()  # one that has stopped by itself has tried nothing
+        assert producer.flush(120) == 0
 
     return publishing
 

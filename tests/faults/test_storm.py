@@ -83,7 +83,7 @@ class Storm:
         return f"{stage} {step}"
 
     def pause(self, number: int) -> str:
-        """Past its session: the other one takes its partitions, and it wakes up with a batch in its hands."""
+        """Past its session: the other one takes its partitions before it wakes up."""
         slot = self._one()
         self.workers[slot].signal(signal.SIGSTOP)
         time.sleep(PAUSE_S)

@@ -20,7 +20,7 @@ from forebay.streams.topics import Topics
 
 PATIENCE_S = 300.0
 TICK_S = 0.001  # between two looks at what is due
-ITEMS = 1000
+ITEMS = 20_000
 
 
 def elsewhere() -> ProcessPoolExecutor:
@@ -50,22 +50,24 @@ def waits_at(bootstrap: str, topics: Topics, rate: int, seconds: float) -> list[
     thread.start()
     producer, number = producer_of(bootstrap, 0), 0
     started = time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
-        for _ in range(int(passed * rate) - number):
-            user = f"live{rate}-{number}".encode()
-            event = Behaviour(
-                user.decode(), f"i{number % ITEMS}", "rate", 4.0, now_ms(), f"l{number}", {"genres": ["Drama"]}
-            )
-            sent[user] = time.perf_counter()
-            producer.produce(topics.behaviour, encode(event), user)
-            number += 1
-        producer.poll(0)
-        time.sleep(TICK_S)
-    producer.flush(10)
-    until(lambda: not sent)
-    over.set()
-    thread.join()
-    consumer.close()
+    try:
+        while (passed := time.perf_counter() - started) < seconds:
+            for _ in range(int(passed * rate) - number):
+                user = f"live{rate}-{number}".encode()
+                event = Behaviour(
+                    user.decode(), f"i{number % ITEMS}", "rate", 4.0, now_ms(), f"l{number}", {"genres": ["Drama"]}
+                )
+                sent[user] = time.perf_counter()
+                producer.produce(topics.behaviour, encode(event), user)
+                number += 1
+            producer.poll(0)
+            time.sleep(TICK_S)
+        producer.flush(10)
+        until(lambda: not sent)
+    finally:  # else this process would never end
+        over.set()
+        thread.join()
+        consumer.close()
     return waits
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from confluent_kafka import Consumer
 
 from forebay.arrays import Ints
-from forebay.cli.benchlive import elsewhere, producer_of, until, waits_at
+from forebay.cli.benchlive import ITEMS, elsewhere, producer_of, until, waits_at
 from forebay.cli.processes import HOLD_COMMITS
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
@@ -37,7 +37,7 @@ from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.telemetry import Detail, add_hook
 
-EVENTS, NEW_USERS, USERS, ITEMS, SKEW, PARTITIONS = 200_000, 100_000, 100_000, 20_000, 1.1, 4
+EVENTS, NEW_USERS, USERS, SKEW, PARTITIONS = 200_000, 100_000, 100_000, 1.1, 4
 STAGES = ("intake", *SIDES)
 RATES, LIVE_S = (100, 1000), 8.0
 
@@ -112,9 +112,12 @@ class _Rig:
         stop, workers = threading.Event(), self._workers(STAGES)
         with _running(workers, stop) as look, elsewhere() as other:
             until(lambda: not any(worker.not_ready() for worker in workers), look)
-            other.submit(waits_at, self.broker.bootstrap, self.topics, 50, 2.0).result()  # the first batches compile
-            for rate in RATES:
-                waits = other.submit(waits_at, self.broker.bootstrap, self.topics, rate, LIVE_S).result()
+            for rate, seconds in [(50, 2.0), *((rate, LIVE_S) for rate in RATES)]:  # the first batches compile
+                asked = other.submit(waits_at, self.broker.bootstrap, self.topics, rate, seconds)
+                until(asked.done, look)  # a worker that ends is told of by name
+                waits = asked.result()
+                if rate not in RATES:
+                    continue
                 for share in (50, 99):
                     found[f"p{share} at {rate}"].append(float(np.percentile(waits, share)))
 
