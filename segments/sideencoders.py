@@ -12,7 +12,7 @@ import torch
 from forebay.arrays import Bools, Floats, Int8s, Ints
 from forebay.errors import BundleError
 from forebay.segments.bundle import Bundle
-from forebay.segments.encoders import SegmentEncoder, build, encode
+from forebay.segments.encoders import SegmentEncoder, build, runner
 from forebay.segments.quantize import quantize
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.spec import SegmentSpec, Side
@@ -34,6 +34,7 @@ class SideEncoders:
         self._readers = [bundle.reader(s) for s in self.segments]
         wanted = devices or {}
         self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
+        self._run = [runner(e) for e in self._encoders]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
         self._stateful = [any(f.kind != "id" for f in s.features) for s in self.segments]
         self._defaults = [self._quantized(p, *_nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
@@ -72,8 +73,8 @@ class SideEncoders:
         return SegmentVectors(codes, scale, newest, finite, self._stateful[place], default[0], default_scale[0])
 
     def _quantized(self, place: int, rows: Ints, hashes: Ints) -> tuple[Int8s, Floats, Bools]:
-        vectors = encode(self._encoders[place], self._readers[place].read(rows, hashes))
-        finite = np.isfinite(vectors).all(axis=1)
+        vectors = self._run[place](self._readers[place].read(rows, hashes))
+        finite: Bools = np.asarray(np.isfinite(vectors).all(axis=1))
         if not finite.all():
             vectors = np.where(finite[:, None], vectors, np.float32(0))
         return *quantize(vectors), finite
@@ -88,10 +89,10 @@ class SideEncoders:
         """All segments as the encoders give them, float32 [n, dims of all segments]: to measure what int8 costs. With
         `only` the columns of all others are zero."""
         parts = [
-            encode(encoder, reader.read(rows, hashes))
+            run(reader.read(rows, hashes))
             if only is None or segment in only
             else np.zeros((len(rows), segment.dim), dtype=np.float32)
-            for segment, encoder, reader in zip(self.segments, self._encoders, self._readers, strict=True)
+            for segment, run, reader in zip(self.segments, self._run, self._readers, strict=True)
         ]
         return np.concatenate(parts, axis=1)
 

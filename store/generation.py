@@ -20,6 +20,7 @@ from forebay.clock import now_ms
 from forebay.errors import GenerationMismatch, GenerationUnavailable, StoreCorrupt
 
 MANIFEST = "manifest.json"
+ENCODERS = 2  # counts the ways in which the built-in encoders were computed: 1 was torch alone
 REMEDY = "Bring the file from a copy of this folder, or build another generation: forebay backfill --generation NEW"
 
 
@@ -104,7 +105,7 @@ def _opened(data: bytes) -> Generation:
 
 def numeric_platform(device: str = "cpu") -> str:
     """What vectors depend on besides state and bundle, as one line of text. Imports none of what it names."""
-    parts = [f"{platform.machine()} {_cpu_family()}".strip()]
+    parts = [f"{platform.machine()} {_cpu_family()}".strip(), f"encoders {ENCODERS}"]
     for package in ("torch", "numpy", "numba"):
         try:
             parts.append(f"{package} {metadata.version(package)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from forebay.errors import BundleError
 from forebay.segments.encoders.affinity import Affinity
-from forebay.segments.encoders.canonical import CANONICAL, encode, tensors
+from forebay.segments.encoders.canonical import CANONICAL, encode, encode_by_torch, runner, tensors
 from forebay.segments.encoders.contract import Aligned, SegmentEncoder
 from forebay.segments.encoders.lists import AttentionPool, Bag, Gru
 from forebay.segments.encoders.mlp import Mlp
@@ -12,7 +12,17 @@ from forebay.segments.plugin import own_class
 from forebay.segments.spec import SegmentSpec
 from forebay.segments.state.readout import SegmentReader
 
-__all__ = ["CANONICAL", "ENCODERS", "Aligned", "SegmentEncoder", "build", "encode", "tensors"]
+__all__ = [
+    "CANONICAL",
+    "ENCODERS",
+    "Aligned",
+    "SegmentEncoder",
+    "build",
+    "encode",
+    "encode_by_torch",
+    "runner",
+    "tensors",
+]
 
 ENCODERS: dict[str, type[SegmentEncoder]] = {
     "affinity": Affinity,

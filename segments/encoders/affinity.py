@@ -33,7 +33,7 @@ class Affinity(SegmentEncoder):
     def __init__(self, reader: SegmentReader, items: int, segment: SegmentSpec) -> None:
         super().__init__(reader, items, segment)
         self.side = segment.side
-        self._columns = reader.dense_columns
+        self.columns = reader.dense_columns
         self.bounds = nn.ModuleDict({"numbers": Bounds(segment.dim)})
 
     def fit(self, *parts: Inputs | Kept) -> None:
@@ -46,11 +46,11 @@ class Affinity(SegmentEncoder):
     def _numbers(self, dense: Tensor) -> Tensor:
         if self.side == "item":
             return dense / dense.sum(1, keepdim=True).clamp_min(1.0)
-        overall = next(c for f, c in self._columns if f.kind == "mean" and f.key == "events")
+        overall = next(c for f, c in self.columns if f.kind == "mean" and f.key == "events")
         total, count = dense[:, overall.start : overall.start + 1], dense[:, overall.start + 1 : overall.stop]
         mean = total / count.clamp_min(1e-6)
         parts = []
-        for feature, columns in self._columns:
+        for feature, columns in self.columns:
             if feature.key == "events":
                 continue
             first, second = dense[:, columns].chunk(2, 1)

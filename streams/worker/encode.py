@@ -1,7 +1,8 @@
 """Step 3: what waits in all owned partitions, encoded together.
 
-Encoders run in canonical batches of one fixed size, padded. The rows of four partitions that got a few events each fill
-one batch together, where each by itself would pay for a whole one; and a row's bits do not depend on its neighbours.
+An encoder that runs through torch has canonical batches of one fixed size, padded. The rows of four partitions that
+got a few events each fill one batch together, where each by itself would pay for a whole one; and a row's bits do not
+depend on its neighbours.
 """
 
 from __future__ import annotations

@@ -79,4 +79,4 @@ def test_fields_of_a_later_version_do_not_keep_a_manifest_from_being_read(tmp_pa
 def test_the_platform_names_what_numbers_depend_on() -> None:
     """Processor, libraries and device, without importing any of them."""
     text = numeric_platform("cuda:0")
-    assert all(word in text for word in ("torch ", "numpy ", "numba ", "cuda:0"))
+    assert all(word in text for word in ("torch ", "numpy ", "numba ", "encoders ", "cuda:0"))

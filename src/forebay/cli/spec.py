@@ -85,7 +85,7 @@ def _flops(reader: SegmentReader, segment: SegmentSpec) -> int | None:
         import torch
         from torch import nn
 
-        from forebay.segments.encoders import CANONICAL, build, encode
+        from forebay.segments.encoders import CANONICAL, build, encode_by_torch
     except ImportError:
         return None
     total = 0
@@ -103,7 +103,7 @@ def _flops(reader: SegmentReader, segment: SegmentSpec) -> int | None:
         if isinstance(layer, nn.Linear):
             layer.register_forward_hook(count)
     blank = reader.blank(CANONICAL)
-    encode(encoder, replace(blank, length=np.full(CANONICAL, reader.list_size, dtype=np.int64)))
+    encode_by_torch(encoder, replace(blank, length=np.full(CANONICAL, reader.list_size, dtype=np.int64)))
     return total // CANONICAL
 
 

@@ -7,18 +7,30 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 import torch
 
 import forebay
-from forebay.arrays import Ints
+from forebay.arrays import Floats, Ints
 from forebay.events import Behaviour
 from forebay.segments.bundle import Bundle
-from forebay.segments.encoders import CANONICAL, ENCODERS, Aligned, SegmentEncoder, build, encode, tensors
+from forebay.segments.encoders import (
+    CANONICAL,
+    ENCODERS,
+    Aligned,
+    SegmentEncoder,
+    build,
+    encode,
+    encode_by_torch,
+    tensors,
+)
+from forebay.segments.encoders import compiled as kernels
+from forebay.segments.encoders.compiled import compiled
 from forebay.segments.spec import SIDES, SegmentSpec, Spec, parse_spec
 from forebay.segments.state.ids import hash_ids
 from forebay.segments.state.layout import Layout
@@ -26,8 +38,11 @@ from forebay.segments.state.readout import Inputs, SegmentReader, Vocabulary
 
 from ..models import spec, untrained
 from ..played import Played
+from . import plain
 
 ITEMS = Vocabulary.of(hash_ids([f"i{n}" for n in range(40)]))
+Way: TypeAlias = Callable[[SegmentEncoder, Inputs], Floats]
+WAYS = pytest.mark.parametrize("run", [encode, encode_by_torch])  # a kernel where there is one; a GPU has torch alone
 SIZES = (1, 2, 7, CANONICAL - 1, CANONICAL, CANONICAL + 1, 300)
 
 
@@ -144,35 +159,52 @@ class EncoderContract:
             vectors = encode(self.encoder(), _random_inputs(self.reader, count))
             assert vectors.shape == (count, self.segment.dim) and vectors.dtype == np.float32
 
-    def test_a_vector_does_not_depend_on_the_number_of_rows(self) -> None:
+    @WAYS
+    def test_a_vector_does_not_depend_on_the_number_of_rows(self, run: Way) -> None:
         """Law 3: alone, in half a batch and in three, every row has the same bits."""
         encoder, inputs = self.encoder(), _random_inputs(self.reader, max(SIZES))
-        whole = encode(encoder, inputs)
+        whole = run(encoder, inputs)
         for count in SIZES:
-            assert encode(encoder, inputs.take(slice(0, count))).tobytes() == whole[:count].tobytes(), count
+            assert run(encoder, inputs.take(slice(0, count))).tobytes() == whole[:count].tobytes(), count
 
-    def test_a_vector_does_not_depend_on_its_place(self) -> None:
+    @WAYS
+    def test_a_vector_does_not_depend_on_its_place(self, run: Way) -> None:
         """Law 3: rows in another order give the same rows in that order."""
         encoder, inputs = self.encoder(), _random_inputs(self.reader, 300)
         order = np.random.default_rng(1).permutation(300)
-        assert encode(encoder, inputs.take(order)).tobytes() == encode(encoder, inputs)[order].tobytes()
+        assert run(encoder, inputs.take(order)).tobytes() == run(encoder, inputs)[order].tobytes()
 
-    def test_a_vector_does_not_depend_on_its_neighbours(self) -> None:
+    @WAYS
+    def test_a_vector_does_not_depend_on_its_neighbours(self, run: Way) -> None:
         """Law 3: other rows, extreme ones too, leave it as it was."""
         encoder, one = self.encoder(), _random_inputs(self.reader, 1)
-        alone = encode(encoder, one)
+        alone = run(encoder, one)
         for size in (1.0, 1e15):
             crowd = _random_inputs(self.reader, 200, seed=9, size=size)
             for field, array in vars(one).items():
                 getattr(crowd, field)[77] = array[0]
-            assert encode(encoder, crowd)[77].tobytes() == alone[0].tobytes(), size
+            assert run(encoder, crowd)[77].tobytes() == alone[0].tobytes(), size
 
-    def test_two_threads_give_the_bits_of_one(self, two_threads: None) -> None:
+    @WAYS
+    def test_two_threads_give_the_bits_of_one(self, run: Way, two_threads: None) -> None:
         """Law 3."""
         encoder, inputs = self.encoder(), _random_inputs(self.reader, 300)
-        vectors = encode(encoder, inputs)
+        vectors = run(encoder, inputs)
         torch.set_num_threads(1)
-        assert encode(encoder, inputs).tobytes() == vectors.tobytes()
+        assert run(encoder, inputs).tobytes() == vectors.tobytes()
+
+    @pytest.mark.parametrize("fitted", [True, False])
+    def test_a_kernel_computes_what_torch_does(self, fitted: bool) -> None:
+        """Up to the last bits of a float32, within bounds and beyond them; and exactly what its plain twin does."""
+        encoder, inputs = self.encoder(), _random_inputs(self.reader, 60, seed=3)
+        if fitted:
+            encoder.fit(_random_inputs(self.reader, 40, seed=4, size=0.5))
+        found, by_torch = encode(encoder, inputs), encode_by_torch(encoder, inputs)
+        assert np.allclose(found, by_torch, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(by_torch).max())))
+        if compiled(encoder) is None:
+            return
+        for row in range(0, 60, 3):
+            assert found[row].tobytes() == plain.vector(encoder, inputs, row).tobytes(), row
 
     def test_a_row_moves_its_own_vector_only(self) -> None:
         """Read off `forward` in training's way, without canonical batches: no statistics of the batch are used."""
@@ -330,6 +362,24 @@ def test_equal_rows_are_equal_at_every_place() -> None:
             for outputs in [*range(1, 14), 31, 32]:
                 vectors = Aligned(inputs, outputs)(rows)
                 assert torch.equal(vectors, vectors[:1].expand_as(vectors)), f"{inputs} to {outputs}"
+
+
+def test_an_item_that_is_projected_each_time_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the projections of all items would take too much memory."""
+    one = TestAttentionPoolOverAListAndDenseFeatures()
+    encoder, inputs = one.encoder(), _random_inputs(one.reader, 50)
+    whole = encode(encoder, inputs)
+    monkeypatch.setattr(kernels, "PROJECTED_BYTES", 0)
+    assert encode(encoder, inputs).tobytes() == whole.tobytes()
+
+
+def test_what_is_no_number_is_told_and_harms_no_neighbour() -> None:
+    """A row of infinities gives a row that is not finite; kernels read nothing beyond their arrays for it."""
+    one = TestAttentionPool()
+    encoder, inputs = one.encoder(), _random_inputs(one.reader, 9)
+    inputs.length[4], inputs.sequence[4, 0] = one.reader.list_size, np.inf
+    found = np.isfinite(encode(encoder, inputs)).all(axis=1)
+    assert found.tolist() == [row != 4 for row in range(9)]
 
 
 def test_every_kind_of_encoder_is_held_to_the_contract() -> None:

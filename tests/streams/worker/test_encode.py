@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forebay.arrays import Ints
 from forebay.events import Behaviour
 from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
-from forebay.segments.encoders import canonical
+from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.sideencoders import SideEncoders
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
@@ -61,16 +62,21 @@ def test_a_vector_does_not_depend_on_the_partitions_beside_it(bundle: Bundle, fo
         processor.close(partition)
 
 
-def test_few_rows_of_many_partitions_fill_one_batch(
+def test_the_rows_of_many_partitions_are_one_batch(
     bundle: Bundle, folded: Callable[[], Processor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Thirty users in four partitions are one padded batch for each segment, not four."""
+    """Thirty users in four partitions are one call for each segment, not four."""
     processor = folded()
-    padded: list[int] = []
-    plain = canonical._padded
-    monkeypatch.setattr(canonical, "_padded", lambda part: (padded.append(len(part)), plain(part))[1])
+    sizes: list[int] = []
+    plain = SideEncoders.encode
+
+    def counted(encoders: SideEncoders, place: int, rows: Ints, hashes: Ints) -> SegmentVectors:
+        sizes.append(len(rows))
+        return plain(encoders, place, rows, hashes)
+
+    monkeypatch.setattr(SideEncoders, "encode", counted)
     outcome = processor.apply([])
     assert len(outcome.records) == 30
-    assert padded == [30] * len(bundle.spec.side("user"))
+    assert sizes == [30] * len(bundle.spec.side("user"))
     for partition in range(COUNT):
         processor.close(partition)
