@@ -1,7 +1,8 @@
-"""What every store over one RocksDB directory shares: it is opened, flushed for a checkpoint, and closed."""
+"""What every store over one RocksDB directory shares: it is opened, copied for a Checkpoint, and closed."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,9 +16,9 @@ class OnRocks:
         self._rocks = rocks
         self.path = rocks.path
 
-    def flush(self) -> None:
-        """Write what is in memory to sorted files: a checkpoint then links files only."""
-        self._rocks.flush()
+    def snapshot(self, folder: Path) -> None:
+        """Make `folder`, which must not exist, a copy of the store as of its last write."""
+        self._rocks.snapshot(folder)
 
     def close(self) -> None:
         """Release the directory for its next owner. Closing twice is fine."""

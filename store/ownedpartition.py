@@ -250,6 +250,10 @@ class OwnedPartition:
         self._changed[:] = False
         self._deleted.clear()
 
+    def snapshot(self, folder: Path) -> None:
+        """Make `folder`, which must not exist, a copy of the store as of the last flush."""
+        self.store.snapshot(folder)
+
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""
         self.store.close()

@@ -25,10 +25,11 @@ from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
 _ENTITY, _PENDING, _META = b"e", b"p", b"m"
-# Not "delete it": the log does not have the history that a backfill folded, and its retention ends.
+# Not just "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
-    "Put an earlier copy of this directory in its place: the log's part is folded again. Without one, build another "
-    "generation from a history that reaches to now: forebay backfill --generation NEW"
+    "Where there is a checkpoint of it (forebay checkpoints list), delete this directory and start again. Else put an "
+    "earlier copy in its place: the log's part is folded again. Without one, build another generation from a history "
+    "that reaches to now: forebay backfill --generation NEW"
 )
 
 

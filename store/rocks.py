@@ -7,7 +7,9 @@ at a corrupt block, a write that raised may still be found after the next open, 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from rocksdict import BlockBasedOptions, Cache, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
+from rocksdict import BlockBasedOptions, Cache, Checkpoint, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
 
 from forebay.errors import StoreCorrupt, StoreError, StoreLocked, StoreMissing
 
@@ -97,9 +99,13 @@ class Rocks:
         self._scans.add(scan)
         return scan
 
-    def flush(self) -> None:
-        """Write what is in memory to sorted files: a checkpoint then links files only."""
-        self._read(lambda db: db.flush())
+    def snapshot(self, folder: Path) -> None:
+        """Make `folder`, which must not exist, a copy of the store as it is now: sorted files are linked, so that it
+        takes milliseconds and no room where both are on one disk. What is in memory is written to a sorted file
+        first."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The object keeps the database open, and its lock taken: it must not outlive the call.
+        self._read(lambda db: Checkpoint(db).create_checkpoint(str(folder)))
 
     def close(self) -> None:
         """Release the directory. Open scans end first: one that lives on would keep the lock. Closing twice is fine."""
@@ -186,6 +192,29 @@ class Scan(Iterator[tuple[bytes, bytes]]):
     def close(self) -> None:
         """Drop RocksDB's iterator, and with it the files and the lock that it keeps."""
         self._iterator = None
+
+
+def discard(path: Path) -> bool:
+    """Remove the store at `path`, unless another process or object has it open; returns whether it is gone.
+
+    Its name is free at once; a crash leaves the rest of it under a name that starts with `.gone-`.
+    """
+    try:
+        store = Rocks(path, create=False)
+    except StoreMissing:
+        return True
+    except StoreLocked:
+        return False
+    except StoreError:  # damaged: nobody can have it open
+        store = None
+    gone = path.with_name(f".gone-{os.getpid()}-{path.name}")
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(path, gone)  # while its lock is held: nobody opens it in between
+    if store is not None:
+        with contextlib.suppress(StoreError):  # closing writes into a folder that has gone
+            store.close()
+    shutil.rmtree(gone, ignore_errors=True)
+    return True
 
 
 def _options(create: bool) -> tuple[Options, Cache]:

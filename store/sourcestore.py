@@ -22,8 +22,9 @@ from forebay.store.rocks import Rocks
 
 _BLOB, _META = b"d", b"m"
 RESTORE = (
-    "Put an earlier copy of this directory in its place: what came since is read again. Without one, delete it: what "
-    "the source still keeps is read again, and duplicates of what it does not keep can count twice"
+    "Where there is a checkpoint of it (forebay checkpoints list), delete this directory and start again. Else put an "
+    "earlier copy in its place: what came since is read again. Without one, delete it: what the source still keeps is "
+    "read again, and duplicates of what it does not keep can count twice"
 )
 
 

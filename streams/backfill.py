@@ -5,7 +5,8 @@ there to the Cut, which is their end when it begins. So no event lies between a 
 file and in a log is folded once.
 
 The order of steps decides what a crash leaves: events are partitioned into files, then the stores are built (each
-whole, with its offset at the Cut), then the vectors are told, then the manifest is written. Without a manifest there is
+whole, with its offset at the Cut), then each is kept as a Checkpoint, then the vectors are told, then the manifest is
+written. Without a manifest there is
 no generation, and the next run begins by clearing what the last one left: its folder, and what it has told.
 """
 
@@ -27,6 +28,7 @@ from forebay.errors import GenerationError
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
+from forebay.store.checkpoints import Checkpoints, about
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.generation import MANIFEST, Generation
 from forebay.store.partitionstore import PartitionStore
@@ -56,13 +58,15 @@ def backfill(
     now_ms: int,
     progress: Progress | None = None,
     processes: int | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Generation:
     """Fold `history`, and the clean logs as far as it does not have them, into generation `name`: stores under
     `state_folder`, vectors in the generation's topics, manifest in `folder`.
 
     The Cut is the end of both clean logs as they are now: workers of the generation go on from there. `now_ms` is the
     clock of the last tick that the history would have had. Vectors are as of then, or of the moment up to which the
-    Intake has read its sources. `progress(done, total)` counts events. `processes` build partitions side by side: by
+    Intake has read its sources. Workers of other machines find the stores among `checkpoints`.
+    `progress(done, total)` counts events. `processes` build partitions side by side: by
     default one for each core, and none beside this one for a small history.
 
     Raises GenerationError if it exists, LogGap where events between an archive and what a log still has are gone,
@@ -73,6 +77,8 @@ def backfill(
             f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
         )
     shutil.rmtree(state_folder, ignore_errors=True)
+    if checkpoints is not None:
+        checkpoints.remove(name)
     cut = Cut.now(bootstrap, topics, now_ms)
     targets = {
         side: [
@@ -97,6 +103,9 @@ def backfill(
     else:
         _build_here(bundle, jobs, spool, lambda done: tell(done, spool.events))
     shutil.rmtree(spool_folder)
+    if checkpoints is not None:
+        for side, target in jobs:
+            _keep(checkpoints, f"{name}/{side}-{target.partition}", target.path(side), now_ms)
     for side in SIDES:
         _publish(bundle, side, targets[side], bootstrap, topics, name)
     partitions: dict[str, int] = {side: len(targets[side]) for side in SIDES}
@@ -173,6 +182,15 @@ def _build_one(bundle: str, side: Side, target: Target, paths: Sequence[Path]) -
 @lru_cache(maxsize=1)
 def _loaded(path: str) -> Bundle:
     return Bundle.load(Path(path))
+
+
+def _keep(checkpoints: Checkpoints, of: str, path: Path, now_ms: int) -> None:
+    copy = path.with_name(f".snapshot-{os.getpid()}-{path.name}")
+    with PartitionStore.open(path, create=False) as store:
+        meta = store.meta()
+        store.snapshot(copy)
+    checkpoints.save(copy, about(of, meta, now_ms))
+    shutil.rmtree(copy)
 
 
 # -- vectors

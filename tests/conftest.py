@@ -362,8 +362,10 @@ class Work:
 
 @pytest.fixture
 def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
-    """`with work(topics, stage, folder, generation="g1", partitions=2, options=…)`: a worker of the intake, or of one
-    side, running."""
+    """`with work(topics, stage, folder, generation="g1", partitions=2, options=…, checkpoints=…)`: a
+    worker of the intake, or of one side, running. Without a folder of Checkpoints, what is not there is folded from the
+    log."""
+    from forebay.store.checkpoints import Checkpoints
     from forebay.streams.intake.accept import Rules
     from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
     from forebay.streams.worker.options import WorkerOptions
@@ -379,10 +381,12 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
         options: WorkerOptions = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2),
         bundle: Bundle = bundle,
         rules: Rules = Rules(),
+        checkpoints: Path | None = None,
     ) -> Work:
+        kept = None if checkpoints is None else Checkpoints(str(checkpoints))
         if stage == "intake":
-            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, rules=rules))
+            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules))
         processor = Processor(bundle, "user" if stage == "user" else "item", topics, generation, partitions, folder)
-        return Work(side_worker(processor, kafka.bootstrap, options))
+        return Work(side_worker(processor, kafka.bootstrap, options, kept))
 
     return start

@@ -239,8 +239,8 @@ def test_what_an_extra_lacks_is_one_line(
 
 
 def test_every_other_extra_can_be_resolved(wheel: Path, environment: Callable[[str], Environment]) -> None:
-    """`gpu` and `all` are not installed here (a GPU's libraries; the tests' own environment): what they ask for is
-    there to be had."""
+    """`gpu`, `s3` and `all` are not installed here (a GPU's libraries; the tests' own environment): what they ask
+    for is there to be had."""
     python = environment("cli").folder / "bin" / "python"
-    for extra in ("gpu", "kafka,publisher,server"):
+    for extra in ("gpu", "s3", "kafka,publisher,server"):
         _run(*PIP, "--python", python, "install", "--quiet", "--dry-run", f"{wheel}[{extra}]")

@@ -26,6 +26,9 @@ class Settings:
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
     archive: str = ""  # where archive and import write: a folder, or a URL that fsspec knows; absent: data_dir/archive
+    checkpoints: str = ""  # where workers keep copies of their state: a folder, or a URL; absent: data_dir/checkpoints
+    checkpoint_every: str = "5m"  # how often of each partition; what came since is folded again after a move
+    checkpoints_kept: int = 2  # of each partition
     generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
     late_after: str = "24h"  # a behaviour that is older when the log takes it is a dead letter
@@ -54,6 +57,11 @@ class Settings:
     def archive_url(self) -> str:
         """The archive's folder or URL."""
         return self.archive or str(self.data_dir / "archive")
+
+    @property
+    def checkpoints_url(self) -> str:
+        """The folder or URL of Checkpoints."""
+        return self.checkpoints or str(self.data_dir / "checkpoints")
 
     @property
     def generation_dir(self) -> Path:

@@ -21,6 +21,7 @@ ForebayError
 ├── StoreError                 files on disk
 │   ├── StoreLocked            another process has this directory open
 │   ├── StoreCorrupt           bytes are not what was written
+│   ├── CheckpointError        a checkpoint cannot be written, or not be read
 │   └── StoreLeads             the store is ahead of the consumer group
 ├── BundleError                a bundle is damaged or does not fit
 ├── GenerationError
@@ -165,9 +166,10 @@ class StoreLocked(StoreError):
 
 
 class StoreMissing(StoreError):
-    """There is no store where one must be.
+    """There is no store where one must be, nor a checkpoint of it.
 
-    Operator action: bring the directory from the partition's last owner, or `forebay backfill --generation NEW`.
+    Operator action: name the place that has the checkpoints (`checkpoints` in forebay.toml), bring the directory from
+    the partition's last owner, or `forebay backfill --generation NEW`.
     """
 
 
@@ -175,12 +177,21 @@ class StoreCorrupt(StoreError):
     """Bytes on disk are not what was written. Operator action, by what the path is:
 
     - a serving node's vectors: delete the directory; it is filled from the vectors topics.
-    - a worker's state: put an earlier copy of the directory in its place; the log's part is folded again. Without a
-      copy `forebay backfill --generation NEW` from a history that reaches to now: deleting it would lose the history,
-      and `work` refuses.
-    - the Intake's (in @intake): put an earlier copy in its place, or delete the directory: what the source still keeps
-      is read again, and only duplicates of what it does not keep can then count twice.
+    - a worker's state, and the Intake's (in @intake): one that does not open is moved aside, and the newest checkpoint
+      takes its place. One that opens and is damaged further in: delete the directory, and start the worker again.
+      Without a checkpoint, put an earlier copy of the directory in its place; without a copy of a worker's state,
+      `forebay backfill --generation NEW` from a history that reaches to now. Without one of the Intake's, delete it:
+      what the source still keeps is read again, and duplicates of what it does not keep can count twice.
     - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
+    """
+
+
+class CheckpointError(StoreError):
+    """A checkpoint cannot be written, or cannot be read, or is not what was written.
+
+    Operator action: see that this machine reaches the place (`checkpoints` in forebay.toml) and may write there. While
+    a worker cannot, it goes on with the state that it has, and says so; what is damaged goes with `forebay checkpoints
+    prune`, and an older checkpoint serves meanwhile.
     """
 
 

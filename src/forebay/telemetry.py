@@ -6,6 +6,9 @@
 | --- | --- | --- |
 | step | worker | number 1–5 (streams/worker/processor.py), name, stage (intake, user, item), seconds, events |
 | restored | worker | stage, partition, events applied silently, seconds |
+| fetched | worker | stage, partition, bytes, seconds: a partition's state came from a checkpoint |
+| checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
+| checkpoint_failed | worker | stage, partition: none was made, and it is tried again |
 | dead_letter | Intake | stage, reason |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |

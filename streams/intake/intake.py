@@ -53,6 +53,7 @@ class Intake:
     """Accepts the records of an installation's sources, for the partitions it was given. One thread at a time."""
 
     name = title = "intake"
+    scope = "@intake"  # no generation can be called so
     needs_all = False  # only the identities of the last day matter
 
     def __init__(
@@ -70,6 +71,7 @@ class Intake:
         what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more."""
         self.folder, self.partitions = folder, dict[int, OwnedSource]()
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
+        self.names = tuple(f"{s.topic}-{s.partition}" for s in sources)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
         self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
@@ -91,14 +93,12 @@ class Intake:
         for side in SIDES:
             self._acceptor.blocks(filled, side, 1)
 
-    def has_stores(self) -> bool:
-        """See Stage."""
-        return any(self.folder.glob("*/CURRENT"))
-
-    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedSource:
+    def open(
+        self, partition: int, source: Source, offset: int, *, create: bool = True, folder: Path | None = None
+    ) -> OwnedSource:
         """See Stage. Errors as in OwnedSource.open."""
         fresh = SourceMeta(source.topic, source.partition, source.topic_id, offset)
-        path = self.folder / f"{source.topic}-{source.partition}"
+        path = folder or self.folder / self.names[partition]
         self.partitions[partition] = OwnedSource.open(path, fresh, create=create)
         return self.partitions[partition]
 

@@ -76,6 +76,10 @@ class OwnedSource:
             del self._blobs[hour]
         self._blobs.update(hour for hour, _ in blobs)
 
+    def snapshot(self, folder: Path) -> None:
+        """Make `folder`, which must not exist, a copy of the store as of the last flush."""
+        self.store.snapshot(folder)
+
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""
         self.store.close()

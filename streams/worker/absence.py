@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from forebay.errors import BrokerError, BrokerUnavailable
+from forebay.errors import BrokerUnavailable, ForebayError
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
 UNASKED_S = 30.0  # then it is tried whoever was answered: the one who asks may hang himself
@@ -25,7 +25,7 @@ class Absence:
         """Whether the broker is away."""
         return self._since is not None
 
-    def failed(self, error: BrokerError) -> None:
+    def failed(self, error: ForebayError) -> None:
         """Something failed for want of an answer. Raises BrokerUnavailable when this has gone on for too long."""
         now = self._clock()
         if self._since is None:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 class WorkerOptions:
     """`slot` names this worker among its group's: stable over restarts, different for each process.
 
-    `create_stores` False refuses a partition whose store is not here: the state of a generation that was built from
-    history is not in the log, and folding the log alone would serve half of it as the whole. A batch waits for company
-    `hold_commits` times as long as a commit usually takes. A broker may be away for `broker_away_s`; a worker with
-    records to read that commits nothing for `stall_after_s` is ended by its supervisor.
+    A batch waits for company `hold_commits` times as long as a commit usually takes. Of each owned partition a
+    Checkpoint is made every `checkpoint_every_s`, and the newest `checkpoints_kept` are kept. A broker, or the place of
+    Checkpoints that are needed, may be away for `broker_away_s`; a worker with records to read that commits nothing for
+    `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
-    create_stores: bool = True
     batch_records: int = 4096  # past 4,096 a batch gains nothing and its latency grows
     hold_commits: float = 0.0
     poll_s: float = 0.1
@@ -25,5 +24,7 @@ class WorkerOptions:
     heartbeat_interval_s: float = 1.0
     session_timeout_ms: int = 10_000
     transaction_timeout_ms: int = 10_000
+    checkpoint_every_s: float = 300.0
+    checkpoints_kept: int = 2
     broker_away_s: float = 600.0
     stall_after_s: float = 120.0

@@ -57,6 +57,7 @@ class Processor:
         self.topic, self._vectors = topics.events(side), topics.vectors(generation, side)
         self.layout, self.codec = bundle.layouts[side], codec_of(bundle, side)
         self.partitions: dict[int, OwnedPartition] = {}
+        self.names, self.scope = tuple(f"{side}-{p}" for p in range(partitions)), generation
         self._retire_after_ms = bundle.spec.events.retire_users_after_ms if side == "user" else 0
         self._fold, self._coder = Fold(self.layout), BlockCoder(bundle.spec, side)
         self._undeclared = Undeclared(bundle.spec, side)
@@ -66,18 +67,16 @@ class Processor:
         """See Stage."""
         self._fold.warm()
 
-    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> OwnedPartition:
+    def open(
+        self, partition: int, source: Source, offset: int, *, create: bool = True, folder: Path | None = None
+    ) -> OwnedPartition:
         """See Stage. Errors as in OwnedPartition.open."""
         fresh = PartitionMeta(self.topic, partition, source.topic_id, self.count, self.layout.digest, offset)
         self.partitions[partition] = OwnedPartition.open(
-            self.folder / f"{self.side}-{partition}", self._fold, self.codec, fresh,
+            folder or self.folder / self.names[partition], self._fold, self.codec, fresh,
             create=create, retire_after_ms=self._retire_after_ms,
         )  # fmt: skip
         return self.partitions[partition]
-
-    def has_stores(self) -> bool:
-        """See Stage."""
-        return any(self.folder.glob(f"{self.side}-*/CURRENT"))
 
     def close(self, partition: int) -> None:
         """See Stage."""

@@ -20,14 +20,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from forebay.clock import now_ms
-from forebay.errors import BrokerError, BrokerUnavailable, RecordRefused, StoreMissing, TransactionLost
+from forebay.errors import BrokerError, BrokerUnavailable, CheckpointError, RecordRefused, StoreLeads, TransactionLost
+from forebay.store.checkpoints import Checkpoints
 from forebay.streams.worker.absence import Absence
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.claims import Claims
 from forebay.streams.worker.halving import Halving
+from forebay.streams.worker.keeper import Keeper
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.refusals import log_gap, never_accepted, no_state, store_leads
+from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
 from forebay.streams.worker.stage import Owned, Stage
+from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
 from forebay.streams.worker.watchdog import Progress
@@ -45,14 +48,20 @@ class Worker:
         stage: Stage,
         transport: Transport,
         options: WorkerOptions = WorkerOptions(),
+        checkpoints: Checkpoints | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = now_ms,
     ) -> None:
-        """Raises StoreMissing where `options` demand state and there is none at all: nothing is joined by then."""
-        if not options.create_stores and not stage.has_stores():
-            raise no_state(f"the {stage.title}", str(stage.folder))
+        """`checkpoints` are where state comes from that is not here, and where it is kept. Without them it is folded
+        from the log: of a generation that was built from history that is half of it.
+
+        Raises StoreMissing where the state of a partition is nowhere: nothing is joined by then.
+        """
         self.stage, self.options = stage, options
+        self._stores = Stores(stage, checkpoints)
+        self._stores.check()
+        self.keeper = None if checkpoints is None else Keeper(checkpoints, stage, options, clock, wall_ms)
         self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
@@ -62,6 +71,7 @@ class Worker:
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
+        self._put_off: dict[int, Absence] = {}  # of those whose Checkpoints do not arrive
         self._restoring: dict[int, int] = {}  # partition -> fold silently up to this offset
         self._catching_up = False
         self._met_end: dict[int, int] = {}
@@ -159,6 +169,8 @@ class Worker:
         """Let go of everything without writing, and leave the group."""
         for partition in list(self.stage.partitions):
             self.stage.close(partition)
+        if self.keeper is not None:
+            self.keeper.close()
         self._transport.close()
 
     def _work(self) -> None:
@@ -171,6 +183,8 @@ class Worker:
         if self._flush_due():
             self._settle()  # the store may not hold what is not committed
             self._flush()
+        if self.keeper is not None and not self._since_flush:
+            self.keeper.flushed()
         for partition in list(self._restoring):
             self._restore(partition)
         if self._restoring:  # told to stop in the middle: half a state has nothing to tell
@@ -307,8 +321,17 @@ class Worker:
         for partition in sorted(self._unopened):
             if self._stop.is_set():
                 return
-            self._take_over(partition)
-            self._unopened.discard(partition)
+            if partition in self._put_off and not self._put_off[partition].over(self._clock()):
+                continue
+            try:
+                self._take_over(partition)
+            except CheckpointError as error:  # the others go on meanwhile
+                log.warning("%s: %s", self._place(partition), error)
+                waits = self._put_off.setdefault(partition, Absence(self.options.broker_away_s, self._clock))
+                waits.failed(error)
+            else:
+                self._put_off.pop(partition, None)
+                self._unopened.discard(partition)
             self._turned()
 
     def _take_over(self, partition: int) -> None:
@@ -316,26 +339,31 @@ class Worker:
 
         What can be refused for want of state is refused before the slot is taken: taking it ends whoever had it.
         """
-        place, source = self._place(partition), self._transport.source(partition)
+        source = self._transport.source(partition)
         self._met_end.pop(partition, None)
         self._claims.forget(partition)
-        owned = self._open_existing(partition)
+        found = self._stores.find(partition, source)
         try:
             self._transport.take(self._stop)
             done, first = self._transport.committed(partition), self._transport.first(partition)
+            owned = self._stores.take(partition, source, found, done, first, self._turned, self._stop)
+            if self._stop.is_set():
+                return
             if owned is None:
+                if found.checkpoints and self.stage.needs_all:
+                    raise self._leads(partition, found.checkpoints[0].offset, done or 0)
                 # Where the group has been already, an empty store needs the log from its beginning on.
-                start = first if done is None or not self.stage.needs_all else 0
-                owned = self.stage.open(partition, source, start)
+                owned = self._stores.make(partition, source, first if done is None or not self.stage.needs_all else 0)
             self._past_what_is_gone(owned, partition, done, first)
             store = owned.meta.offset
             if done is not None and store > done:
-                command = self._transport.reset_command(partition, store)
-                raise store_leads(store, done, f"{place}, group {self.group}", command)
+                raise self._leads(partition, store, done)
         except BaseException:
             self.stage.close(partition)
             raise
         self._committed[partition] = store if done is None else done
+        if self.keeper is not None:
+            self.keeper.opened(partition, found.checkpoints[0].created if found.checkpoints else 0)
         if done is not None and store < done:
             self._restoring[partition] = done
         else:
@@ -351,14 +379,9 @@ class Worker:
             raise never_accepted(self._place(partition), self._transport.reset_command(partition, first))
         owned.advance(first, 0)
 
-    def _open_existing(self, partition: int) -> Owned | None:
-        """The partition with the state that is here; None where there is none and one may be made."""
-        try:
-            return self.stage.open(partition, self._transport.source(partition), 0, create=False)
-        except StoreMissing as error:
-            if self.options.create_stores:
-                return None
-            raise no_state(self._place(partition), error.where) from None
+    def _leads(self, partition: int, store: int, done: int) -> StoreLeads:
+        command = self._transport.reset_command(partition, store)
+        return store_leads(store, done, f"{self._place(partition)}, group {self.group}", command)
 
     def _restore(self, partition: int) -> None:
         """Fold what lies between the store's offset and the group's: the log has been told of it, so nothing is told
@@ -396,6 +419,7 @@ class Worker:
     def _let_go(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._unopened.discard(partition)
+            self._put_off.pop(partition, None)
             self._restoring.pop(partition, None)
             self._met_end.pop(partition, None)
             self._committed.pop(partition, None)

@@ -14,13 +14,13 @@ def log_gap(where: str) -> LogGap:
     )
 
 
-def no_state(of: str, where: str) -> StoreMissing:
-    """`of` is a topic or a partition, `where` the folder in which its state was looked for."""
+def no_state(of: str, folder: str, place: str) -> StoreMissing:
+    """`of` is a store, looked for in `folder` and among the Checkpoints at `place`."""
     return StoreMissing(
-        f"no state of {of} is here, and this generation's history is not in the log",
-        where=where,
-        do="Bring the partition's directory from its last owner, or build another generation: "
-        "forebay backfill --generation NEW",
+        f"the state of {of} is neither here nor among the checkpoints at {place}, and not all of it is in the log",
+        where=folder,
+        do="Name the place that has its checkpoints (checkpoints, in forebay.toml), bring its directory from its last "
+        "owner, or build another generation: forebay backfill --generation NEW",
     )
 
 

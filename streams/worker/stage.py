@@ -31,6 +31,9 @@ class Owned(Protocol):
         """All below `offset` is applied, and with it what the sources took before `as_of` (ms; 0 claims nothing
         new)."""
 
+    def snapshot(self, folder: Path) -> None:
+        """Make `folder`, which must not exist, a copy of the store. Called after a `flush` only."""
+
 
 class Stage(Protocol):
     """A worker calls it from one thread, and knows a partition by its number among the sources.
@@ -52,6 +55,14 @@ class Stage(Protocol):
         """Where the stores are."""
 
     @property
+    def names(self) -> Sequence[str]:
+        """What the store of each partition is called, by the partition's number."""
+
+    @property
+    def scope(self) -> str:
+        """Whose the state is, for the names of Checkpoints: a generation's, or that of all: @intake."""
+
+    @property
     def needs_all(self) -> bool:
         """Whether state is of the whole log: then nothing may be missing between it and the log's first record."""
 
@@ -66,11 +77,11 @@ class Stage(Protocol):
     def warm(self) -> None:
         """Compile what a batch runs, before the first one waits for it."""
 
-    def has_stores(self) -> bool:
-        """Whether the store of any partition is here."""
-
-    def open(self, partition: int, source: Source, offset: int, *, create: bool = True) -> Owned:
-        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`."""
+    def open(
+        self, partition: int, source: Source, offset: int, *, create: bool = True, folder: Path | None = None
+    ) -> Owned:
+        """Take over a partition: its store as it is, or with `create` an empty one that starts at `offset`. It lies in
+        `folder`; without one, in the stage's own, under its name."""
 
     def close(self, partition: int) -> None:
         """Let go of a partition without writing."""

@@ -143,12 +143,18 @@ def test_doctor_finds_nothing_wrong_but_the_dead_letters(installation: Installat
     assert checks["dead letters"]["remedy"]
 
 
-def test_a_worker_without_its_state_is_refused(installation: Installation, tmp_path: Path) -> None:
-    """The history behind a generation is not in the log: a worker in an empty folder says so, and folds nothing."""
+def test_a_worker_on_an_empty_machine_goes_on_from_checkpoints(installation: Installation, tmp_path: Path) -> None:
+    """The history behind a generation is not in the log: without checkpoints a worker says so, and folds nothing."""
     installation.kill("work")
-    said = installation.forebay("work", "--state", str(tmp_path / "empty"), code=1)
-    assert "no state of" in said and "forebay backfill" in said
+    nowhere = ("--state", str(tmp_path / "empty"), "--checkpoints", str(tmp_path / "none"))
+    said = installation.forebay("work", *nowhere, code=1)
+    assert "neither here nor among the checkpoints" in said and "forebay backfill" in said
     starts = installation.said("work").count("ready: generation g1")
+    installation.start("work", "--state", str(tmp_path / "empty"))
+    installation.until(lambda: installation.said("work").count("ready: generation g1") > starts)
+    installation.until(installation.is_current)
+    installation.kill("work")
+    starts += 1
     installation.start("work")
     installation.until(lambda: installation.said("work").count("ready: generation g1") > starts)
     installation.until(installation.is_current)

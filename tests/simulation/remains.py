@@ -35,8 +35,8 @@ Place = tuple[str, int, int]  # topic, partition, offset
 
 @dataclass(frozen=True)
 class Remains:
-    """A log, the state folder of each (side, partition)'s last owner and how far each side has come in its clean log;
-    and what they must hold: `sent` events, each once, and a letter for each place in `refused`."""
+    """A log, the store of each (side, partition) as its last owner left it and how far each side has come in its clean
+    log; and what they must hold: `sent` events, each once, and a letter for each place in `refused`."""
 
     log: MemoryLog
     topics: Topics
@@ -93,7 +93,7 @@ class Remains:
         layout, codec, emitted, seen = bundle.layouts[side], codec_of(bundle, side), self._emitted(side), set()
         for partition in range(self.log.partitions(self.topics.events(side))):
             clock = max(self._ticks(side, partition), default=0)
-            with PartitionStore.open(self.owners[side, partition] / f"{side}-{partition}", create=False) as store:
+            with PartitionStore.open(self.owners[side, partition], create=False) as store:
                 meta, kept = store.meta(), dict(store.scan())
             assert meta is not None and meta.clock == clock, f"the clock of {side} {partition}"
             for name, stored in kept.items():

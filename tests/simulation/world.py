@@ -9,6 +9,7 @@ mended and drained, and what is left is judged (remains.py). A seed replays exac
 from __future__ import annotations
 
 import random
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from forebay.clock import HOUR_MS, MINUTE_MS
-from forebay.errors import BrokerError, Fenced, ForebayError, StoreLocked
+from forebay.errors import BrokerError, Fenced, ForebayError
 from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserProfile, encode
 from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
+from forebay.store.checkpoints import Checkpoints, about
 from forebay.store.generation import Generation
 from forebay.streams.intake.note import as_of
 from forebay.streams.routing import partitions_of
@@ -43,8 +45,8 @@ STAGES = ("intake", *SIDES)
 START_MS = 1_790_000_000_000
 TOPICS = Topics("s.")
 GENERATION = "g1"
-# What a process may end by: it lost a race for a slot or a folder. Anything else is a failure.
-BY_NAME = (Fenced, StoreLocked)
+# What a process may end by: it lost a race for a slot. Anything else is a failure.
+BY_NAME = (Fenced,)
 MOST_TURNS = 600  # until everything is done, when nothing goes wrong any more
 
 
@@ -92,11 +94,15 @@ class World:
             slot: WorkerOptions(
                 slot=slot, batch_records=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
                 flush_batches=self.pick.choice([1, 3, 50]), flush_interval_s=self.pick.choice([0.5, 20]),
-                broker_away_s=1e9,
+                broker_away_s=1e9, checkpoint_every_s=self.pick.choice([2, 30]),
             )
             for slot in "ab"
         }  # fmt: skip
         self.processes = [Process(slot, folder / ("a" if self.shared else slot)) for slot in "ab"]
+        self.folder, self.machines = folder, 0
+        self.checkpoints = Checkpoints(str(folder / "checkpoints"))
+        for side in SIDES:
+            self._build(side)
         generation = Generation.new(GENERATION, bundle.hash, dict.fromkeys(SIDES, PARTITIONS), {})
         # In one world of four: opening its store is most of what a short run takes.
         self.node = None if seed % 4 else Node(bundle, generation, TOPICS, self.log, folder / "node")
@@ -172,6 +178,14 @@ class World:
         """A process will end at one of its next points."""
         process = self.pick.choice(self.processes)
         process.crash_in = self.pick.randint(1, 14)
+
+    def move(self) -> None:
+        """A process's machine is gone for good, and its slot starts on an empty one."""
+        process = self.pick.choice(self.processes)
+        if process.running:
+            self._gone(process)
+        self.machines += 1
+        process.folder = self.folder / f"machine-{self.machines}"
 
     def start_one(self) -> None:
         """Start a process that does not run."""
@@ -256,7 +270,9 @@ class World:
             transport.fault = lambda _, point=point: point()  # type: ignore[misc]
             made = self._intake(process) if stage == "intake" else self._processor(stage, process)
             made.point = point
-            worker = Worker(made, transport, options, clock=self._clock, wall_ms=lambda: self.now_ms)
+            worker = Worker(made, transport, options, self.checkpoints, clock=self._clock, wall_ms=lambda: self.now_ms)
+            assert worker.keeper is not None
+            worker.keeper.run = lambda work: work()
             worker.join(NEVER)
             process.workers[stage] = (worker, transport)
 
@@ -276,6 +292,18 @@ class World:
 
     def _processor(self, side: Side, process: Process) -> CrashingProcessor:
         return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder)
+
+    def _build(self, side: Side) -> None:
+        """What a backfill of no history leaves."""
+        made = CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, self.folder / "built")
+        made.point = lambda: None
+        for partition in range(PARTITIONS):
+            topic = TOPICS.events(side)
+            owned, copy = made.open(partition, Source(topic, partition, topic), 0), self.folder / "copy"
+            owned.snapshot(copy)
+            self.checkpoints.save(copy, about(f"{GENERATION}/{made.names[partition]}", owned.meta, self.now_ms))
+            shutil.rmtree(copy)
+            made.close(partition)
 
     def _accepted_until(self) -> int:
         notes = self.group("intake").notes
@@ -375,10 +403,10 @@ class World:
         else:
             raise AssertionError("it does not come to an end: " + "; ".join(self._waits()))
         owners = {
-            (side, partition): process.folder
+            (side, partition): owned.store.path  # type: ignore[attr-defined]
             for process in self.processes
             for side in SIDES
-            for partition in process.workers[side][0].stage.partitions
+            for partition, owned in process.workers[side][0].stage.partitions.items()
         }
         # All before the first one leaves: a group that has changed refuses what is under way, and a store stays behind.
         for process in self.processes:
@@ -417,8 +445,8 @@ class World:
 NEVER = threading.Event()  # a stop that is never set
 # How often each action is drawn.
 ACTIONS = {
-    "produce": 25, "turn": 130, "crash": 4, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2, "away": 2,
-    "back": 6, "land": 6, "wait": 6, "expire": 6, "serve": 20,
+    "produce": 25, "turn": 130, "crash": 4, "move": 2, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2,
+    "away": 2, "back": 6, "land": 6, "wait": 6, "expire": 6, "serve": 20,
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from forebay.segments.history.archive import Archive, Place, write_imported
 from forebay.segments.spec import SIDES, parse_spec
 from forebay.segments.state.layout import ACCEPTED
 from forebay.segments.training import TrainingOptions, train
+from forebay.store.checkpoints import Checkpoints
 from forebay.store.codec import codec_of
 from forebay.store.generation import MANIFEST, Generation
 from forebay.store.partitionstore import PartitionStore
@@ -336,17 +337,17 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     lag: Callable[..., int], wait_for: Callable[..., None],
     stored: Callable[..., Any],
 ) -> None:  # fmt: skip
-    """An earlier copy in its place and the log after it give the same state. Deleting it, as was once advised, is a
-    dead end; another generation from a history that reaches to now is a way without a copy."""
+    """Without a checkpoint, an earlier copy in its place and the log after it give the same state. Deleting it, as was
+    once advised, is a dead end; another generation from a history that reaches to now is a way without a copy."""
     now = time.time_ns() // 1_000_000
     whole = make_history(400, until_ms=now)
     part = History.of([*whole.behaviours[:200], *whole.profiles, *whole.items])
     make(part, "g2", now)
     folder, log = tmp_path / "state-g2", topics.events("user")
-    options = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    options = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
 
     def drain() -> None:
-        with work(topics, "user", folder, generation="g2", options=options) as user:
+        with work(topics, "user", folder, generation="g2", options=options, checkpoints=tmp_path / "none") as user:
             group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": user.group})
 
             def is_done() -> bool:
@@ -366,6 +367,7 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     feed(topics, "user", whole.behaviours[300:])
     drain()
     before = {e: v[0] for e, v in stored(bundle, folder, "user").items()}
+    shutil.rmtree(tmp_path / "none")  # else a checkpoint would take its place
     for side in ("user-0", "user-1"):
         (folder / side / "CURRENT").write_bytes(b"not this")
     with pytest.raises(StoreCorrupt, match="earlier copy") as caught:
@@ -381,6 +383,37 @@ def test_a_damaged_state_of_a_backfilled_generation_is_mended_as_the_error_says(
     assert {e: v[0] for e, v in stored(bundle, folder, "user").items()} == before
     make(whole, "g3", now)
     assert {e: v[0] for e, v in stored(bundle, tmp_path / "state-g3", "user").items()} == before
+
+
+def test_workers_of_other_machines_go_on_from_what_a_backfill_kept(
+    topics: Topics, bundle: Bundle, tmp_path: Path, make: Callable[..., Generation],
+    make_history: Callable[..., History], work: Callable[..., Any], feed: Callable[..., None],
+    lag: Callable[..., int], wait_for: Callable[..., None], stored: Callable[..., Any],
+) -> None:  # fmt: skip
+    """An empty folder and the Checkpoints, and the folder that the backfill built: the same bytes after the same
+    events. Building it once more leaves none of the first one's."""
+    now = time.time_ns() // 1_000_000
+    whole = make_history(400, until_ms=now)
+    checkpoints = Checkpoints(str(tmp_path / "kept"))
+    make(History.of([*whole.behaviours[:50], *whole.items]), "g2", now, checkpoints=checkpoints)
+    shutil.rmtree(tmp_path / "g2")
+    make(History.of([*whole.behaviours[:200], *whole.profiles, *whole.items]), "g2", now, checkpoints=checkpoints)
+    assert all(len(checkpoints.names(f"g2/{side}-{p}")) == 1 for side in SIDES for p in range(PARTITIONS))
+    shutil.copytree(tmp_path / "state-g2", tmp_path / "there")
+    feed(topics, "user", whole.behaviours[200:])
+    found = []
+    for folder, slot in ((tmp_path / "there", "0"), (tmp_path / "empty", "1")):  # the second one finds all read
+        options = WorkerOptions(slot=slot, heartbeat_interval_s=0.2, flush_interval_s=0.2, checkpoint_every_s=3600)
+        with work(topics, "user", folder, generation="g2", options=options, checkpoints=tmp_path / "kept") as user:
+            wait_for(
+                lambda user=user: user.ended or (
+                    len(user.stage.partitions) == PARTITIONS and not user.worker.not_ready()
+                    and lag(topics.events("user"), user.group, PARTITIONS) == 0
+                ),
+                "the events",
+            )  # fmt: skip
+        found.append({entity: state for entity, (state, _) in stored(bundle, folder, "user").items()})
+    assert found[0] == found[1] and len(found[0]) > 20
 
 
 def test_rows_of_a_backfill_are_as_of_its_moment(

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,9 @@ def test_every_part_gets_in(
         for event in [*history.profiles, *history.behaviours]:
             publisher.send(event)
     stop = threading.Event()
-    options = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    options = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
     threads = []
-    intake = intake_worker(cluster, topics, tmp_path / "intake", replace(options, create_stores=True))
+    intake = intake_worker(cluster, topics, tmp_path / "intake", options)
     threads.append(threading.Thread(target=intake.run, args=(stop,)))
     for side in SIDES:
         processor = Processor(bundle, side, topics, "g1", PARTITIONS, tmp_path / "state")

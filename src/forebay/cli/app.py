@@ -29,11 +29,18 @@ deadletters_app = typer.Typer(
     help="Records that the Intake refused: how many and why, and one of them.", invoke_without_command=True
 )
 app.add_typer(deadletters_app, name="deadletters")
+checkpoints_app = typer.Typer(
+    help="Copies of the workers' state, from which another machine goes on.", invoke_without_command=True
+)
+app.add_typer(checkpoints_app, name="checkpoints")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="In front of every topic and group", show_default=False)]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of bundles and generations", show_default=False)]
+CheckpointPlace = Annotated[
+    str | None, typer.Option("--checkpoints", help="Where they are: a folder, or an fsspec URL", show_default=False)
+]
 GenerationName = Annotated[str | None, typer.Option("--generation", help="Name of the generation", show_default=False)]
 
 
@@ -61,6 +68,7 @@ def forebay(
 @topics_app.callback()
 @spec_app.callback()
 @deadletters_app.callback()
+@checkpoints_app.callback()
 def _help_where_nothing_is_asked(context: typer.Context) -> None:
     """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its
     versions."""
@@ -312,15 +320,24 @@ def backfill(
     generation: GenerationName = None,
     data: Data = None,
     state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+    checkpoints: CheckpointPlace = None,
     processes: Annotated[
         int | None, typer.Option(min=1, help="That build partitions side by side", show_default="one for each core")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Build a generation out of history: partition stores at the Cut, vectors in the generation's topics, manifest."""
+    """Build a generation out of history: partition stores at the Cut and their checkpoints, vectors in the generation's
+    topics, manifest."""
     from forebay.cli.train import backfill as verb
 
-    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state)
+    s = settings(
+        bootstrap=bootstrap,
+        topic_prefix=prefix,
+        generation=generation,
+        data_dir=data,
+        state_dir=state,
+        checkpoints=checkpoints,
+    )
     verb(s, bundle, events, json, processes)
 
 
@@ -338,17 +355,21 @@ def work(
     generation: GenerationName = None,
     data: Data = None,
     state: Annotated[Path | None, typer.Option(help="Folder of the workers' stores", show_default=False)] = None,
+    checkpoints: CheckpointPlace = None,
 ) -> None:
     """Run the stream's workers, events in and segment vectors out, until they are stopped: the Intake, and both sides
     of a generation."""
     from forebay.cli.processes import work as verb
 
-    verb(
-        settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, data_dir=data, state_dir=state),
-        only,
-        slot,
-        status=status,
+    s = settings(
+        bootstrap=bootstrap,
+        topic_prefix=prefix,
+        generation=generation,
+        data_dir=data,
+        state_dir=state,
+        checkpoints=checkpoints,
     )
+    verb(s, only, slot, status=status)
 
 
 @app.command()
@@ -478,6 +499,44 @@ def deadletters_show(
     from forebay.cli.deadletters import show
 
     show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, last, raw, json)
+
+
+@checkpoints_app.command("list")
+def checkpoints_list(place: CheckpointPlace = None, data: Data = None, json: Json = False) -> int:
+    """Every checkpoint, the newest of each store first. Exit code 3 when one cannot be read."""
+    from forebay.cli.checkpoints import list_all
+
+    return list_all(settings(checkpoints=place, data_dir=data), json)
+
+
+@checkpoints_app.command("show")
+def checkpoints_show(
+    of: Annotated[str, typer.Argument(help="GENERATION/STORE, as g1/user-3: its newest; or …/CHECKPOINT")],
+    place: CheckpointPlace = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """One checkpoint: where it stands in the log, and its files."""
+    from forebay.cli.checkpoints import show
+
+    show(settings(checkpoints=place, data_dir=data), of, json)
+
+
+@checkpoints_app.command("prune")
+def checkpoints_prune(
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Of each store", show_default="the setting checkpoints_kept")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and remove nothing")] = False,
+    place: CheckpointPlace = None,
+    data: Data = None,
+    json: Json = False,
+) -> int:
+    """Remove all but the newest checkpoints of each store, and what a crash left. Workers do so after each that they
+    make."""
+    from forebay.cli.checkpoints import prune
+
+    return prune(settings(checkpoints=place, data_dir=data), keep, dry_run, json)
 
 
 def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -31,6 +31,7 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.freshness import Worth, final_vectors, worth
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES
+from forebay.store.checkpoints import Checkpoints
 from forebay.streams import deadletters, tail
 from forebay.streams.backfill import backfill
 from forebay.streams.dev.child import end, spawn
@@ -127,7 +128,7 @@ class Demo:
             backfill(
                 bundle, history, name=GENERATION, bootstrap=self.bootstrap, topics=self.topics,
                 folder=self.data / "generations" / GENERATION, state_folder=self.folder / "worker" / GENERATION,
-                now_ms=now, progress=bar,
+                now_ms=now, progress=bar, checkpoints=Checkpoints(str(self.data / "checkpoints")),
             )  # fmt: skip
         took = time.monotonic() - started
         self.figures["backfill_s"] = took

@@ -21,6 +21,7 @@ from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.spec.toml import duration_ms
+from forebay.store.checkpoints import Checkpoints
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
@@ -78,6 +79,7 @@ class _Doctor:
             ("undeclared", self._undeclared),
             ("lookup server", self._server),
             ("clock", self._clock),
+            ("checkpoints", self._checkpoints),
             ("disk", self._disk),
         ]
         for name, run in parts:
@@ -212,6 +214,19 @@ class _Doctor:
         ahead = self._newest_mark_s - time.time()
         found = "not behind the broker's" if ahead <= CLOCK_BOUND_S else f"{ahead:.1f} s behind the broker's"
         return Check("clock", ahead <= CLOCK_BOUND_S, found, "Run a time daemon: ages and lateness compare the two")
+
+    def _checkpoints(self) -> Check:
+        """Whether another machine could go on: how old the oldest of the newest copies is."""
+        kept, scope = Checkpoints(self.settings.checkpoints_url), self._manifest.name
+        wanted = [f"{scope}/{side}-{p}" for side in SIDES for p in range(self._manifest.partitions[side])]
+        newest = {of: names[0] for of in wanted if (names := kept.names(of))}
+        if missing := [of for of in wanted if of not in newest]:
+            found = f"none of {', '.join(missing[:TOLD])} at {kept.url}"
+            return Check("checkpoints", False, found, "A worker makes them: what does its log say of checkpoints?")
+        age = time.time() - min(kept.load(of, name).created for of, name in newest.items()) / 1000
+        every = duration_ms(self.settings.checkpoint_every, "checkpoint_every") / 1000
+        still = ": nothing has come since, or a worker's log says why" if age > 3 * every else ""
+        return Check("checkpoints", True, f"of {len(wanted)} partitions, the oldest {age / 60:.0f} min old{still}")
 
     def _disk(self) -> Check:
         folder = self.settings.data_dir if self.settings.data_dir.exists() else Path()

@@ -22,7 +22,7 @@ BRINGS = {
     | _KAFKA_PYTHON
     | _STATE
     | _STORE
-    | {"faiss", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
+    | {"faiss", "fsspec", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
     "train": _TERMINAL | _STATE | {"fsspec", "pyarrow", "tensorboardX", "torch"},
     "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"fsspec", "pyarrow", "torch"},
 }
@@ -42,6 +42,7 @@ VERBS = {
     "serve": "server",
     "lookup": "cli",
     "deadletters": "cli,publisher",
+    "checkpoints": "worker",
     "doctor": "server",
     "bench": "all",
     "spec": "train",

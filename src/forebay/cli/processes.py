@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
-from forebay.errors import ForebayError, UsageError
+from forebay.errors import ConfigError, ForebayError, SpecError, UsageError
 
 if TYPE_CHECKING:
+    from forebay.store.checkpoints import Checkpoints
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.protocol import Worker
 
@@ -48,16 +49,20 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None)
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
     from forebay.cli.readiness import Readiness
+    from forebay.store.checkpoints import Checkpoints
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.supervisor import stuck, supervise
 
     if only not in (None, *STAGES):
         raise UsageError(f"--only {only!r}", do=f"Use one of {', '.join(STAGES)}, or leave it out for all")
     chosen = STAGES if only is None else (only,)
-    options = WorkerOptions(slot=slot)
-    workers = [*_sides(settings, [one for one in chosen if one != "intake"], options)]
+    options = WorkerOptions(
+        slot=slot, checkpoint_every_s=_every_s(settings.checkpoint_every), checkpoints_kept=settings.checkpoints_kept
+    )
+    checkpoints = Checkpoints(settings.checkpoints_url)
+    workers = [*_sides(settings, [one for one in chosen if one != "intake"], options, checkpoints)]
     if "intake" in chosen:
-        workers.append(_intake(settings, options))
+        workers.append(_intake(settings, options, checkpoints))
     for one in workers:
         log.info("%s, group %s", one.name, one.group)
     what = "the intake" if only == "intake" else f"generation {settings.generation}"
@@ -75,7 +80,18 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None)
         os._exit(1)
 
 
-def _sides(settings: Settings, sides: Sequence[str], options: WorkerOptions) -> Iterator[Worker]:
+def _every_s(text: str) -> float:
+    from forebay.segments.spec.toml import duration_ms
+
+    try:
+        return max(1.0, duration_ms(text, "checkpoint_every") / 1000)
+    except SpecError as error:
+        raise ConfigError(f"checkpoint_every {text!r} is no duration", do=error.do) from None
+
+
+def _sides(
+    settings: Settings, sides: Sequence[str], options: WorkerOptions, checkpoints: Checkpoints
+) -> Iterator[Worker]:
     from forebay.cli.cluster import cluster
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
@@ -95,10 +111,10 @@ def _sides(settings: Settings, sides: Sequence[str], options: WorkerOptions) -> 
             topic = topics.events(side)
             count = describe(kafka, [topic])[topic].partitions
             processor = Processor(bundle, side, topics, generation.name, count, settings.state)
-            yield side_worker(processor, kafka, replace(options, create_stores=False))
+            yield side_worker(processor, kafka, options, checkpoints)
 
 
-def _intake(settings: Settings, options: WorkerOptions) -> Worker:
+def _intake(settings: Settings, options: WorkerOptions, checkpoints: Checkpoints) -> Worker:
     from forebay.cli.cluster import cluster
     from forebay.cli.lateness import Bounds
     from forebay.streams.intake.accept import Rules
@@ -109,7 +125,7 @@ def _intake(settings: Settings, options: WorkerOptions) -> Worker:
     return intake_worker(
         # The group is every generation's: workers of two in one slot are not in each other's way.
         cluster(settings), Topics(settings.topic_prefix), settings.intake,
-        replace(options, hold_commits=HOLD_COMMITS, slot=f"{settings.generation}.{options.slot}"),
+        replace(options, hold_commits=HOLD_COMMITS, slot=f"{settings.generation}.{options.slot}"), checkpoints,
         rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
         memory_bytes=settings.intake_memory_mb << 20,
         catalogue_bytes=settings.catalogue_memory_mb << 20,

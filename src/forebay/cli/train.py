@@ -118,6 +118,7 @@ def _log(folder: Path):  # type: ignore[no-untyped-def]
 def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool, processes: int | None = None) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
     from forebay.cli.cluster import cluster
+    from forebay.store.checkpoints import Checkpoints
     from forebay.streams.backfill import backfill as build
     from forebay.streams.topics import Topics, ensure
 
@@ -138,6 +139,7 @@ def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool, 
             now_ms=now_ms(),
             progress=bar,
             processes=processes,
+            checkpoints=Checkpoints(settings.checkpoints_url),
         )
     took = time.monotonic() - started
     if as_json:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from forebay.clock import now_ms
 from forebay.segments.spec import SIDES
+from forebay.store.checkpoints import Checkpoints
 from forebay.streams.cluster import Address
 from forebay.streams.intake.accept import Rules
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
@@ -29,6 +30,7 @@ def intake_worker(
     topics: Topics,
     folder: Path,
     options: WorkerOptions = WorkerOptions(),
+    checkpoints: Checkpoints | None = None,
     *,
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
@@ -44,13 +46,18 @@ def intake_worker(
         bootstrap, sources, topics.intake_group, options,
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]),
     )  # fmt: skip
-    return _started(intake, transport, options)
+    return _started(intake, transport, options, checkpoints)
 
 
-def side_worker(processor: Processor, bootstrap: Address, options: WorkerOptions = WorkerOptions()) -> Worker:
+def side_worker(
+    processor: Processor,
+    bootstrap: Address,
+    options: WorkerOptions = WorkerOptions(),
+    checkpoints: Checkpoints | None = None,
+) -> Worker:
     """A worker of one side of a generation.
 
-    Raises BrokerUnavailable, TopicMissing, TopicMismatch or StoreMissing before anything is joined.
+    Raises BrokerUnavailable, TopicMissing, TopicMismatch, StoreMissing or CheckpointError before anything is joined.
     """
     topics, generation, side = processor.topics, processor.generation, processor.side
     info = describe(bootstrap, [processor.topic, topics.vectors(generation, side)])
@@ -61,12 +68,17 @@ def side_worker(processor: Processor, bootstrap: Address, options: WorkerOptions
         bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
         name=processor.name, moment=Notes(bootstrap, topics),
     )  # fmt: skip
-    return _started(processor, transport, options)
+    return _started(processor, transport, options, checkpoints)
 
 
-def _started(stage: Intake | Processor, transport: LibrdkafkaTransport, options: WorkerOptions) -> Worker:
+def _started(
+    stage: Intake | Processor,
+    transport: LibrdkafkaTransport,
+    options: WorkerOptions,
+    checkpoints: Checkpoints | None,
+) -> Worker:
     try:
-        return Worker(stage, transport, options)
+        return Worker(stage, transport, options, checkpoints)
     except BaseException:
         transport.close()
         raise

@@ -20,7 +20,7 @@ from forebay.streams.worker.options import WorkerOptions
 
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
-STRICT = WorkerOptions(create_stores=False, heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
+STRICT = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def healthy(
     wait_for: Callable[..., None],
 ) -> Callable[..., Any]:
     """`healthy(worker, seed)`: publish some more, and return when a running worker has done it."""
-    with work(there, "user", tmp_path / "state", options=replace(STRICT, create_stores=True)) as first:
+    with work(there, "user", tmp_path / "state", options=STRICT) as first:
         send(0)
         wait_for(lambda: lag(there.events("user"), first.group, PARTITIONS) == 0 or first.ended, "the first events")
 
@@ -67,7 +67,7 @@ def test_a_start_without_any_state_is_refused_before_it_joins(
     with work(there, "user", tmp_path / "state", options=STRICT) as worker:
         healthy(worker, 1)
         with pytest.raises(StoreMissing, match="forebay backfill"):
-            work(there, "user", tmp_path / "elsewhere", options=STRICT)
+            work(there, "user", tmp_path / "elsewhere", options=STRICT, checkpoints=tmp_path / "none")
         healthy(worker, 2)
 
 
@@ -83,10 +83,11 @@ def test_a_start_without_the_state_of_its_partition_is_refused_and_evicts_nobody
     """Only an assignment tells which state is needed: the transactional id, which ends whoever had it, is taken after
     that."""
     shutil.copytree(tmp_path / "state" / "user-0", tmp_path / "others" / "user-7")
+    nowhere = {"checkpoints": tmp_path / "none"}
     with work(there, "user", tmp_path / "state", options=STRICT) as worker:
         healthy(worker, 1)
         with pytest.raises(StoreMissing, match="forebay backfill"):  # noqa: SIM117
-            with work(there, "user", tmp_path / "others", options=replace(STRICT, slot=slot)) as mistaken:
+            with work(there, "user", tmp_path / "others", options=replace(STRICT, slot=slot), **nowhere) as mistaken:
                 wait_for(lambda: mistaken.ended, "the refusal")
         healthy(worker, 2)
 

@@ -1,0 +1,273 @@
+"""Where a stage's state is found: in a folder of this machine, else in a Checkpoint.
+
+The store of `user-3` lies in a folder of that name, or in `user-3~1`, `user-3~2`, …: where another process has the
+folder open and does not let go of it (it is paused, and its partitions were given away), its successor takes the next
+name, and fills it from a Checkpoint. Whoever opens a partition takes the folder that has come furthest, and removes the
+others that nobody has open. A Checkpoint never replaces a folder in place: a process that was paused while it fetched
+one would wake up and replace what its successor writes to.
+
+    .arriving-PID-user-3   a Checkpoint on its way; it gets a store's name when it is whole
+    .damaged-user-3        a store that did not open, and that a Checkpoint took the place of
+    .snapshot-PID-user-3   a copy on its way to a Checkpoint
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from forebay.errors import CheckpointError, StoreCorrupt, StoreLocked, StoreMissing
+from forebay.store.checkpoints import Checkpoint, Checkpoints
+from forebay.store.rocks import discard
+from forebay.streams.worker.refusals import no_state
+from forebay.streams.worker.source import Source
+from forebay.streams.worker.stage import Owned, Stage
+from forebay.telemetry import emit
+
+# A Checkpoint is fetched where it has come so much further than the folder: folding ten minutes takes about as long.
+WORTH_MS = 600_000
+_NUMBERS = count()
+SILENCE_S = 60.0  # a place from which nothing arrives for so long is given up
+log = logging.getLogger("forebay.worker")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is of a partition: its store, open, or None; and its Checkpoints, the newest first."""
+
+    owned: Owned | None
+    checkpoints: Sequence[Checkpoint]
+
+
+class Stores:
+    """Opens the stores of one stage. One thread at a time."""
+
+    def __init__(self, stage: Stage, checkpoints: Checkpoints | None) -> None:
+        """Without `checkpoints`, what is not in a folder of this machine is folded from the log."""
+        self._stage, self._checkpoints = stage, checkpoints
+        self._sweep()
+
+    def check(self) -> None:
+        """Raise StoreMissing where the state of a partition is nowhere, and not in the log either: nothing is joined by
+        then. Raises CheckpointError where the place of Checkpoints does not answer."""
+        missing = [name for name in self._stage.names if not any(self._folders(name))]
+        if not missing or not self._stage.needs_all or self._checkpoints is None:
+            return
+        kept = self._checkpoints.of_scope(self._stage.scope)
+        for name in missing:
+            if self._of(name) not in kept:
+                raise self._nowhere(name)
+
+    def find(self, partition: int, source: Source) -> Found:
+        """What there is of a partition, before anything is taken from anybody. Raises StoreMissing where that is
+        nothing and all is needed, StoreLocked or StoreCorrupt where the folder is of no use and no Checkpoint can take
+        its place, and the errors of Stage.open."""
+        name, refused = self._stage.names[partition], None
+        try:
+            owned = self._open_furthest(partition, source)
+        except (StoreLocked, StoreCorrupt) as error:
+            owned, refused = None, error
+        try:
+            kept = self._kept(name, source)
+        except CheckpointError as error:
+            if owned is None:
+                raise
+            log.warning("%s: goes on with the state that is here: %s", source, error)
+            kept = []
+        if refused is not None:
+            # What needs no more than the log begins beside a folder that is locked; one that is damaged is a loss.
+            by_the_log = self._checkpoints is not None and not self._stage.needs_all and type(refused) is StoreLocked
+            if not kept and not by_the_log:
+                raise refused
+            log.error("%s: %s", source, refused)
+            if type(refused) is StoreCorrupt:
+                self._set_aside(Path(refused.where))
+        elif owned is None and not kept and self._stage.needs_all and self._checkpoints is not None:
+            raise self._nowhere(name)
+        return Found(owned, kept)
+
+    def take(
+        self, partition: int, source: Source, found: Found, done: int | None, first: int, turned: Callable[[], None],
+        stop: threading.Event,
+    ) -> Owned | None:  # fmt: skip
+        """The partition's store, open: what was found here, or the Checkpoint where it is worth its way. None where
+        there is neither. The group is at `done`, and the log begins at `first`; `turned` is called while it arrives.
+
+        Raises CheckpointError where what is needed does not arrive.
+        """
+        owned = found.owned
+        # Others are of before the group was set back.
+        kept = [one for one in found.checkpoints if done is None or one.offset <= done]
+        if not kept:
+            return owned
+        here = owned is not None and owned.meta.offset >= first
+        if here and owned is not None and owned.meta.as_of + WORTH_MS >= kept[0].as_of:
+            return owned
+        self._stage.close(partition)
+        refused = None
+        for one in kept:
+            try:
+                return self._bring(partition, source, one, turned, stop)
+            except CheckpointError as error:
+                log.warning("%s: %s", source, error)
+                refused = refused or error
+        if here:
+            return self._open_furthest(partition, source)
+        assert refused is not None
+        raise refused
+
+    def make(self, partition: int, source: Source, offset: int) -> Owned:
+        """An empty store, which begins at `offset`."""
+        path = self._unused(self._stage.names[partition])
+        return self._stage.open(partition, source, offset, folder=path)
+
+    # -- folders
+
+    def _open_furthest(self, partition: int, source: Source) -> Owned | None:
+        """The store that has come furthest of those that nobody else has open; the others of those go."""
+        stage, name = self._stage, self._stage.names[partition]
+        offsets: dict[Path, int] = {}
+        refused: StoreLocked | StoreCorrupt | None = None
+        paths = sorted(self._folders(name))
+        for path in paths:
+            try:
+                owned = stage.open(partition, source, 0, create=False, folder=path)
+            except StoreMissing:
+                continue
+            except (StoreLocked, StoreCorrupt) as error:
+                refused = error
+                continue
+            if len(paths) == 1:
+                return owned
+            offsets[path] = owned.meta.offset
+            stage.close(partition)
+        if not offsets:
+            if refused is not None:
+                raise refused
+            return None
+        furthest = max(offsets, key=lambda path: offsets[path])
+        self._remove(path for path in offsets if path != furthest)
+        return stage.open(partition, source, 0, create=False, folder=furthest)
+
+    def _folders(self, name: str) -> Iterator[Path]:
+        """Those of a store by this name that were ever written to."""
+        for path in (self._stage.folder / name, *self._stage.folder.glob(f"{name}~*")):
+            if (path / "CURRENT").exists():
+                yield path
+
+    def _unused(self, name: str) -> Path:
+        numbers = count(1)
+        path = self._stage.folder / name
+        while path.exists() and any(path.iterdir()):
+            path = self._stage.folder / f"{name}~{next(numbers)}"
+        return path
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in paths:
+            if discard(path):
+                log.info("%s: removed, another folder has come further", path)
+
+    def _set_aside(self, path: Path) -> None:
+        aside = path.with_name(f".damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+        log.error("%s is kept as %s, for whoever wants to know why", path, aside.name)
+
+    def _sweep(self) -> None:
+        """Remove what a process that was killed left on its way."""
+        for path in self._stage.folder.glob(".*-*-*"):
+            kind, pid, _ = path.name.split("-", 2)
+            if kind in (".arriving", ".snapshot") and pid.isdigit() and not _runs(int(pid)):
+                shutil.rmtree(path, ignore_errors=True)
+
+    # -- Checkpoints
+
+    def _kept(self, name: str, source: Source) -> list[Checkpoint]:
+        """The Checkpoints of a store that can be read and are of this very topic, the newest first."""
+        if self._checkpoints is None:
+            return []
+        found = []
+        for manifest in self._checkpoints.names(self._of(name)):
+            try:
+                one = self._checkpoints.load(self._of(name), manifest)
+            except CheckpointError as error:
+                log.warning("%s: %s", source, error)
+                continue
+            if one.topic_id == source.topic_id:
+                found.append(one)
+        return found
+
+    def _bring(
+        self, partition: int, source: Source, kept: Checkpoint, turned: Callable[[], None], stop: threading.Event
+    ) -> Owned | None:
+        assert self._checkpoints is not None
+        name, started = self._stage.names[partition], time.perf_counter()
+        # The number: one that was given up may still be written to.
+        arriving = self._stage.folder / f".arriving-{os.getpid()}-{next(_NUMBERS)}.{name}"
+        _fetched(self._checkpoints, kept, arriving, turned, stop)
+        if stop.is_set():
+            return None
+        path = self._unused(name)
+        os.rename(arriving, path)
+        owned = self._stage.open(partition, source, 0, create=False, folder=path)
+        self._remove(other for other in self._folders(name) if other != path)
+        seconds = time.perf_counter() - started
+        log.info("%s: %.1f MB came from a checkpoint in %.2f s", source, kept.bytes / 1e6, seconds)
+        emit("fetched", stage=self._stage.name, partition=partition, bytes=kept.bytes, seconds=seconds)
+        return owned
+
+    def _of(self, name: str) -> str:
+        return f"{self._stage.scope}/{name}"
+
+    def _nowhere(self, name: str) -> StoreMissing:
+        assert self._checkpoints is not None
+        return no_state(name, str(self._stage.folder), self._checkpoints.url)
+
+
+def _fetched(
+    checkpoints: Checkpoints, kept: Checkpoint, folder: Path, turned: Callable[[], None], stop: threading.Event
+) -> None:
+    """Fetch on another thread: a place that does not answer must not keep this one. Ends early when `stop` is set."""
+    heard, failed = [time.monotonic()], list[BaseException]()
+
+    def told(_: int) -> None:
+        heard[0] = time.monotonic()
+        if stop.is_set():
+            raise CheckpointError("told to stop", where=kept.of)
+
+    def fetch() -> None:
+        try:
+            checkpoints.fetch(kept, folder, told)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            failed.append(error)
+
+    thread = threading.Thread(target=fetch, name=f"fetch-{kept.of}", daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        thread.join(0.2)
+        turned()
+        if time.monotonic() - heard[0] > SILENCE_S:
+            raise CheckpointError(
+                f"nothing arrived for {SILENCE_S:.0f} s", where=checkpoints.url, do="Can this machine reach the place?"
+            )
+    if failed and not stop.is_set():
+        raise failed[0]
+
+
+def _runs(pid: int) -> bool:
+    if pid == os.getpid():  # in a container every process has this number
+        return False
+    with contextlib.suppress(PermissionError):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+    return True

@@ -1,0 +1,368 @@
+"""Where a worker's state comes from: the folder of its machine, one beside it, or a Checkpoint. Over the memory log."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from forebay.errors import CheckpointError, StoreCorrupt, StoreLeads, StoreLocked, StoreMissing
+from forebay.events import Behaviour
+from forebay.segments.blocks.build import block_of
+from forebay.segments.blocks.schema import HEADER
+from forebay.segments.bundle import Bundle
+from forebay.store.checkpoints import Checkpoints, about
+from forebay.store.partitionstore import PartitionStore
+from forebay.streams.routing import partitions_of
+from forebay.streams.topics import Topics
+from forebay.streams.transports.memory.log import MemoryLog, Sent
+from forebay.streams.transports.memory.transport import MemoryTransport
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.source import Source
+
+TOPICS, NOW = Topics("t."), 1_790_000_000_000
+TOPIC = TOPICS.events("user")
+OPTIONS = WorkerOptions(poll_s=0, flush_batches=1, checkpoint_every_s=60, heartbeat_interval_s=1e9)
+NEVER = threading.Event()
+
+
+@dataclass
+class Installation:
+    """A log with a clean log of two partitions, and workers of its user side."""
+
+    bundle: Bundle
+    folder: Path
+    log: MemoryLog = field(init=False)
+    now_ms: int = NOW
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.log = MemoryLog(lambda: self.now_ms)
+        self.log.create(TOPIC, 2)
+        self.log.create(TOPICS.vectors("g1", "user"), 2)
+        self.place = self.folder / "kept"
+        built = self.processor(self.folder / "built")
+        for partition, name in enumerate(built.names):
+            owned = built.open(partition, Source(TOPIC, partition, TOPIC), 0)
+            owned.snapshot(self.folder / "copy")
+            Checkpoints(str(self.place)).save(self.folder / "copy", about(f"g1/{name}", owned.meta, self.now_ms))
+            shutil.rmtree(self.folder / "copy")
+            built.close(partition)
+
+    def send(self, count: int) -> None:
+        """So many more behaviours, of eight users."""
+        for _ in range(count):
+            event = Behaviour(f"u{self.sent % 8}", "i1", "rate", 3.0, self.now_ms, f"e{self.sent}", {"genres": ["a"]})
+            block = block_of([event], [self.now_ms], [self.sent], [0], ("s/0",))
+            (partition,) = partitions_of([event.user.encode()], 2).tolist()
+            for header, value in block.encode():
+                self.log.append(Sent(TOPIC, partition, None, value, ((HEADER, header),)))
+            self.sent += 1
+
+    def processor(self, folder: Path) -> Processor:
+        return Processor(self.bundle, "user", TOPICS, "g1", 2, folder)
+
+    def worker(self, folder: Path, slot: str = "a", *, place: Path | None = None, plain: bool = False) -> Worker:
+        """One that has joined; it makes its Checkpoints at once. A `plain` one knows none."""
+        transport = MemoryTransport(
+            self.log, [TOPIC], TOPICS.group("g1", "user"), OPTIONS, clock=self.clock, moment=lambda: self.now_ms
+        )
+        made = Worker(
+            self.processor(folder), transport, replace(OPTIONS, slot=slot),
+            None if plain else Checkpoints(str(place or self.place)), clock=self.clock, wall_ms=lambda: self.now_ms,
+        )  # fmt: skip
+        if made.keeper is not None:
+            made.keeper.run = lambda work: work()
+        made.join(NEVER)
+        return made
+
+    def clock(self) -> float:
+        return self.now_ms / 1000
+
+    def turn(self, worker: Worker, *, times: int = 6, each_ms: int = 1_000) -> None:
+        for _ in range(times):
+            worker.turn()
+            self.now_ms += each_ms
+
+    def kill(self, worker: Worker) -> None:
+        """kill -9, and its session ends."""
+        for partition in list(worker.stage.partitions):
+            worker.stage.close(partition)
+        self.forget(worker)
+
+    def forget(self, worker: Worker) -> None:
+        """The session of a worker ends, whatever it does itself."""
+        for member in list(self.log.group(TOPICS.group("g1", "user"), 2).members):
+            if member is worker._transport.member:  # type: ignore[attr-defined]
+                self.log.leave(member)
+
+
+@pytest.fixture
+def here(bundle: Bundle, tmp_path: Path) -> Installation:
+    return Installation(bundle, tmp_path)
+
+
+@pytest.fixture
+def digests(here: Installation) -> Callable[[Worker], Mapping[int, str]]:
+    """Finish a worker's work; returns the digest of each partition's state, which are all in step with the log."""
+
+    def found(worker: Worker) -> Mapping[int, str]:
+        here.turn(worker, times=8)
+        worker.finish()
+        paths = {p: owned.store.path for p, owned in worker.stage.partitions.items()}  # type: ignore[attr-defined]
+        ends = {p: here.log.end(TOPIC, p) for p in paths}
+        assert {p: owned.meta.offset for p, owned in worker.stage.partitions.items()} == ends
+        worker.leave()
+        return {p: PartitionStore.open(path, create=False).digest() for p, path in paths.items()}
+
+    return found
+
+
+@pytest.fixture
+def undisturbed(here: Installation, digests: Callable[[Worker], Mapping[int, str]]) -> Callable[[], Mapping[int, str]]:
+    """What one worker gives that reads the log from its beginning, in a group that has read nothing."""
+
+    def read() -> Mapping[int, str]:
+        here.log.group(TOPICS.group("g1", "user"), 2).offsets.clear()
+        return digests(here.worker(here.folder / "undisturbed", "z", plain=True))
+
+    return read
+
+
+Digests = Callable[[Worker], Mapping[int, str]]
+Undisturbed = Callable[[], Mapping[int, str]]
+
+
+def test_an_empty_machine_takes_over(here: Installation, digests: Digests, undisturbed: Undisturbed) -> None:
+    """The newest Checkpoint, then the log from there, silently: the same bytes as if nothing had happened."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)  # every partition has had its turn
+    here.send(40)
+    here.turn(first, times=2)
+    here.kill(first)
+    shutil.rmtree(here.folder / "one")
+    told = here.log.end(TOPICS.vectors("g1", "user"), 0)
+    second = here.worker(here.folder / "two")
+    kept = Checkpoints(str(here.place))
+    assert all(kept.load(of, kept.names(of)[0]).offset > 0 for of in kept.of_scope("g1"))
+    moved = digests(second)
+    assert here.log.end(TOPICS.vectors("g1", "user"), 0) >= told
+    assert moved == undisturbed()
+
+
+def test_a_checkpoint_is_made_of_each_partition_every_so_often_and_of_what_has_moved(here: Installation) -> None:
+    """One at a time, and none of a partition that stands where it stood."""
+    worker, kept = here.worker(here.folder / "one"), Checkpoints(str(here.place))
+
+    def offsets() -> list[list[int]]:
+        return [[kept.load(of, name).offset for name in kept.names(of)] for of in kept.of_scope("g1")]
+
+    assert offsets() == [[0], [0]]
+    here.send(8)
+    here.turn(worker, times=30, each_ms=1_000)
+    assert offsets() == [[0], [0]]
+    here.send(8)
+    here.turn(worker, times=45, each_ms=1_000)
+    seen = offsets()
+    assert all(len(found) == 2 and found[0] > 0 for found in seen)
+    here.turn(worker, times=70, each_ms=1_000)
+    assert offsets() == seen
+    here.send(8)
+    here.turn(worker, times=70, each_ms=1_000)
+    assert all(found[0] > before[0] and found[1] == before[0] for found, before in zip(offsets(), seen, strict=True))
+    assert not list((here.folder / "one").glob(".snapshot-*"))
+    worker.leave()
+
+
+def test_a_paused_worker_s_lock_does_not_stop_its_successor(
+    here: Installation, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """On one machine: the successor's folder is another one, filled from a Checkpoint. When the lock is gone, the
+    folder that came less far goes."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    here.forget(first)  # it is paused, and its partitions are given away; its stores are open
+    second = here.worker(here.folder / "one", "b")
+    here.send(40)
+    here.turn(second)
+    assert sorted(p.name for p in (here.folder / "one").glob("user-*")) == [
+        "user-0", "user-0~1", "user-1", "user-1~1",
+    ]  # fmt: skip
+    here.kill(second)
+    for partition in list(first.stage.partitions):
+        first.stage.close(partition)
+    third = here.worker(here.folder / "one", "b")
+    here.turn(third)
+    assert sorted(p.name for p in (here.folder / "one").glob("user-*")) == ["user-0~1", "user-1~1"]
+    assert digests(third) == undisturbed()
+
+
+def test_without_checkpoints_a_lock_is_an_error(here: Installation) -> None:
+    """There is nothing else to go on from."""
+    first = here.worker(here.folder / "one", plain=True)
+    here.send(8)
+    here.turn(first)
+    here.forget(first)
+    second = here.worker(here.folder / "one", "b", plain=True)
+    with pytest.raises(StoreLocked):
+        here.turn(second)
+    here.kill(first)
+    here.kill(second)
+
+
+def test_a_store_that_does_not_open_is_set_aside(
+    here: Installation, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """The Checkpoint takes its place, and whoever wants to know why finds the damaged one."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    here.kill(first)
+    (here.folder / "one" / "user-1" / "CURRENT").write_bytes(b"not this")
+    second = here.worker(here.folder / "one")
+    assert digests(second).keys() == {0, 1}
+    assert (here.folder / "one" / ".damaged-user-1" / "CURRENT").read_bytes() == b"not this"
+    third = here.worker(here.folder / "one")
+    assert digests(third) == undisturbed()
+
+
+def test_without_a_checkpoint_a_damaged_store_is_an_error(here: Installation) -> None:
+    """It is left where it is."""
+    first = here.worker(here.folder / "one")
+    here.turn(first)
+    here.kill(first)
+    (here.folder / "one" / "user-1" / "CURRENT").write_bytes(b"not this")
+    second = here.worker(here.folder / "one", place=here.folder / "nothing")
+    with pytest.raises(StoreCorrupt, match="forebay checkpoints list"):
+        here.turn(second)
+    here.kill(second)
+    assert (here.folder / "one" / "user-1" / "CURRENT").read_bytes() == b"not this"
+
+
+@pytest.mark.parametrize("away_s, fetched", [(300, False), (3000, True)])
+def test_a_folder_that_fell_behind_by_much_is_replaced(
+    away_s: int, fetched: bool, here: Installation, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """What a partition's former owner of last week still has is folded on from where it stands, or not used."""
+    first = here.worker(here.folder / "one")
+    here.send(16)
+    here.turn(first)
+    here.kill(first)
+    second = here.worker(here.folder / "two")
+    here.turn(second, each_ms=away_s * 1000 // 12)
+    here.send(16)
+    here.turn(second, each_ms=away_s * 1000 // 12)
+    here.kill(second)
+    third = here.worker(here.folder / "one")
+    here.turn(third, times=2)
+    # The folder's own name is free again when it is found to be behind, and the next one is taken.
+    assert (here.folder / "one" / "user-0~1").exists() == fetched
+    assert digests(third) == undisturbed()
+
+
+def test_a_damaged_checkpoint_gives_way_to_an_older_one(
+    here: Installation, digests: Digests, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is held against its hashes."""
+    first = here.worker(here.folder / "one")
+    for _ in range(3):
+        here.send(40)
+        here.turn(first, each_ms=61_000)
+    here.kill(first)
+    kept = Checkpoints(str(here.place))
+    newest, older = (kept.load("g1/user-0", name) for name in kept.names("g1/user-0"))
+    only = {file.sha256 for file in newest.files} - {file.sha256 for file in older.files}
+    for name in only:
+        path = here.place / "g1/user-0/files" / name
+        path.unlink()
+        path.write_bytes(b"not this")
+    second = here.worker(here.folder / "two")
+    with caplog.at_level(logging.WARNING):
+        here.turn(second)
+    assert "is not what was written" in caplog.text
+    assert digests(second) == undisturbed()
+
+
+def test_a_place_that_does_not_answer_is_waited_for(
+    here: Installation, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """The partition whose state is to come from there stands still; the other one goes on."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    here.kill(first)
+    shutil.rmtree(here.folder / "one" / "user-1")
+    second = here.worker(here.folder / "one")
+    names, second._stores._checkpoints.names = second._stores._checkpoints.names, _away  # type: ignore[union-attr]
+    here.send(40)
+    here.turn(second)
+    assert second.not_ready() == "1 partitions are being restored"
+    assert second.stage.partitions.keys() == {0}
+    assert second.progress()[0].committed == here.log.end(TOPIC, 0)
+    second._stores._checkpoints.names = names  # type: ignore[union-attr]
+    here.turn(second)
+    assert second.not_ready() == ""
+    assert digests(second) == undisturbed()
+
+
+def test_a_place_that_cannot_be_written_to_is_told_and_work_goes_on(
+    here: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried again, and nothing is left beside the stores."""
+    first = here.worker(here.folder / "one")
+    save, first.keeper._checkpoints.save = first.keeper._checkpoints.save, _away  # type: ignore[union-attr]
+    here.send(40)
+    with caplog.at_level(logging.WARNING):
+        here.turn(first, each_ms=61_000)
+    assert "no checkpoint of g1/user-0 at offset" in caplog.text
+    assert not list((here.folder / "one").glob(".snapshot-*"))
+    first.keeper._checkpoints.save = save  # type: ignore[union-attr]
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    kept = Checkpoints(str(here.place))
+    assert all(kept.load(of, kept.names(of)[0]).offset > 0 for of in kept.of_scope("g1"))
+    first.finish()
+    first.leave()
+
+
+def test_a_group_that_was_set_back_is_refused(here: Installation) -> None:
+    """The Checkpoint has what the group would read again: folded twice, it would count twice."""
+    first = here.worker(here.folder / "one")
+    for _ in range(3):
+        here.send(40)
+        here.turn(first, each_ms=61_000)
+    here.kill(first)
+    here.log.group(TOPICS.group("g1", "user"), 2).offsets[0] = 1
+    second = here.worker(here.folder / "two")
+    with pytest.raises(StoreLeads, match="the group at 1"):
+        here.turn(second)
+    here.kill(second)
+
+
+def test_a_start_without_state_anywhere_is_refused_before_it_joins(here: Installation) -> None:
+    """The state of a generation that was built from history is not in the log, and half of it is not the whole."""
+    with pytest.raises(StoreMissing, match="Name the place that has its checkpoints"):
+        here.worker(here.folder / "one", place=here.folder / "nothing")
+    assert here.log.group(TOPICS.group("g1", "user"), 2).members == []
+
+
+def test_what_a_killed_process_left_on_its_way_goes(here: Installation) -> None:
+    """By the number of a process that is gone; what belongs to one that runs stays."""
+    for name in (".arriving-999999999-3.user-0", ".snapshot-999999999-user-0", ".snapshot-1-user-0"):
+        (here.folder / "one" / name).mkdir(parents=True)
+    worker = here.worker(here.folder / "one")
+    assert [p.name for p in (here.folder / "one").glob(".*")] == [".snapshot-1-user-0"]
+    here.kill(worker)
+
+
+def _away(*_: object) -> list[str]:
+    raise CheckpointError("nobody answers", where="there")
