@@ -136,7 +136,7 @@ class Worker:
         """Compile what a batch runs, and ask the group for partitions."""
         self._stop = stop
         self.stage.warm()
-        self._transport.join(self)
+        self._transport.join(self, stop)
 
     def turn(self) -> None:
         """One turn of the loop: at most one flush, one poll and one commit begun. Raises as `run` does."""

@@ -72,8 +72,11 @@ class Transport(Protocol):
     def commit_s(self) -> float:
         """How long a commit usually takes; 0.0 before the first."""
 
-    def join(self, owner: Owner) -> None:
-        """Become a member of the group. `owner` hears of partitions in later polls. Called once."""
+    def join(self, owner: Owner, stop: threading.Event) -> None:
+        """Become a member of the group. `owner` hears of partitions in later polls. Called once.
+
+        Raises Fenced where a running worker has the slot: it notices nothing.
+        """
 
     def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
         """Wait for one record, then take what already waits and what comes within `hold_s`, up to `most` records or

@@ -58,6 +58,31 @@ def test_kill_9_at_every_step_leaves_what_an_undisturbed_run_leaves(
     assert hold_against("state") > 4400
 
 
+def test_a_restart_after_kill_9_does_not_wait_for_the_session(
+    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None],
+    hold_against: Callable[[str], int], wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """Its session is longer than anybody here waits. The other worker keeps what it has, and notices nothing."""
+    patient = {"options": {"session_timeout_ms": 600_000}}
+    other = worker("b", state="b", partitions=PARTITIONS, **patient)
+    wait_for(lambda: other.said.read_bytes().count(b"assigned") >= 3 * PARTITIONS, "all partitions")
+    killed = worker("a", state="a", partitions=PARTITIONS, **patient)
+    wait_for(lambda: killed.said.read_bytes().count(b"assigned") >= 3, "its share of each stage")
+    replay(500)
+    drained()
+    had = other.said.read_bytes().count(b"assigned")
+    killed.signal(signal.SIGKILL)
+    assert killed.wait(10) == -signal.SIGKILL
+    replay(500, seed=1)
+    again = worker("a", state="a", partitions=PARTITIONS, **patient)
+    drained()
+    assert other.said.read_bytes().count(b"assigned") == had
+    assert again.stop() == 0, again.said.read_text()
+    drained()
+    assert other.stop() == 0, other.said.read_text()
+    assert hold_against("b") > 800
+
+
 @pytest.mark.parametrize(("stage", "step"), [("user", 3), ("intake", 2)])
 def test_a_paused_worker_that_wakes_up_is_fenced_and_writes_nothing(
     stage: str, step: int,

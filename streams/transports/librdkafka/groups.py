@@ -33,6 +33,15 @@ def members(bootstrap: Address, group: str) -> list[Member]:
     return [Member(m["member_id"], m["client_id"], m["client_host"]) for m in found["members"]]
 
 
+def leave(bootstrap: Address, group: str, member: str, instance: str) -> None:
+    """Take a static member out of `group`: its partitions go to the others at once. Nothing happens where the instance
+    is another member's by now. Raises BrokerUnavailable."""
+    from kafka.admin import MemberToRemove
+
+    gone = MemberToRemove(member_id=member, group_instance_id=instance)
+    _asked(bootstrap, lambda admin: admin.remove_group_members(group, [gone]))
+
+
 def alive(bootstrap: Address) -> set[str]:
     """The groups of the cluster that have members. Raises BrokerUnavailable within about 20 s: a broker that has just
     started is given time to load what it knows of groups."""

@@ -46,7 +46,9 @@ def judge(error: KafkaError, message: Message, where: str) -> None:
     if error.code() in _GONE:
         raise overtaken(f"{message.topic()}[{message.partition()}]")
     if error.fatal():
-        raise Fenced(f"the consumer cannot go on: {error.str()}", where=where)
+        raise Fenced(
+            f"the consumer cannot go on: {error.str()}", where=where, do="Give each worker process a --slot of its own"
+        )
     log.warning("kafka: %s", error.str())
 
 

@@ -44,7 +44,7 @@ def intake_worker(
     intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes)
     transport = LibrdkafkaTransport(
         bootstrap, sources, topics.intake_group, options,
-        name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]),
+        name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
     return _started(intake, transport, options, checkpoints)
 
@@ -66,7 +66,7 @@ def side_worker(
             raise other_count(one.name, one.partitions, processor.count, str(bootstrap))
     transport = LibrdkafkaTransport(
         bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
-        name=processor.name, moment=Notes(bootstrap, topics),
+        name=processor.name, moment=Notes(bootstrap, topics), seats=processor.folder,
     )  # fmt: skip
     return _started(processor, transport, options, checkpoints)
 

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import (
@@ -26,7 +27,9 @@ from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds, committed
 from forebay.streams.transports.librdkafka.ends import EndWatch, Moment
 from forebay.streams.transports.librdkafka.follower import Follower
+from forebay.streams.transports.librdkafka.groups import leave, members
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
+from forebay.streams.transports.librdkafka.seat import Seat
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
 from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
@@ -54,10 +57,13 @@ class LibrdkafkaTransport:
         name: str,
         moment: Moment,
         follows: Sequence[Source] = (),
+        seats: Path | None = None,
     ) -> None:
         """`sources` are all partitions of some topics; a member of `group` reads its share of them. `name` is the
         stage's, for threads and metrics; `moment` is what ends are asked after. `follows` are all partitions of a topic
-        that is read whole."""
+        that is read whole. With a folder of `seats` the membership is static: a worker that was killed has its
+        partitions again at its next start from there, and no other member notices. Without one it is missed for a
+        session first."""
         self.group, self.where = group, str(bootstrap)
         self._bootstrap, self._options, self._sources = bootstrap, options, tuple(sources)
         self._numbers = {(s.topic, s.partition): number for number, s in enumerate(sources)}
@@ -65,7 +71,9 @@ class LibrdkafkaTransport:
             bootstrap, name, options.slot, group, f"{group}.{options.slot}",
             options.session_timeout_ms, options.transaction_timeout_ms,
         )  # fmt: skip
-        self._consumer = Consumer(self._settings(group) | {"client.id": slot.client})
+        static = {} if seats is None else {"group.instance.id": slot.client}
+        self._slot, self._consumer = slot, Consumer(self._settings(group) | {"client.id": slot.client} | static)
+        self._seat = None if seats is None else Seat(seats / f".seat-{name}-{slot.name}", slot.name, group)
         self._writer = Writer(slot, self._consumer.memberid)
         self._ends = EndWatch(bootstrap, sources, moment, options.heartbeat_interval_s)
         self._follower = Follower(bootstrap, follows) if follows else None
@@ -92,9 +100,10 @@ class LibrdkafkaTransport:
 
     # -- membership and reading
 
-    def join(self, owner: Owner) -> None:
+    def join(self, owner: Owner, stop: threading.Event) -> None:
         """See Transport."""
         self._owner = owner
+        self._take_seat(stop)
         topics = list(dict.fromkeys(source.topic for source in self._sources))
         self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         self._ends.start()
@@ -104,6 +113,8 @@ class LibrdkafkaTransport:
     def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
         """See Transport."""
         messages = self._consumer.consume(1, wait_s)
+        if self._seat is not None:
+            self._seat.sit(self._consumer.memberid())
         if most > 1 and messages and not messages[0].error():
             hold_s = min(max(hold_s, self._writer.left_s - ahead_s), MOST_HOLD_S)
             messages += more(self._consumer, messages[0], most - 1, hold_s)
@@ -199,7 +210,13 @@ class LibrdkafkaTransport:
         """See Transport."""
         self._owner = None
         self._ends.stop()
+        member = self._consumer.memberid()
         within(CLOSE_S, self._consumer.close)
+        if self._seat is not None:
+            # A static member is not missed before its session ends: the others are told.
+            if member:
+                within(CLOSE_S, lambda: leave(self._bootstrap, self.group, member, self._slot.client))
+            self._seat.leave()
         if self._follower is not None:
             self._follower.close()
         self._writer.close()
@@ -284,6 +301,20 @@ class LibrdkafkaTransport:
 
     def _number(self, message: Message) -> int:
         return self._numbers.get((message.topic(), message.partition()), -1)
+
+    def _take_seat(self, stop: threading.Event) -> None:
+        deadline = time.monotonic() + SILENCE_S
+        while self._seat is not None and not stop.is_set():
+            try:
+                self._seat.take(self._slot.session_timeout_ms / 1000, self._in_my_slot, stop)
+                return
+            except BrokerUnavailable:  # its coordinator may be loading
+                if time.monotonic() > deadline:
+                    raise
+                stop.wait(0.5)
+
+    def _in_my_slot(self) -> set[str]:
+        return {m.id for m in members(self._bootstrap, self.group) if m.client == self._slot.client}
 
     def _numbers_of(self, places: Sequence[TopicPartition]) -> list[int]:
         found = (self._numbers.get((place.topic, place.partition)) for place in places)

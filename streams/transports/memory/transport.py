@@ -75,7 +75,7 @@ class MemoryTransport:
 
     # -- membership and reading
 
-    def join(self, owner: Owner) -> None:
+    def join(self, owner: Owner, stop: threading.Event) -> None:
         """See Transport."""
         self._owner = owner
         self._enter()

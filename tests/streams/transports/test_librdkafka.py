@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,9 +31,10 @@ class KafkaPlace:
     """Topics of their own on the run's broker."""
 
     def __init__(
-        self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]]
-    ) -> None:
-        self.topics, self.moment = topics, 0
+        self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]],
+        seats: Path,
+    ) -> None:  # fmt: skip
+        self.topics, self.moment, self._seats = topics, 0, seats
         self._kafka, self._publish, self._read = kafka, publish, read
         with connected("KafkaAdminClient", kafka.bootstrap) as admin:
             wide = {"num_partitions": 1, "replication_factor": 1}
@@ -55,7 +57,7 @@ class KafkaPlace:
         options = WorkerOptions(slot=slot, heartbeat_interval_s=0.2, session_timeout_ms=3000)
         return LibrdkafkaTransport(
             self._kafka.bootstrap, self._numbered, f"{self.topics.prefix}group", options,
-            name="test", moment=self, follows=self.followed if follows else (),
+            name="test", moment=self, follows=self.followed if follows else (), seats=self._seats,
         )  # fmt: skip
 
     def append(self, partition: int, values: Sequence[bytes], headers: Sequence[tuple[str, bytes]] = ()) -> None:
@@ -86,10 +88,11 @@ class KafkaPlace:
 class TestLibrdkafka(TransportContract):
     @pytest.fixture
     def place(
-        self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]]
-    ) -> KafkaPlace:
-        """Empty topics."""
-        return KafkaPlace(kafka, topics, publish, read)
+        self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]],
+        tmp_path: Path,
+    ) -> KafkaPlace:  # fmt: skip
+        """Empty topics, and seats on one machine."""
+        return KafkaPlace(kafka, topics, publish, read, tmp_path)
 
     def test_a_reader_that_falls_back_delivers_nothing_twice(self, place: KafkaPlace, taking: Taking) -> None:
         """librdkafka's does, where it was moved while it looked for the beginning of its partition: a batch then had
