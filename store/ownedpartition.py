@@ -2,15 +2,17 @@
 yet.
 
 The table is a cache of the partition's store, and the store is a cache of the log. Rows come in from the store when an
-event first touches them and stay; they go out in the write-behind of `flush`. Whatever goes wrong, the table is dropped
-and read again.
+event first touches them, and go out in the write-behind of `flush`. They stay in memory until `shrink` lets those leave
+that were not touched for longest. Whatever goes wrong, the table is dropped and read again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -27,6 +29,9 @@ from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
 from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow
 from forebay.store.rowindex import RowIndex
 from forebay.telemetry import emit
+
+T = TypeVar("T")
+CHUNK = 4096  # rows of a scan that are in memory at once
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,15 @@ class OwnedPartition:
         self.pending: Ints = np.zeros(count, np.int64)  # bit s: segment s waits to be encoded
         self._changed: Bools = np.zeros(count, np.bool_)  # the store has an older copy
         self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
+        self._touched: Ints = np.zeros(count, np.int64)  # the number of flushes when an event came last
+        self._flushes = 0
         self._encoders = codec.column(codec.empty(1), "encoder")
         self._deleted: set[bytes] = set()
-        # Windows and retirement are moved by ticks, which touch every row: those layouts are held whole.
+        self._no_marks: list[tuple[int, bytes]] = []  # of idle entities in the store, to be taken away
+        # Windows and retirement are moved by ticks, which touch every row: those layouts are read whole. An entity
+        # whose windows are empty may leave all the same, with a mark in the store of when it retires.
         self.whole = retire_after_ms > 0 or any(b.feature.over_ms for b in self.layout.blocks)
+        self._all_here = False
 
     @classmethod
     def open(
@@ -75,9 +85,11 @@ class OwnedPartition:
         *,
         create: bool,
         retire_after_ms: int = 0,
+        most_rows: int = 1 << 62,
     ) -> OwnedPartition:
         """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from. Entities that are
-        idle for `retire_after_ms` of log time go with a tick; 0: never.
+        idle for `retire_after_ms` of log time go with a tick; 0: never. Past `most_rows` rows that are read here leave
+        again.
 
         Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch
         (the topic is another one than the state was folded from) or StoreError (the rows are of another layout).
@@ -94,7 +106,7 @@ class OwnedPartition:
             _check(meta, fresh, path)
             partition = cls(fold, codec, store, meta, retire_after_ms=retire_after_ms)
             if partition.whole:
-                partition._load_all()
+                partition._load_all(most_rows)
             partition._load_pending()
             return partition
         except BaseException:
@@ -118,11 +130,12 @@ class OwnedPartition:
             new = rows[missing[fresh]]
             self.pending[new] = self.layout.segment_bits
             names = self.index.names(new)
-            if not self.whole:  # else all that the store has is here
-                self._load(new, self.store.get(names))
+            if not self._all_here:  # else all that the store has is here
+                self._load(new, self._stored_of(names))
             if self._deleted:  # one that came back: the store may still say of the old one that it waits
                 self._marked[new] = [name in self._deleted for name in names]
                 self._deleted.difference_update(names)
+        self._touched[rows] = self._flushes
         return rows
 
     # -- the fold
@@ -165,16 +178,35 @@ class OwnedPartition:
             return ()
         rows = self.index.rows()
         newest = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
-        return self._delete(rows[(newest < time - self._retire_after_ms) & (newest > 0)])
+        here = self._release(rows[(newest < time - self._retire_after_ms) & (newest > 0)])
+        self._deleted.update(here)
+        elsewhere = self._retired_elsewhere(time - self._retire_after_ms)
+        self._deleted.update(elsewhere)
+        return [*here, *elsewhere]
 
-    def _delete(self, rows: Ints) -> list[bytes]:
-        """Forget the entities of `rows`; returns their ids. The rows are zeroed and used again."""
+    def _retired_elsewhere(self, before_ms: int) -> list[bytes]:
+        """The ids of entities that are not in memory and had their last event before `before_ms`."""
+        gone = []
+        for marks in _chunks(self.store.idle(before_ms)):
+            names = [name for _, name in marks]
+            away = self.index.find(Ids.of_bytes(names)) < 0
+            for (newest, name), is_away, stored in zip(marks, away, self._stored_of(names), strict=True):
+                self._no_marks.append((newest, name))
+                if is_away and stored is not None and self._newest(stored) == newest:
+                    gone.append(name)
+        return gone
+
+    def _newest(self, stored: StoredRow) -> int:
+        row = self.layout.unpack(stored.state)
+        return int(max(row[NEWEST], row[UPDATED]))
+
+    def _release(self, rows: Ints) -> list[bytes]:
+        """Take rows out of memory; returns their ids. They are zeroed and used again."""
         names = self.index.names(rows)
         self.index.release(rows)
         self.rows[rows] = self.pending[rows] = 0
         self.vectors[rows] = self.codec.empty(len(rows))
         self._changed[rows] = self._marked[rows] = False
-        self._deleted.update(names)
         return names
 
     # -- vectors
@@ -244,11 +276,41 @@ class OwnedPartition:
             deletes=sorted(self._deleted),
             pending=[(name, mask) for name, mask in zip(names, waits.tolist(), strict=True) if mask],
             settled=self.index.names(rows[self._marked[rows] & (waits == 0)]),
+            busy=self._no_marks,
             meta=self.meta,
         )
         self._marked[rows] = waits != 0
         self._changed[:] = False
         self._deleted.clear()
+        self._no_marks = []
+        self._flushes += 1
+
+    def shrink(self, most_rows: int) -> int:
+        """Let the rows leave memory that were not touched for longest, down to `most_rows` or as far as that goes;
+        returns how many left. They come back from the store with the same bytes.
+
+        Called right after a flush: the store has all of them then. What waits to be encoded stays, and so does what the
+        next tick may change. A crash leaves marks of entities that are read again, which change nothing.
+        """
+        if len(self) <= most_rows:
+            return 0
+        rows = self.index.rows()
+        may_go = self.pending[rows] == 0
+        if self.whole:
+            may_go &= self._fold.still(self.rows, rows)
+        rows = rows[may_go]
+        count = min(len(rows), len(self) - most_rows + most_rows // 8)  # more than must: not after every flush
+        if count < len(rows):
+            rows = rows[np.argpartition(self._touched[rows], count)[:count]]
+        if len(rows) == 0:
+            return 0
+        newest = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
+        names = self._release(rows)
+        if self._retire_after_ms:
+            marks = [(ms, name) for ms, name in zip(newest.tolist(), names, strict=True) if ms > 0]
+            self.store.write(meta=self.meta, idle=marks)
+        self._all_here = False
+        return len(names)
 
     def snapshot(self, folder: Path) -> None:
         """Make `folder`, which must not exist, a copy of the store as of the last flush."""
@@ -276,15 +338,21 @@ class OwnedPartition:
             if len(vectors) == 1 and (self.codec.column(vectors, "encoder") == self._encoders).all():
                 self.vectors[row], self.pending[row] = vectors[0], 0
 
-    def _load_all(self) -> None:
-        names, stored = [], []
-        for name, row in self.store.scan():
-            names.append(name)
-            stored.append(row)
-        rows, _ = self.index.claim(Ids.of_bytes(names))
-        self._fit()
-        self.pending[rows] = self.layout.segment_bits
-        self._load(rows, stored)
+    def _stored_of(self, names: Sequence[bytes]) -> list[StoredRow | None]:
+        """What the store has of entities, without those that were forgotten since it was written to."""
+        found = self.store.get(names)
+        if not self._deleted:
+            return found
+        return [None if name in self._deleted else row for name, row in zip(names, found, strict=True)]
+
+    def _load_all(self, most_rows: int) -> None:
+        self._all_here = True
+        for found in _chunks(self.store.scan()):
+            rows, _ = self.index.claim(Ids.of_bytes([name for name, _ in found]))
+            self._fit()
+            self.pending[rows] = self.layout.segment_bits
+            self._load(rows, [row for _, row in found])
+            self.shrink(most_rows)
 
     def _load_pending(self) -> None:
         """What the last owner left to be encoded: no event need touch it any more."""
@@ -301,6 +369,13 @@ class OwnedPartition:
         self.pending = np.concatenate([self.pending, np.zeros(more, np.int64)])
         self._changed = np.concatenate([self._changed, np.zeros(more, np.bool_)])
         self._marked = np.concatenate([self._marked, np.zeros(more, np.bool_)])
+        self._touched = np.concatenate([self._touched, np.zeros(more, np.int64)])
+
+
+def _chunks(found: Iterable[T]) -> Iterator[list[T]]:
+    rest = iter(found)
+    while part := list(islice(rest, CHUNK)):
+        yield part
 
 
 def _check(meta: PartitionMeta, fresh: PartitionMeta, path: Path) -> None:

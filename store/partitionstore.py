@@ -1,9 +1,11 @@
 """A worker's state for one partition of a clean log: a cache of a fold of the log, in one RocksDB directory.
 
-Three kinds of key in one column family, told apart by the first byte:
+Four kinds of key in one column family, told apart by the first byte:
 
     e<id>   an entity: a StoredRow
     p<id>   u8 mask: bit s says that the entity's segment s waits to be encoded
+    i<u8 ms><id>   (big-endian) an entity that is in nobody's memory, and whose newest event was then: those that retire
+            are found without reading every row
     m       PartitionMeta, as JSON
 
 A StoredRow is u4 bytes of state | state as the fold packs it | the vectors emitted last. What waits has keys of its
@@ -24,7 +26,7 @@ from forebay.errors import StoreCorrupt
 from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
-_ENTITY, _PENDING, _META = b"e", b"p", b"m"
+_ENTITY, _PENDING, _META, _IDLE = b"e", b"p", b"m", b"i"
 # Not just "delete it": the log does not have the history that a backfill folded, and its retention ends.
 RESTORE = (
     "Where there is a checkpoint of it (forebay checkpoints list), delete this directory and start again. Else put an "
@@ -92,10 +94,13 @@ class PartitionStore(OnRocks):
         deletes: Sequence[bytes] = (),
         pending: Sequence[tuple[bytes, int]] = (),
         settled: Sequence[bytes] = (),
+        idle: Sequence[tuple[int, bytes]] = (),
+        busy: Sequence[tuple[int, bytes]] = (),
     ) -> None:
-        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, and
-        `meta`. Whole or absent after a crash. If this raises, the store is unusable: close it, reopen it, and resume
-        from `meta().offset`.
+        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, marks
+        (ms, id) of idle entities and those that are taken away, and `meta`. Whole or absent after a crash.
+
+        If this raises, the store is unusable: close it, reopen it, and resume from `meta().offset`.
         """
         batch = WriteBatch(raw_mode=True)
         for entity, row in puts:
@@ -107,6 +112,10 @@ class PartitionStore(OnRocks):
             batch.put(_PENDING + entity, mask.to_bytes(8, "little"))
         for entity in settled:
             batch.delete(_PENDING + entity)
+        for newest, entity in idle:
+            batch.put(_IDLE + newest.to_bytes(8, "big") + entity, b"")
+        for newest, entity in busy:
+            batch.delete(_IDLE + newest.to_bytes(8, "big") + entity)
         batch.put(_META, msgspec.json.encode(meta))
         self._rocks.write(batch)
 
@@ -117,6 +126,14 @@ class PartitionStore(OnRocks):
     def pending(self) -> list[tuple[bytes, int]]:
         """What waits to be encoded: id and mask of segments."""
         return [(key, int.from_bytes(value, "little")) for key, value in self._rocks.scan(_PENDING)]
+
+    def idle(self, before_ms: int) -> Iterator[tuple[int, bytes]]:
+        """Marks (ms, id) of entities that are in nobody's memory, of those whose newest event was then; the oldest
+        first. One may be stale: who is in memory, or whose row has a newer event, is not idle."""
+        for key, _ in self._rocks.scan(_IDLE):
+            if (newest := int.from_bytes(key[:8], "big")) >= before_ms:
+                return
+            yield newest, key[8:]
 
     def digest(self) -> str:
         """SHA-256 over all states, in key order; not over `meta` or vectors.

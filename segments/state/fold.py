@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from forebay.arrays import Ints, Places
+from forebay.arrays import Bools, Ints, Places
 from forebay.segments.state import kernels
 from forebay.segments.state.columns import Columns
 from forebay.segments.state.ids import Ids
@@ -98,6 +98,14 @@ class Fold:
                 rows, block.offset, feature.buckets, block.keys, feature.bucket_ms, feature.kind == "mean", clock,
                 new_clocks, block.bits, pending,
             )  # fmt: skip
+
+    def still(self, rows: Ints, at: Ints) -> Bools:
+        """bool [n]: which of the rows `at` no tick would change. Their windows hold nothing."""
+        found = np.ones(len(at), np.bool_)
+        for block in self._windows:
+            counts = rows[at, block.offset + 1 : block.offset + 1 + block.feature.buckets * block.keys]
+            found &= ~counts.any(axis=1)
+        return found
 
     def _key(self, block: Block) -> tuple[int, int, Ints]:
         keys, none = block.feature.keys, np.zeros(5, dtype=np.int64)

@@ -33,6 +33,7 @@ class Settings:
     partitions: int = 4  # of new topics
     late_after: str = "24h"  # a behaviour that is older when the log takes it is a dead letter
     future_after: str = "5m"  # so is an event that is further ahead
+    state_memory_mb: int = 4096  # for rows of entities, of each side in a worker; past it idle ones leave
     intake_memory_mb: int = 2048  # for the ids of accepted events, 16 bytes each; past it older events are late
     catalogue_memory_mb: int = 1024  # for the attributes of items, about 200 bytes each; past it no item is taken more
     kafka_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL

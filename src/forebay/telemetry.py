@@ -6,6 +6,7 @@
 | --- | --- | --- |
 | step | worker | number 1–5 (streams/worker/processor.py), name, stage (intake, user, item), seconds, events |
 | restored | worker | stage, partition, events applied silently, seconds |
+| left_memory | Processor | stage, partition, rows of idle entities that left memory |
 | fetched | worker | stage, partition, bytes, seconds: a partition's state came from a checkpoint |
 | checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
 | checkpoint_failed | worker | stage, partition: none was made, and it is tried again |

@@ -38,6 +38,8 @@ from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import emit
 
+MEMORY_BYTES = 4 << 30
+ROW_BYTES = 96  # of an entity's place in the index, its id and marks, about
 log = logging.getLogger("forebay.processor")
 
 
@@ -48,15 +50,25 @@ class Processor:
     follows = None
 
     def __init__(
-        self, bundle: Bundle, side: Side, topics: Topics, generation: str, partitions: int, folder: Path
+        self,
+        bundle: Bundle,
+        side: Side,
+        topics: Topics,
+        generation: str,
+        partitions: int,
+        folder: Path,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> None:
-        """The side's clean log has so many `partitions`; stores live in `folder`, one directory each."""
+        """The side's clean log has so many `partitions`; stores live in `folder`, one directory each. Rows of entities
+        take about `memory_bytes`: past it those leave that had no event for longest, unless they wait to be encoded or
+        a window of theirs is not empty."""
         self.bundle, self.side, self.count, self.folder = bundle, side, partitions, folder
         self.name, self.title = side, f"{side} worker of {generation}"
         self.topics, self.generation = topics, generation
         self.topic, self._vectors = topics.events(side), topics.vectors(generation, side)
         self.layout, self.codec = bundle.layouts[side], codec_of(bundle, side)
         self.partitions: dict[int, OwnedPartition] = {}
+        self._most_rows = memory_bytes // (self.layout.width * 8 + self.codec.dtype.itemsize + ROW_BYTES)
         self.names, self.scope = tuple(f"{side}-{p}" for p in range(partitions)), generation
         self._retire_after_ms = bundle.spec.events.retire_users_after_ms if side == "user" else 0
         self._fold, self._coder = Fold(self.layout), BlockCoder(bundle.spec, side)
@@ -74,7 +86,7 @@ class Processor:
         fresh = PartitionMeta(self.topic, partition, source.topic_id, self.count, self.layout.digest, offset)
         self.partitions[partition] = OwnedPartition.open(
             folder or self.folder / self.names[partition], self._fold, self.codec, fresh,
-            create=create, retire_after_ms=self._retire_after_ms,
+            create=create, retire_after_ms=self._retire_after_ms, most_rows=self._most_rows // self.count,
         )  # fmt: skip
         return self.partitions[partition]
 
@@ -87,6 +99,9 @@ class Processor:
         """See Stage: step 5."""
         for owned in self.partitions.values():
             owned.flush()
+        for number, owned in self.partitions.items():
+            if left := owned.shrink(self._most_rows // len(self.partitions)):
+                emit("left_memory", stage=self.name, partition=number, rows=left)
 
     def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
         """See Stage: steps 1 to 3. Raises BlockTooNew; what is no Block is told of and stepped over."""

@@ -100,6 +100,7 @@ class World:
         }  # fmt: skip
         self.processes = [Process(slot, folder / ("a" if self.shared else slot)) for slot in "ab"]
         self.folder, self.machines = folder, 0
+        self.memory_bytes = self.pick.choice([1 << 30, 4_000])  # or a few rows
         self.checkpoints = Checkpoints(str(folder / "checkpoints"))
         for side in SIDES:
             self._build(side)
@@ -291,7 +292,8 @@ class World:
         return CrashingIntake(TOPICS, sources, dict.fromkeys(SIDES, PARTITIONS), process.folder / "intake")
 
     def _processor(self, side: Side, process: Process) -> CrashingProcessor:
-        return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder)
+        more = {"memory_bytes": self.memory_bytes}
+        return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder, **more)
 
     def _build(self, side: Side) -> None:
         """What a backfill of no history leaves."""

@@ -4,6 +4,7 @@ refused."""
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,81 @@ def test_rows_of_other_encoders_wait_to_be_encoded_again(bundle: Bundle, tmp_pat
     partition = _open(other, tmp_path, meta)
     at = _rows(partition, "a")
     assert _counted(partition, "a") == [5] and partition.pending[at].tolist() == [0b111]
+    partition.close()
+
+
+@pytest.mark.parametrize("windows", [False, True])
+@pytest.mark.parametrize("retires", [False, True])
+def test_rows_that_leave_memory_come_back_with_the_same_bytes(
+    windows: bool, retires: bool, spec_tables: dict[str, Any], tmp_path: Path, meta: PartitionMeta
+) -> None:
+    """A partition that holds ten rows, and one that holds all: the same entities retire with the same ticks, and the
+    same bytes are stored, through flushes, crashes and reopenings."""
+    tables = json.loads(json.dumps(spec_tables))
+    if windows:
+        tables["user"]["taste"]["features"].append({"count": "events", "bucket": "1h", "over": "2h"})
+    bundle = untrained(parse_spec(tables), np.arange(5), seed=1)
+    meta = msgspec.structs.replace(meta, layout=bundle.layouts["user"].digest)
+    fold, codec, retire = Fold(bundle.layouts["user"]), codec_of(bundle, "user"), 9 * HOUR_MS if retires else 0
+    left = most = 0
+
+    def opened(name: str, most_rows: int) -> OwnedPartition:
+        more = {"retire_after_ms": retire, "most_rows": most_rows}
+        return OwnedPartition.open(tmp_path / name, fold, codec, meta, create=True, **more)
+
+    pick, bounded, whole = random.Random(7), opened("bounded", 10), opened("whole", 1 << 62)
+    gone = 0
+    for step in range(150):
+        time = NOW + step * HOUR_MS // 3
+        users = [f"u{int(80 * pick.random() ** 2)}" for _ in range(pick.randrange(8))]
+        events: list[Event] = [
+            Behaviour(user, "i", "view", 1.0, time - pick.randrange(4) * HOUR_MS, f"{step} {n}")
+            for n, user in enumerate(users)
+        ]
+        if pick.random() < 0.3:
+            events.append(Tick(time // HOUR_MS * HOUR_MS))
+        encode = pick.random() < 0.8
+        retired = _fold(bundle, bounded, *events, encode=encode)
+        assert sorted(retired) == sorted(_fold(bundle, whole, *events, encode=encode))
+        gone += len(retired)
+        if pick.random() < 0.6:
+            for partition in (bounded, whole):
+                partition.flush()
+            left += bounded.shrink(10)
+            most = max(most, len(bounded))
+            if pick.random() < 0.2:
+                for partition in (bounded, whole):
+                    partition.close()
+                bounded, whole = opened("bounded", 10), opened("whole", 1 << 62)
+    for partition in (bounded, whole):
+        _encode(partition)
+        partition.flush()
+    assert left > 100 and most < 60 and (gone > 20) == retires
+    assert dict(bounded.store.scan()) == dict(whole.store.scan())
+    assert bounded.store.digest() == whole.store.digest()
+    if retires:  # and once more, without an event
+        end = Tick(NOW + 1000 * HOUR_MS)
+        assert sorted(_fold(bundle, bounded, end)) == sorted(_fold(bundle, whole, end)) != []
+        bounded.flush()
+        assert list(bounded.store.scan()) == list(bounded.store.idle(1 << 62)) == []
+    for partition in (bounded, whole):
+        partition.close()
+
+
+def test_what_waits_and_what_was_touched_stays(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
+    """The rows that leave are those without an event for longest."""
+    partition = _open(bundle, tmp_path, meta)
+    for name in ("a", "b", "c", "d"):
+        _fold(bundle, partition, *_clicks(name))
+        partition.flush()
+    _fold(bundle, partition, *_clicks("a", at=NOW + 1))
+    _fold(bundle, partition, *_clicks("b", at=NOW + 1), encode=False)
+    partition.flush()
+    assert partition.shrink(4) == 0
+    assert partition.shrink(2) == 2
+    assert (partition.index.find(Ids.of(["a", "b", "c", "d"])) >= 0).tolist() == [True, True, False, False]
+    assert partition.shrink(0) == 1  # b waits
+    assert _counted(partition, "a", "b", "c", "d") == [2, 2, 1, 1]
     partition.close()
 
 

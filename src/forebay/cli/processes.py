@@ -110,7 +110,8 @@ def _sides(
         if side in sides:
             topic = topics.events(side)
             count = describe(kafka, [topic])[topic].partitions
-            processor = Processor(bundle, side, topics, generation.name, count, settings.state)
+            memory = settings.state_memory_mb << 20
+            processor = Processor(bundle, side, topics, generation.name, count, settings.state, memory)
             yield side_worker(processor, kafka, options, checkpoints)
 
 
