@@ -159,7 +159,7 @@ def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
 
     def read(bundle: Bundle, folder: Path, side: Side) -> dict[str, tuple[bytes, bytes]]:
         found: dict[str, tuple[bytes, bytes]] = {}
-        for path in sorted(folder.glob(f"{side}-*")):
+        for path in _furthest(folder, side):
             with PartitionStore.open(path, create=False) as store:
                 for name, (state, vectors) in store.scan():
                     entity = name.decode()
@@ -168,6 +168,20 @@ def stored() -> Callable[..., dict[str, tuple[bytes, bytes]]]:
         return found
 
     return read
+
+
+def _furthest(folder: Path, side: str) -> list[Path]:
+    """The store of each partition: where there are several of one, that which has come furthest."""
+    from forebay.store.partitionstore import PartitionStore
+
+    found: dict[str, tuple[int, Path]] = {}
+    for path in sorted(folder.glob(f"{side}-*")):
+        with PartitionStore.open(path, create=False) as store:
+            meta = store.meta()
+        assert meta is not None
+        name = path.name.partition("~")[0]
+        found[name] = max(found.get(name, (-1, path)), (meta.offset, path))
+    return [path for _, path in found.values()]
 
 
 def without_as_of(codec: RowCodec, vectors: bytes) -> bytes:

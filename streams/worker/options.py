@@ -22,7 +22,7 @@ class WorkerOptions:
     flush_batches: int = 8
     flush_interval_s: float = 1.0
     heartbeat_interval_s: float = 1.0
-    session_timeout_ms: int = 10_000
+    session_timeout_ms: int = 6_000  # a worker that is lost for good is missed for so long; one that restarts is not
     transaction_timeout_ms: int = 10_000
     checkpoint_every_s: float = 300.0
     checkpoints_kept: int = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,13 +29,14 @@ from forebay.segments.blocks.build import events_of
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
+from forebay.store.checkpoints import Checkpoints, about
 from forebay.store.codec import codec_of
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.intake.accept import Acceptor
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.offsets import committed
-from forebay.streams.topics import Topics, ensure
+from forebay.streams.topics import Topics, describe, ensure
 from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.source import Source
@@ -266,6 +268,22 @@ def replay(
         publish(topics.behaviour, [(b"u1", b"no event %d" % n) for n in range(count // 50)])
 
     return send
+
+
+@pytest.fixture
+def kept(kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path) -> str:
+    """A folder with the Checkpoints that a backfill of no history leaves."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
+    checkpoints, info = Checkpoints(str(tmp_path / "kept")), describe(kafka.bootstrap, map(topics.events, SIDES))
+    for side in SIDES:
+        built = Processor(bundle, side, topics, "g1", PARTITIONS, tmp_path / "built")
+        for partition, name in enumerate(built.names):
+            owned = built.open(partition, Source(built.topic, partition, info[built.topic].topic_id), 0)
+            owned.snapshot(tmp_path / "copy")
+            checkpoints.save(tmp_path / "copy", about(f"g1/{name}", owned.meta, 1))
+            shutil.rmtree(tmp_path / "copy")
+            built.close(partition)
+    return checkpoints.url
 
 
 @pytest.fixture

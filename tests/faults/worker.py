@@ -22,6 +22,7 @@ from typing import Any
 from forebay.cli.readiness import Readiness
 from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
+from forebay.store.checkpoints import Checkpoints
 from forebay.streams.intake.intake import Intake
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
@@ -34,8 +35,8 @@ from forebay.telemetry import add_hook
 def _tell_assignments(kind: Any) -> None:
     plain = kind.open
 
-    def opened(stage: Any, partition: int, source: Any, offset: int, *, create: bool = True) -> Any:
-        owned = plain(stage, partition, source, offset, create=create)
+    def opened(stage: Any, partition: int, *place: Any, **more: Any) -> Any:
+        owned = plain(stage, partition, *place, **more)
         print(f"assigned {stage.name} {partition}", flush=True)
         return owned
 
@@ -71,13 +72,14 @@ def main() -> int:
     for kind in (Intake, Processor):
         _tell_assignments(kind)
     workers, options = [], WorkerOptions(**given["options"])
+    checkpoints = Checkpoints(given["checkpoints"]) if "checkpoints" in given else None
     for stage in given["stages"]:
         if stage == "intake":
             folder = Path(given["state"]) / "intake"
-            workers.append(intake_worker(given["bootstrap"], topics, folder, options))
+            workers.append(intake_worker(given["bootstrap"], topics, folder, options, checkpoints))
         else:
             processor = Processor(bundle, stage, topics, given["generation"], given["partitions"], Path(given["state"]))
-            workers.append(side_worker(processor, given["bootstrap"], options))
+            workers.append(side_worker(processor, given["bootstrap"], options, checkpoints))
     readiness = Readiness(workers, "worker")
     code = 0
     try:
