@@ -20,7 +20,7 @@ def worker_consumer(address: Address, group: str, session_timeout_ms: int) -> di
         "isolation.level": "read_committed",  # committed offsets are then read stable, too
         "partition.assignment.strategy": "cooperative-sticky",
         "session.timeout.ms": session_timeout_ms,
-        "heartbeat.interval.ms": session_timeout_ms // 5,
+        "heartbeat.interval.ms": min(3000, session_timeout_ms // 5),  # by which a rebalance is heard of, too
         "max.poll.interval.ms": 900_000,  # a silent fold stands between two polls: 100 million events fit into it
         "enable.partition.eof": True,
         "fetch.queue.backoff.ms": 5,  # the default of 1,000 drains a backlog four times slower
