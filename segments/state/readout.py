@@ -13,8 +13,10 @@ one of plain counts and means, over the weighed numbers: log1p of the totals and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from forebay.arrays import Bools, Doubles, Floats, Ints, Places
 from forebay.segments.spec import FeatureSpec, SegmentSpec, Spec
@@ -57,6 +59,13 @@ class Vocabulary:
     @classmethod
     def of(cls, hashes: Ints) -> Vocabulary:
         return cls(np.unique(hashes))
+
+    @cached_property
+    def table(self) -> npt.NDArray[np.int32]:
+        """See read_lists."""
+        from forebay.segments.state.listread import table_of  # numba, which `forebay spec check` does without
+
+        return table_of(self.hashes)
 
     def places(self, hashes: Ints) -> Ints:
         """int64 of the same shape."""
@@ -208,25 +217,37 @@ class SegmentReader:
         return _attribute_width(self._spec.column(column))
 
     def _read_list(self, feature: FeatureSpec, block: Block, rows: Ints, sequence: Floats, items: Ints) -> Ints:
+        from forebay.segments.state.listread import read_lists
+
         used = rows[:, block.offset]
-        entries = rows[:, block.offset + 1 : block.offset + block.size].reshape(len(rows), feature.size, block.stride)
-        valid = np.arange(feature.size) < used[:, None]
-        at = 0
+        ages = np.zeros((0, 0))
+        if "age" in feature.of:
+            times = rows[:, block.offset + 1 : block.offset + block.size : block.stride]
+            newest = times[np.arange(len(rows)), np.maximum(used - 1, 0)]
+            valid = np.arange(feature.size) < used[:, None]
+            # Not in the kernel: the last bit of a logarithm is its library's affair.
+            ages = np.log1p(np.where(valid, (newest[:, None] - times) / 1000.0, 0))
+        known = self._vocabulary
+        read_lists(
+            np.ascontiguousarray(rows), block.offset, block.stride, ages, self._plan(feature, block), known.table,
+            known.hashes, sequence, items,
+        )  # fmt: skip
+        return used.copy()
+
+    def _plan(self, feature: FeatureSpec, block: Block) -> Ints:
+        """See read_lists."""
+        from forebay.segments.state.listread import AGE, CODE, ITEM, NUMBER, SET, THOUSANDTH
+
+        becomes = {"category": CODE, "set": SET, "number": NUMBER}
+        fixed = {"item": ITEM, "age": AGE, "value": THOUSANDTH, "action": CODE}
+        plan, start = [], 0
         for column in feature.of:
             width = self._column_width(column)
-            if column == "age":
-                newest = entries[np.arange(len(rows)), np.maximum(used - 1, 0), 0]
-                seconds = (newest[:, None] - entries[:, :, 0]) / 1000.0
-                values = np.log1p(np.where(valid, seconds, 0))[:, :, None]
-            else:
-                stored = entries[:, :, 2 + block.columns.index(column)]
-                if column == "item":
-                    items[:] = np.where(valid, self._vocabulary.places(stored), 0)
-                    continue
-                values = self._values(column, stored.reshape(-1)).reshape(*stored.shape, width)
-            sequence[:, :, at : at + width] = np.where(valid[:, :, None], values, 0)
-            at += width
-        return used.copy()
+            stored = 0 if column == "age" else 2 + block.columns.index(column)
+            kind = fixed[column] if column in fixed else becomes[self._spec.column(column).kind]
+            plan.append((kind, stored, start, width))
+            start += width
+        return np.array(plan, np.int64).reshape(-1, 4)
 
     def _values(self, column: str, stored: Ints) -> Floats | Doubles | Bools:
         """[n, width] of a list's column, neither an item nor an age, from what is stored of it int64 [n]."""

@@ -6,6 +6,7 @@ from math import log1p
 from random import Random
 
 import numpy as np
+import pytest
 
 from forebay.events import Attribute, Behaviour, ItemUpdate, Tick, UserProfile
 from forebay.segments.spec import SIDES, Side
@@ -18,6 +19,7 @@ from .. import naive
 from ..logs import entity_on, random_log
 from ..models import spec
 from ..played import Played
+from . import plainlists
 
 KNOWN = Vocabulary.of(hash_ids(["i1", "i2", "i3"]))
 
@@ -238,3 +240,34 @@ def test_a_row_reads_the_same_beside_any_other() -> None:
     for a, b in zip(vars(both).values(), vars(swapped).values(), strict=True):
         assert a.tobytes() == b.tobytes()
     assert len(both.take(slice(0, 1))) == 1
+
+
+LISTS = [
+    (name, segment.title)
+    for name in ("movielens", "nasty", "listless", "own")
+    for segment in spec(name).segments
+    if any(f.kind == "last" for f in segment.features)
+]
+
+
+@pytest.mark.parametrize(("name", "title"), LISTS)
+def test_lists_are_read_as_their_plain_twin_reads_them(name: str, title: str) -> None:
+    """To the bit: every kind of column, known and unknown items, empty and full lists, codes of nothing."""
+    random, (reader, layout) = np.random.default_rng(1), _reader(title, name)
+    (segment,) = [s for s in spec(name).segments if s.title == title]
+    (feature,) = [f for f in segment.features if f.kind == "last"]
+    block = layout.block(feature)
+    rows = np.zeros((500, layout.width), np.int64)
+    rows[:, block.offset] = random.integers(0, feature.size + 1, len(rows))
+    entries = rows[:, block.offset + 1 : block.offset + block.size].reshape(-1, feature.size, block.stride)
+    entries[:] = random.integers(0, 40, entries.shape)
+    entries[:, :, 0] = np.sort(random.integers(1, 1 << 42, entries.shape[:2]), axis=1)
+    for place, column in enumerate(block.columns):
+        if column == "item":
+            entries[:, :, 2 + place] = random.choice([*KNOWN.hashes, 0, -1, 7], entries.shape[:2])
+        elif column == "value":
+            entries[:, :, 2 + place] = random.integers(-(1 << 40), 1 << 40, entries.shape[:2])
+    read = reader.read(rows, np.zeros(len(rows), np.int64))
+    sequence, items, length = plainlists.read(spec(name), segment, layout, KNOWN, rows)
+    assert read.sequence.tobytes() == sequence.tobytes()
+    assert (read.items == items).all() and (read.length == length).all() and items.any() == ("item" in feature.of)
