@@ -109,7 +109,9 @@ class Stores:
         if not kept:
             return owned
         here = owned is not None and owned.meta.offset >= first
-        if here and owned is not None and owned.meta.as_of + WORTH_MS >= kept[0].as_of:
+        if owned is not None and (
+            owned.meta.offset >= kept[0].offset or (here and owned.meta.as_of + WORTH_MS >= kept[0].as_of)
+        ):
             return owned
         self._stage.close(partition)
         refused = None

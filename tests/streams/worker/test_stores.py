@@ -269,6 +269,21 @@ def test_a_folder_that_fell_behind_by_much_is_replaced(
     assert digests(third) == undisturbed()
 
 
+def test_a_checkpoint_that_came_less_far_replaces_nothing(here: Installation) -> None:
+    """Not even a folder that the log no longer reaches back to: an Intake goes on from it, past the hole."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first)
+    first.finish()
+    here.kill(first)
+    second = here.worker(here.folder / "one")
+    source = Source(TOPIC, 0, TOPIC)
+    found = second._stores.find(0, source)
+    assert found.owned is not None and found.checkpoints[0].offset < (at := found.owned.meta.offset)
+    assert second._stores.take(0, source, found, at, at + 5, lambda: None, NEVER) is found.owned
+    here.kill(second)
+
+
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(
     here: Installation, digests: Digests, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
 ) -> None:
