@@ -10,7 +10,7 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES
 
-from .world import World, told_by
+from .world import World, keep_nothing, told_by
 
 ACTIONS = 120
 
@@ -19,9 +19,10 @@ ACTIONS = 120
 def simulate(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], World]:
     """Run the world of a seed, and check it; what goes wrong names the seed."""
     encoders = {side: SideEncoders(bundle, side) for side in SIDES}
+    built = keep_nothing(bundle, tmp_path_factory.mktemp("built"))
 
     def run(seed: int) -> World:
-        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"))
+        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"), built)
         with told_by(seed, world):
             world.run(ACTIONS)
         return world

@@ -30,6 +30,7 @@ from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Group, MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.source import Source
 
@@ -73,7 +74,10 @@ class Process:
 class World:
     """One run. `shared` says whether the processes are on one machine, with one state folder."""
 
-    def __init__(self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path) -> None:
+    def __init__(
+        self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path, built: Path
+    ) -> None:
+        """`built` are the Checkpoints that a backfill of no history left (`keep_nothing`)."""
         self.pick = random.Random(seed)
         self.now_ms = START_MS
         self.bundle, self._encoders = bundle, encoders
@@ -94,16 +98,15 @@ class World:
             slot: WorkerOptions(
                 slot=slot, batch_records=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
                 flush_batches=self.pick.choice([1, 3, 50]), flush_interval_s=self.pick.choice([0.5, 20]),
-                broker_away_s=1e9, checkpoint_every_s=self.pick.choice([2, 30]),
+                broker_away_s=1e9, checkpoint_every_s=self.pick.choice([4, 60]),
             )
             for slot in "ab"
         }  # fmt: skip
         self.processes = [Process(slot, folder / ("a" if self.shared else slot)) for slot in "ab"]
         self.folder, self.machines = folder, 0
         self.memory_bytes = self.pick.choice([1 << 30, 4_000])  # or a few rows
+        shutil.copytree(built, folder / "checkpoints")
         self.checkpoints = Checkpoints(str(folder / "checkpoints"))
-        for side in SIDES:
-            self._build(side)
         generation = Generation.new(GENERATION, bundle.hash, dict.fromkeys(SIDES, PARTITIONS), {})
         # In one world of four: opening its store is most of what a short run takes.
         self.node = None if seed % 4 else Node(bundle, generation, TOPICS, self.log, folder / "node")
@@ -295,18 +298,6 @@ class World:
         more = {"memory_bytes": self.memory_bytes}
         return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder, **more)
 
-    def _build(self, side: Side) -> None:
-        """What a backfill of no history leaves."""
-        made = CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, self.folder / "built")
-        made.point = lambda: None
-        for partition in range(PARTITIONS):
-            topic = TOPICS.events(side)
-            owned, copy = made.open(partition, Source(topic, partition, topic), 0), self.folder / "copy"
-            owned.snapshot(copy)
-            self.checkpoints.save(copy, about(f"{GENERATION}/{made.names[partition]}", owned.meta, self.now_ms))
-            shutil.rmtree(copy)
-            made.close(partition)
-
     def _accepted_until(self) -> int:
         notes = self.group("intake").notes
         return as_of(notes.get(p) for p in range(sum(SOURCES.values())))
@@ -444,10 +435,24 @@ class World:
                 yield f"{process.slot} {stage}: {worker.not_ready()} {sorted(worker.stage.partitions)}"
 
 
+def keep_nothing(bundle: Bundle, folder: Path) -> Path:
+    """The Checkpoints that a backfill of no history leaves, in a folder below `folder`."""
+    checkpoints = Checkpoints(str(folder / "kept"))
+    for side in SIDES:
+        made, topic = Processor(bundle, side, TOPICS, GENERATION, PARTITIONS, folder / "built"), TOPICS.events(side)
+        for partition, name in enumerate(made.names):
+            owned = made.open(partition, Source(topic, partition, topic), 0)
+            owned.snapshot(folder / "copy")
+            checkpoints.save(folder / "copy", about(f"{GENERATION}/{name}", owned.meta, START_MS))
+            shutil.rmtree(folder / "copy")
+            made.close(partition)
+    return folder / "kept"
+
+
 NEVER = threading.Event()  # a stop that is never set
 # How often each action is drawn.
 ACTIONS = {
-    "produce": 25, "turn": 130, "crash": 4, "move": 2, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2,
+    "produce": 25, "turn": 130, "crash": 4, "move": 1, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2,
     "away": 2, "back": 6, "land": 6, "wait": 6, "expire": 6, "serve": 20,
 }  # fmt: skip
 
