@@ -24,12 +24,21 @@ _SETTINGS = ("message.timestamp.type", "cleanup.policy", "retention.ms")
 
 @dataclass(frozen=True)
 class Topics:
-    """The names of one installation's topics. `prefix` keeps installations on one cluster apart."""
+    """The names of one installation's topics. `prefix` keeps installations on one cluster apart. `foreign` are whole
+    names of topics that others fill and the Intake reads, too: whoever asks how far the Intake has read must know
+    them."""
 
     prefix: str = ""
+    foreign: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _legal(f"{self.prefix}behaviour")
+        own = {*self.own_sources, *map(self.events, SIDES), self.catalogue, self.dead_letters}
+        for place, name in enumerate(self.foreign):
+            if _legal(name) in own or name.startswith(f"{self.prefix}vectors."):
+                raise UsageError(f'"{name}" is a topic of this installation', do="Name a topic that others fill")
+            if name in self.foreign[:place]:
+                raise UsageError(f'the topic "{name}" is named twice', do="One record becomes one event: name it once")
 
     @property
     def behaviour(self) -> str:
@@ -42,9 +51,14 @@ class Topics:
         return f"{self.prefix}item-updates"
 
     @property
+    def own_sources(self) -> tuple[str, ...]:
+        """What publishers write."""
+        return (self.behaviour, self.item_updates)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """What producers write and the Intake reads. Each may have any number of partitions."""
-        return (self.behaviour, self.item_updates)
+        return (*self.own_sources, *self.foreign)
 
     @property
     def dead_letters(self) -> str:
@@ -107,8 +121,8 @@ def ensure(
     dead_letter_days: float = DEAD_LETTER_DAYS,
     **client: Any,
 ) -> list[TopicStatus]:
-    """Create what is missing: the sources, both clean logs, the catalogue, the dead letters and, with a generation, its
-    two vectors topics.
+    """Create what is missing: our own sources, both clean logs, the catalogue, the dead letters and, with a generation,
+    its two vectors topics.
 
     Idempotent, and safe beside another process that does the same; a crash in between leaves some topics, and the next
     call makes the rest. An existing topic is never altered: other partitions (of a source any count will do), timestamp
@@ -121,13 +135,13 @@ def ensure(
     with connected("KafkaAdminClient", bootstrap, **client) as admin:
         present = _describe(admin, wanted)
         for info in present.values():
-            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.sources)
+            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.own_sources)
         missing = {name: settings for name, settings in wanted.items() if name not in present}
         if missing:
             _create(admin, missing, replication, bootstrap)
         found = _describe(admin, wanted)
         for info in found.values():  # another process may have been the one that created it
-            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.sources)
+            _compare(info, *wanted[info.name], bootstrap, any_count=info.name in topics.own_sources)
     _all_there(wanted, found, bootstrap)
     return [TopicStatus(found[name], name in missing) for name in wanted]
 
@@ -147,7 +161,7 @@ def _wanted(
     # The fold's lateness and a segment's `as_of` are append times: the broker's clock, not each producer's.
     log = {"message.timestamp.type": "LogAppendTime", "cleanup.policy": "delete", "retention.ms": str(retention_ms)}
     wanted = {
-        **{name: (partitions, log) for name in (*topics.sources, *(topics.events(side) for side in SIDES))},
+        **{name: (partitions, log) for name in (*topics.own_sources, *(topics.events(side) for side in SIDES))},
         topics.dead_letters: (1, {**log, "retention.ms": str(dead_letter_ms)}),
     }
     newest = {

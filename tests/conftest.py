@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.segments.bundle import Bundle
     from forebay.segments.history import History
     from forebay.store.codec import RowCodec
+    from forebay.streams.sources.foreign import Foreign
     from forebay.streams.worker.protocol import Worker
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
@@ -378,7 +379,7 @@ class Work:
 def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
     """`with work(topics, stage, folder, generation="g1", partitions=2, options=…, checkpoints=…)`: a
     worker of the intake, or of one side, running. Without a folder of Checkpoints, what is not there is folded from the
-    log."""
+    log. An intake may read what others fill: `foreign`."""
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.intake.accept import Rules
     from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
@@ -396,10 +397,13 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
         bundle: Bundle = bundle,
         rules: Rules = Rules(),
         checkpoints: Path | None = None,
+        foreign: Sequence[Foreign] = (),
     ) -> Work:
         kept = None if checkpoints is None else Checkpoints(str(checkpoints))
         if stage == "intake":
-            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules))
+            return Work(
+                intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules, foreign=foreign)
+            )
         processor = Processor(bundle, "user" if stage == "user" else "item", topics, generation, partitions, folder)
         return Work(side_worker(processor, kafka.bootstrap, options, kept))
 

@@ -18,8 +18,8 @@ def settings() -> str:
     rows = [
         (
             code(f.name),
-            code(f"{PREFIX}{f.name.upper()}"),
-            "" if f.default is None else code(json.dumps(f.default, default=str)),
+            "" if f.name == "source" else code(f"{PREFIX}{f.name.upper()}"),  # tables do not fit into a variable
+            "" if f.default in (None, ()) else code(json.dumps(f.default, default=str)),
             plain(said.get(f.name, "")),
         )
         for f in fields(Settings)

@@ -17,6 +17,25 @@ PREFIX = "FOREBAY_"
 
 
 @dataclass(frozen=True)
+class SourceTable:
+    """One `[[source]]` as it stands in the file; `where` says where that is, for errors."""
+
+    values: Mapping[str, Any]
+    where: str
+
+    @property
+    def topic(self) -> str:
+        """What it names. Raises ConfigError."""
+        topic = self.values.get("topic")
+        if not isinstance(topic, str) or not topic:
+            raise ConfigError("a [[source]] names no topic", where=self.where, do='Write topic = "…"')
+        return topic
+
+    def __str__(self) -> str:
+        return str(self.values.get("topic", "?"))
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a command runs with. A name in capitals behind FOREBAY_ is its environment variable."""
 
@@ -35,6 +54,7 @@ class Settings:
     future_after: str = "5m"  # so is an event that is further ahead
     state_memory_mb: int = 4096  # for rows of entities, of each side in a worker; past it idle ones leave
     intake_memory_mb: int = 2048  # for the ids of accepted events, 16 bytes each; past it older events are late
+    source: tuple[SourceTable, ...] = ()  # topics that others fill, in the file alone: a [[source]] table for each
     catalogue_memory_mb: int = 1024  # for the attributes of items, about 200 bytes each; past it no item is taken more
     kafka_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL
     kafka_ca: Path | None = None  # PEM: who signs the brokers' certificates; absent: the system's own
@@ -128,6 +148,8 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
             values[name] = int(value)
             if isinstance(value, bool | float) or not 0 < values[name] < 65_536:
                 raise ValueError
+        elif name == "source":
+            values[name] = _tables(value, origin)
         elif kinds[name] == "Secret":
             if origin != f"{PREFIX}{name.upper()}":
                 raise ConfigError(
@@ -144,3 +166,9 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
     except (TypeError, ValueError):
         raise ConfigError(f"{name} is not a number from 1 to 65535", where=origin, do="Use a whole number") from None
     origins[name] = origin
+
+
+def _tables(value: Any, origin: str) -> tuple[SourceTable, ...]:
+    if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
+        raise ConfigError("source is no list of tables", where=origin, do=f"Write each as [[source]] in {FILE}")
+    return tuple(SourceTable(table, f"{origin}, [[source]] {place}") for place, table in enumerate(value, start=1))

@@ -18,11 +18,11 @@ from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE, USER_PROFILE
 from forebay.segments.history.archive import IMPORTED, Archive, Place, write_imported
 from forebay.streams.imports.identities import Imported
-from forebay.streams.imports.mapping import Shape
 from forebay.streams.imports.rawfile import RawFile
 from forebay.streams.imports.refusals import Refusals
 from forebay.streams.imports.rows import Chunk, Original, Reader
 from forebay.streams.intake.accept import Acceptor, Rules
+from forebay.streams.sources.mapping import Shape
 from forebay.streams.worker.batch import PartitionBatch
 
 _NEVER_LATE_MS = 1 << 62  # history is old

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from forebay.errors import EventError, ForebayError, UsageError
 from forebay.events import MAX_RECORD_BYTES
-from forebay.streams.imports.mapping import Shape, looks_like_number
 from forebay.streams.imports.rawfile import RawFile
+from forebay.streams.sources.mapping import Shape, looks_like_number
 
 ROWS = 16_384  # of a chunk, at most
 READ_BYTES = 4 << 20  # at a time; and a chunk of lines is no longer

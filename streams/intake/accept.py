@@ -28,6 +28,7 @@ from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields
 from forebay.streams.intake.plain import read_one
 from forebay.streams.intake.reader import read
 from forebay.streams.routing import partitions_at
+from forebay.streams.sources.translator import Translator
 from forebay.streams.worker.batch import PartitionBatch
 
 
@@ -54,7 +55,8 @@ class Known(Protocol):
 class Accepted:
     """What became of n records. `fields` has them all; those at `rows` int64, ascending, are accepted events, each with
     an id and a time. `appends` (ms), `offsets` and `sources` int64 [n] say where each comes from. `letters` are of the
-    refused ones, and `duplicates` were neither accepted nor refused."""
+    refused ones, and `duplicates` were neither accepted nor refused; what a foreign record that says nothing became is
+    nowhere."""
 
     fields: Fields
     rows: Ints
@@ -68,9 +70,12 @@ class Accepted:
 class Acceptor:
     """Accepts the records of an installation's sources."""
 
-    def __init__(self, sources: tuple[str, ...], rules: Rules = Rules()) -> None:
-        """`sources` are "topic/partition", by number."""
-        self._sources, self._rules = sources, rules
+    def __init__(
+        self, sources: tuple[str, ...], rules: Rules = Rules(), translators: Mapping[int, Translator] = {}
+    ) -> None:
+        """`sources` are "topic/partition", by number; the records of those in `translators` are translated before they
+        are read."""
+        self._sources, self._rules, self._translators = sources, rules, translators
 
     def warm(self) -> None:
         """Compile what `accept` and `blocks` run."""
@@ -83,7 +88,7 @@ class Acceptor:
         """The events in records; a batch's `partition` is the number of its source, and `sets` has an entry for each.
 
         What is accepted is in `sets` after it: if anything fails before it is in the log, drop them and load them
-        again.
+        again. No Translator waits for anything that `batches` need.
         """
         values = [value for batch in batches for value in batch.values]
         appends = np.array([a for batch in batches for a in batch.append_times], np.int64)
@@ -91,7 +96,7 @@ class Acceptor:
         sources = np.repeat(
             np.array([b.partition for b in batches], np.int64), [len(batch.offsets) for batch in batches]
         )
-        fields, refused = read_all(values)
+        fields, refused = read_all(*self._canonical(batches, values))
         timed = self._timed(fields, refused)
         fields = self._completed(fields, appends, offsets, sources)
         since = np.zeros(len(self._sources), np.int64)
@@ -139,6 +144,23 @@ class Acceptor:
             middle = len(rows) // 2
             yield from self._assembled(accepted, rows[:middle], start)
             yield from self._assembled(accepted, rows[middle:], start + middle)
+
+    def _canonical(
+        self, batches: Sequence[PartitionBatch], values: list[bytes | None]
+    ) -> tuple[list[bytes | None], dict[int, EventError | None]]:
+        """The values of all batches as a publisher would have written them, and by place what is none: why, or None
+        where a record says nothing."""
+        if not any(batch.partition in self._translators for batch in batches):
+            return values, {}
+        found, none, start = list(values), dict[int, EventError | None](), 0
+        for batch in batches:
+            if (translator := self._translators.get(batch.partition)) is not None:
+                for row, told in enumerate(translator.translated(batch), start):
+                    found[row] = told if isinstance(told, bytes) else None
+                    if not isinstance(told, bytes):
+                        none[row] = told
+            start += len(batch.offsets)
+        return found, none
 
     def _timed(self, fields: Fields, refused: dict[int, EventError]) -> Bools:
         """Those that were read and have a time, or get one from the log."""
@@ -200,11 +222,17 @@ class Acceptor:
         )  # fmt: skip
 
 
-def read_all(values: Sequence[bytes | None]) -> tuple[Fields, dict[int, EventError]]:
-    """Fields of n records, and for each that could not be read the reason."""
+def read_all(
+    values: Sequence[bytes | None], none: Mapping[int, EventError | None] = {}
+) -> tuple[Fields, dict[int, EventError]]:
+    """Fields of n records, and for each that could not be read the reason. Those of `none` are no events, for a reason
+    or for none."""
     fields, refused = read([value or b"" for value in values]), dict[int, EventError]()
+    refused.update((row, error) for row, error in none.items() if error is not None)
     rows, events = [], []
     for row in np.flatnonzero(~fields.read).tolist():
+        if row in none:
+            continue
         try:
             events.append(read_one(values[row]))
             rows.append(row)

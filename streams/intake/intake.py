@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from forebay.clock import HOUR_MS, MINUTE_MS
+from forebay.clock import HOUR_MS, MINUTE_MS, now_ms
 from forebay.errors import EventError
 from forebay.events import Behaviour, ItemUpdate, Tick, encode
 from forebay.segments.blocks.block import Block
@@ -39,6 +39,8 @@ from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
+from forebay.streams.sources.foreign import Foreign
+from forebay.streams.sources.translator import Translator
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
@@ -65,16 +67,31 @@ class Intake:
         rules: Rules = Rules(),
         memory_bytes: int = MEMORY_BYTES,
         catalogue_bytes: int = CATALOGUE_BYTES,
+        *,
+        foreign: Sequence[Foreign] = (),
+        stamped_elsewhere: Collection[str] = (),
+        wall_ms: Callable[[], int] = now_ms,
     ) -> None:
-        """`sources` by number; each side's clean log has so many `partitions`. Stores live in `folder`, one directory
-        for each source partition. Identities take `memory_bytes` at most: past it the oldest hours are forgotten, and
-        what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more."""
+        """`sources` by number, those of `foreign` topics among them; each side's clean log has so many `partitions`.
+        Stores live in `folder`, one directory for each source partition. Identities take `memory_bytes` at most: past
+        it the oldest hours are forgotten, and what comes of them is late from then on. Past `catalogue_bytes` the
+        catalogue takes no item more.
+
+        The records of topics `stamped_elsewhere` have their producers' times instead of the log's: those ahead of
+        `wall_ms` count as of now, and nothing is claimed by them. Raises MissingExtra for a foreign format whose
+        libraries are not installed.
+        """
         self.folder, self.partitions = folder, dict[int, OwnedSource]()
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
         self.names = tuple(f"{s.topic}-{s.partition}" for s in sources)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
-        self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
+        translators = {one.topic: Translator(one) for one in foreign}
+        self._translators = {n: translators[s.topic] for n, s in enumerate(sources) if s.topic in translators}
+        self._stamped = frozenset(n for n, s in enumerate(sources) if s.topic in stamped_elsewhere)
+        self._wall_ms = wall_ms
+        self._acceptor = Acceptor(self._names, rules, self._translators)
+        self.catalogue = Catalogue(catalogue_bytes)
         self._ticked, self._full = 0, False
 
     @property
@@ -118,9 +135,11 @@ class Intake:
     def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
         """See Stage: steps 1 and 2."""
         started = time.perf_counter()
+        batches = [self._in_our_time(batch) for batch in batches] if self._stamped else batches
         accepted = self._accept(batches)
         for batch in batches:
-            self.partitions[batch.partition].took(batch.offsets[-1] + 1, max(batch.append_times))
+            claims = batch.partition not in self._stamped
+            self.partitions[batch.partition].took(batch.offsets[-1] + 1, max(batch.append_times), claims=claims)
         for partition, moment in as_of.items():
             owned = self.partitions[partition]
             owned.advance(owned.meta.offset, moment)
@@ -140,6 +159,12 @@ class Intake:
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
         return Outcome(records, offsets, (), taken, taken)
+
+    def waits(self, batches: Sequence[PartitionBatch]) -> dict[int, str]:
+        """See Stage: foreign records whose schemas are not there yet."""
+        found = ((b.partition, self._translators[b.partition].waits(b)) for b in batches
+                 if b.partition in self._translators)  # fmt: skip
+        return {partition: reason for partition, reason in found if reason}
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: the newest updates of items. A record without a value says that its item is gone; what is no
@@ -162,7 +187,7 @@ class Intake:
 
     def withheld(self, batch: PartitionBatch) -> Outcome:
         """See Stage: a dead letter with the record's place, length and hash, and none of its content."""
-        source, offset = self._sources[batch.partition], batch.offsets[0]
+        source, offset, batch = self._sources[batch.partition], batch.offsets[0], self._in_our_time(batch)
         # Without a trace in the identities: it is not in the log, and may be sent again.
         accepted = self._acceptor.accept([batch], {batch.partition: HourSets()})
         refused = DeadLetter.of(
@@ -172,7 +197,8 @@ class Intake:
         )  # fmt: skip
         letter = accepted.letters[0] if accepted.letters else refused
         key, value, headers = letter.without_content().to_record()
-        self.partitions[batch.partition].took(offset + 1, batch.append_times[0])
+        claims = batch.partition not in self._stamped
+        self.partitions[batch.partition].took(offset + 1, batch.append_times[0], claims=claims)
         emit("dead_letter", stage=self.name, reason=letter.reason)
         record = Record(self._topics.dead_letters, -1, key, value, headers)
         return Outcome([record], {batch.partition: offset + 1}, (), 1, 1)
@@ -192,6 +218,13 @@ class Intake:
         """See Stage."""
         owned = self.partitions[partition]
         return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes).encode()
+
+    def _in_our_time(self, batch: PartitionBatch) -> PartitionBatch:
+        """No record is from later than now: a producer with a wrong clock would have all identities forgotten."""
+        if batch.partition not in self._stamped:
+            return batch
+        now = self._wall_ms()
+        return replace(batch, append_times=[min(stamp, now) for stamp in batch.append_times])
 
     def _accept(self, batches: Sequence[PartitionBatch]) -> Accepted | None:
         if not batches:

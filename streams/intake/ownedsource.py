@@ -49,11 +49,14 @@ class OwnedSource:
             store.close()
             raise
 
-    def took(self, offset: int, newest_append: int) -> None:
-        """All records below `offset` are accepted or refused, the newest of them appended at `newest_append` (ms)."""
+    def took(self, offset: int, newest_append: int, *, claims: bool = True) -> None:
+        """All records below `offset` are accepted or refused, the newest of them appended at `newest_append` (ms).
+
+        Without `claims` that is a producer's word for when it was, and nothing is claimed by it.
+        """
         newest = max(newest_append, self.meta.newest_append)
         self.meta = msgspec.structs.replace(self.meta, newest_append=newest)
-        self.advance(offset, newest)
+        self.advance(offset, newest if claims else 0)
 
     def advance(self, offset: int, as_of: int) -> None:
         """All records below `offset` are accepted or refused, and with them all that the source took before `as_of`

@@ -103,6 +103,10 @@ class Processor:
             if left := owned.shrink(self._most_rows // len(self.partitions)):
                 emit("left_memory", stage=self.name, partition=number, rows=left)
 
+    def waits(self, batches: Sequence[PartitionBatch]) -> dict[int, str]:
+        """See Stage: a Block has all that it needs."""
+        return {}
+
     def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
         """See Stage: steps 1 to 3. Raises BlockTooNew; what is no Block is told of and stepped over."""
         started = time.perf_counter()

@@ -5,9 +5,10 @@ committed one. It goes on aloud from there when the topic that its stage follows
 batch under way is committed, the store written and closed before the group may give the partition away. The store may
 lag the group and never lead it.
 
-No wait is without a bound. A broker that does not answer is waited for: the state in memory is dropped, the slot taken
-anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the supervisor to
-end.
+No wait is without a bound, but for that of a partition whose records cannot be read for want of something outside: it
+stands still alone, and says so. A broker that does not answer is waited for: the state in memory is dropped, the slot
+taken anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the
+supervisor to end.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from forebay.streams.worker.stage import Owned, Stage
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
+from forebay.streams.worker.waits import Waits
 from forebay.streams.worker.watchdog import Progress
 from forebay.telemetry import emit
 
@@ -66,7 +68,7 @@ class Worker:
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
         self._halving = Halving(options.batch_records)
-        self._claims = Claims()
+        self._claims, self._waits = Claims(), Waits(clock)
         self._applying = Typical()
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
@@ -112,7 +114,7 @@ class Worker:
         if not self._joined:
             return "joining the group"
         waiting = len(self._unopened) + len(self._restoring)
-        return f"{waiting} partitions are being restored" if waiting else ""
+        return f"{waiting} partitions are being restored" if waiting else self._waits.reason
 
     # -- the loop
 
@@ -179,6 +181,7 @@ class Worker:
             return
         if self._unopened or self._restoring:
             self._settle()  # what follows asks the broker: where it does not answer, nothing may be under way
+        self._try_again()
         self._open_assigned()
         if self._flush_due():
             self._settle()  # the store may not hold what is not committed
@@ -189,7 +192,7 @@ class Worker:
             self._restore(partition)
         if self._restoring:  # told to stop in the middle: half a state has nothing to tell
             return
-        batches = self._poll()
+        batches = self._takeable(self._poll())
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
         if not batches and not beat:
             return
@@ -207,6 +210,8 @@ class Worker:
     def _turned(self) -> None:
         self.turned_at, found = self._clock(), {}
         for partition, done in self._committed.items():
+            if partition in self._waits:
+                continue  # it says why; a new start would not help
             owned = self.stage.partitions.get(partition)
             applied = done if owned is None else owned.meta.offset
             found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
@@ -233,12 +238,38 @@ class Worker:
         start = bisect.bisect_left(batch.offsets, owned.meta.offset)
         return batch.since(start) if start < len(batch.offsets) else None
 
+    def _takeable(self, batches: list[PartitionBatch]) -> list[PartitionBatch]:
+        """The batches that can be applied now. The partitions of others stand still until they are tried again, from
+        where their state is."""
+        if not batches:
+            return batches
+        waiting = self.stage.waits(batches)
+        for batch in batches:
+            if (reason := waiting.get(batch.partition)) is not None:
+                self._transport.hold([batch.partition])
+                self._met_end.pop(batch.partition, None)  # it stands behind what was not applied
+                self._waits.put(batch.partition, self._place(batch.partition), reason)
+            else:
+                self._waits.went_on(batch.partition, self._place(batch.partition))
+        return [batch for batch in batches if batch.partition not in waiting]
+
+    def _try_again(self) -> None:
+        """Let partitions that waited go on, or open them anew where they waited while they were restored."""
+        for partition in self._waits.due():
+            owned = self.stage.partitions.get(partition)
+            if owned is None:
+                self._unopened.add(partition)
+            else:
+                self._transport.go_on(partition, owned.meta.offset, self._stop)
+
     def _claimed(self, batches: Sequence[PartitionBatch]) -> dict[int, int]:
         """What each partition may claim (ms) once `batches` are applied, where that is new."""
         after = {batch.partition: batch.offsets[-1] + 1 for batch in batches}
         found = {}
         for partition, owned in self.stage.partitions.items():
             self._claims.hear(partition, self._transport.end(partition))
+            if partition in self._waits:
+                continue
             # The last offsets of a log may be a transaction's own marks: only who met the end knows to be past them.
             at = max(after.get(partition, owned.meta.offset), self._met_end.get(partition, -1))
             if moment := self._claims.reached(partition, at):
@@ -391,6 +422,12 @@ class Worker:
         most = self.options.batch_records
         with contextlib.closing(self._transport.read(partition, owned.meta.offset, end, most, self._stop)) as batches:
             for batch in batches:
+                if batch is not None and (waiting := self.stage.waits([batch])):
+                    # Half restored it has nothing to tell, and the others are not to wait for it.
+                    self._waits.put(partition, self._place(partition), waiting[partition])
+                    del self._restoring[partition]
+                    self.stage.close(partition)
+                    return
                 if batch is not None:
                     events += self.stage.apply([batch], aloud=False).events
                 self._turned()
@@ -423,6 +460,7 @@ class Worker:
             self._restoring.pop(partition, None)
             self._met_end.pop(partition, None)
             self._committed.pop(partition, None)
+            self._waits.forget(partition)
             self._claims.forget(partition)
             self._halving.forget(partition)
             self.stage.close(partition)
@@ -434,6 +472,7 @@ class Worker:
         self._claims = Claims()
         owned = list(self.stage.partitions)
         for partition in owned:
+            self._waits.forget(partition)
             self.stage.close(partition)
         self._unopened.update(owned)
         self._transport.hold(owned)

@@ -89,6 +89,10 @@ class Stage(Protocol):
     def flush(self) -> None:
         """Write every open partition. Called only between a commit and the next `apply`."""
 
+    def waits(self, batches: Sequence[PartitionBatch]) -> Mapping[int, str]:
+        """Partitions whose batch cannot be applied now, though it may be later, and why. Called before `apply`, which
+        gets the other batches. Comes back within a second or so."""
+
     def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
         """What batches become. After it state is past them, and as of `as_of` (ms) in those partitions that it names.
 

@@ -141,7 +141,7 @@ def topics_list(
 
     s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
     topics = Topics(s.topic_prefix)
-    names = [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue, topics.dead_letters]
+    names = [*topics.own_sources, *(topics.events(side) for side in SIDES), topics.catalogue, topics.dead_letters]
     names += [topics.vectors(s.generation, side) for side in SIDES]
     found = describe(cluster(s), names).values()
     rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
@@ -210,7 +210,7 @@ def import_(
             "--text", help="FIELD: this attribute is a text, also where it looks like a number", show_default=False
         ),
     ] = None,
-    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms or us")] = "ms",
+    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms, us or ns")] = "ms",
     refused: Annotated[
         str | None, typer.Option(help="File for the rows that are refused", show_default="ARCHIVE/refused.jsonl")
     ] = None,
@@ -468,6 +468,8 @@ def config(json: Json = False) -> None:
 
 def _shown(value: Any) -> Any:
     """A setting as people and programs see it; a secret shows only that there is one."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return "" if value is None else str(value) if isinstance(value, Secret) else value
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 
-from forebay.cli.cluster import cluster
+from forebay.cli.cluster import cluster, topics
 from forebay.cli.console import out, print_json
 from forebay.config import Settings
 from forebay.errors import BlockError, ForebayError
@@ -27,7 +27,7 @@ from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
 from forebay.streams.connection import connected
-from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.topics import TopicInfo, describe
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.worker.undeclared import Counts, Undeclared
 
@@ -65,7 +65,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
 
 class _Doctor:
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.topics = settings, Topics(settings.topic_prefix)
+        self.settings, self.topics = settings, topics(settings)
         self._newest_mark_s = 0.0  # append time of the newest heartbeat read
 
     def checks(self) -> Iterator[Check]:
@@ -97,7 +97,7 @@ class _Doctor:
     @cached_property
     def _infos(self) -> dict[str, TopicInfo]:
         topics = self.topics
-        names = [*topics.sources, *(topics.events(s) for s in SIDES), topics.catalogue, topics.dead_letters]
+        names = [*topics.own_sources, *(topics.events(s) for s in SIDES), topics.catalogue, topics.dead_letters]
         return describe(self._cluster, [*names, *(topics.vectors(self.settings.generation, s) for s in SIDES)])
 
     @cached_property
@@ -121,7 +121,7 @@ class _Doctor:
             if events.partitions != vectors.partitions:
                 found = f"{events.name} has {events.partitions} partitions, {vectors.name} {vectors.partitions}"
                 return Check("topics", False, found, "Build a new generation: the two must be partitioned alike")
-        for name in self.topics.sources:
+        for name in self.topics.own_sources:
             if (kind := self._infos[name].timestamp_type) != "LogAppendTime":
                 return Check("topics", False, f"{name} has {kind}", "Set message.timestamp.type=LogAppendTime")
         return Check("topics", True, f"{len(self._infos)} with the right settings")

@@ -13,9 +13,9 @@ from forebay.cli.lateness import Bounds
 from forebay.config import Settings
 from forebay.segments.history.archive import Place
 from forebay.streams.imports.importer import Importer
-from forebay.streams.imports.mapping import Shape
 from forebay.streams.imports.rawfile import found
 from forebay.streams.imports.refusals import Refusals
+from forebay.streams.sources.mapping import Shape
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,11 @@ def _sides(
     settings: Settings, sides: Sequence[str], options: WorkerOptions, checkpoints: Checkpoints
 ) -> Iterator[Worker]:
     from forebay.cli.cluster import cluster
+    from forebay.cli.cluster import topics as installed
     from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
     from forebay.store.generation import Generation
-    from forebay.streams.topics import Topics, describe
+    from forebay.streams.topics import describe
     from forebay.streams.transports.librdkafka.start import side_worker
     from forebay.streams.worker.processor import Processor
 
@@ -105,7 +106,7 @@ def _sides(
     generation = Generation.load(settings.generation_dir, name=settings.generation)
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
     log.info("generation %s, bundle %s", generation.name, bundle.name)
-    topics, kafka = Topics(settings.topic_prefix), cluster(settings)
+    topics, kafka = installed(settings), cluster(settings)
     for side in SIDES:
         if side in sides:
             topic = topics.events(side)
@@ -116,20 +117,20 @@ def _sides(
 
 
 def _intake(settings: Settings, options: WorkerOptions, checkpoints: Checkpoints) -> Worker:
-    from forebay.cli.cluster import cluster
+    from forebay.cli.cluster import cluster, foreign, topics
     from forebay.cli.lateness import Bounds
     from forebay.streams.intake.accept import Rules
-    from forebay.streams.topics import Topics
     from forebay.streams.transports.librdkafka.start import intake_worker
 
     bounds = Bounds.of(settings)
     return intake_worker(
         # The group is every generation's: workers of two in one slot are not in each other's way.
-        cluster(settings), Topics(settings.topic_prefix), settings.intake,
+        cluster(settings), topics(settings), settings.intake,
         replace(options, hold_commits=HOLD_COMMITS, slot=f"{settings.generation}.{options.slot}"), checkpoints,
         rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
         memory_bytes=settings.intake_memory_mb << 20,
         catalogue_bytes=settings.catalogue_memory_mb << 20,
+        foreign=foreign(settings),
     )  # fmt: skip
 
 

@@ -118,12 +118,13 @@ def _log(folder: Path):  # type: ignore[no-untyped-def]
 def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool, processes: int | None = None) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
     from forebay.cli.cluster import cluster
+    from forebay.cli.cluster import topics as installed
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.backfill import backfill as build
-    from forebay.streams.topics import Topics, ensure
+    from forebay.streams.topics import ensure
 
     started = time.monotonic()
-    bundle, topics, kafka = Bundle.load(bundle_path), Topics(settings.topic_prefix), cluster(settings)
+    bundle, topics, kafka = Bundle.load(bundle_path), installed(settings), cluster(settings)
     ensure(kafka, topics, generation=settings.generation, partitions=settings.partitions)
     if bundle_path.resolve().parent != settings.bundles.resolve():
         Bundle.load(bundle.save(settings.bundles))  # what lay under the name already may be damaged

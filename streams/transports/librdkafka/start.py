@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from forebay.clock import now_ms
+from forebay.errors import TopicMissing
 from forebay.segments.spec import SIDES
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.cluster import Address
 from forebay.streams.intake.accept import Rules
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
+from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, Topics, describe
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
@@ -35,18 +37,36 @@ def intake_worker(
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
     catalogue_bytes: int = CATALOGUE_BYTES,
+    foreign: Sequence[Foreign] = (),
 ) -> Worker:
-    """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
-    joined."""
-    info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue])
+    """A worker of the Intake, whose stores lie in `folder`. `foreign` says what the records of `topics.foreign` are.
+    Raises BrokerUnavailable, TopicMissing or MissingExtra before anything is joined."""
+    own = [*topics.own_sources, *(topics.events(side) for side in SIDES), topics.catalogue]
+    info = describe(bootstrap, own) | described(bootstrap, topics.foreign)
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
-    intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes)
+    # Of a topic of our own this is refused elsewhere (ensure, doctor).
+    stamped = [name for name in topics.foreign if info[name].timestamp_type != "LogAppendTime"]
+    intake = Intake(
+        topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes,
+        foreign=foreign, stamped_elsewhere=stamped,
+    )  # fmt: skip
     transport = LibrdkafkaTransport(
         bootstrap, sources, topics.intake_group, options,
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
     return _started(intake, transport, options, checkpoints)
+
+
+def described(bootstrap: Address, foreign: Sequence[str]) -> dict[str, TopicInfo]:
+    """The topics that others fill. Raises TopicMissing, which does not offer to create them, and BrokerUnavailable."""
+    if not foreign:
+        return {}
+    try:
+        return describe(bootstrap, foreign)
+    except TopicMissing as error:
+        do = "Is its name right? Who fills it creates it, and [[source]] names it as it stands in Kafka"
+        raise TopicMissing(error.what, where=error.where, do=do) from None
 
 
 def side_worker(

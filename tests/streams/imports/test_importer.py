@@ -18,9 +18,9 @@ from forebay.segments.history import archive as module
 from forebay.segments.history.archive import Archive, Place
 from forebay.streams.imports import rows
 from forebay.streams.imports.importer import Counts, Importer
-from forebay.streams.imports.mapping import Shape
 from forebay.streams.imports.rawfile import found
 from forebay.streams.imports.refusals import MAX_ROW, Refusals
+from forebay.streams.sources.mapping import Shape
 
 PLAIN = Shape.of((), (), (), (), "ms")
 

@@ -16,9 +16,9 @@ import pytest
 from forebay.errors import ForebayError, UsageError
 from forebay.events import MAX_RECORD_BYTES, Behaviour, Event, decode, encode
 from forebay.streams.imports import rows as module
-from forebay.streams.imports.mapping import Shape
 from forebay.streams.imports.rawfile import MAX_NAME, RawFile, found
 from forebay.streams.imports.rows import Chunk, Reader
+from forebay.streams.sources.mapping import Shape
 
 PLAIN = Shape.of((), (), (), (), "ms")
 EVENTS = [Behaviour(f"u{n}", "é, i", "view", n / 2, n + 1, f"e{n}", {"genres": ["a"]}, {"n": 1.0}) for n in range(50)]

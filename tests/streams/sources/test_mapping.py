@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from forebay.errors import EventError, UsageError
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode
-from forebay.streams.imports.mapping import UNITS, Shape, looks_like_number
+from forebay.streams.sources.mapping import UNITS, Shape, looks_like_number
 
 ROW: dict[str, Any] = {"user": "u", "item": "i", "action": "view", "time": 5}
 
@@ -57,6 +58,7 @@ def test_columns_are_mapped_and_constants_stand_in_every_event() -> None:
         ("1700000000.25", "s", 1_700_000_000_250),
         (Decimal("1700000000.5"), "s", 1_700_000_000_500),
         (1_700_000_000_123_456, "us", 1_700_000_000_123),
+        (1_700_000_000_123_456_789, "ns", 1_700_000_000_123),
         ("1970-01-01T00:00:01Z", "us", 1000),
         (" 1970-01-02 ", "ms", 86_400_000),
         (datetime(1970, 1, 1, 0, 0, 1), "s", 1000),
@@ -78,8 +80,8 @@ def test_what_is_absent_is_left_out() -> None:
 def test_an_id_is_a_text_whatever_its_column_is() -> None:
     """A number in a column where one is absent comes as a float."""
     shape = _shape()
-    assert [shape.value("user", v) for v in (7, 7.0, "007", Decimal(7), b"u7", 7.5)] == [
-        "7", "7", "007", "7", "u7", "7.5"
+    assert [shape.value("user", v) for v in (7, 7.0, "007", Decimal(7), b"u7", 7.5, UUID(int=7))] == [
+        "7", "7", "007", "7", "u7", "7.5", "00000000-0000-0000-0000-000000000007"
     ]  # fmt: skip
 
 
@@ -149,4 +151,4 @@ def test_a_column_that_is_not_there_is_named() -> None:
     with pytest.raises(UsageError, match="there is no column 'sku' for item") as raised:
         shape.check(["customer", "stock"])
     assert "customer, stock" in raised.value.do
-    assert set(UNITS) == {"s", "ms", "us"} and _shape().is_plain and not _shape(unit="s").is_plain
+    assert set(UNITS) == {"s", "ms", "us", "ns"} and _shape().is_plain and not _shape(unit="s").is_plain

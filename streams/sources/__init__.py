@@ -1,0 +1,1 @@
+"""Topics that others fill: what their records are, and how each becomes an event."""

@@ -1,0 +1,24 @@
+"""Which form the records of a foreign topic have, by its settings."""
+
+from __future__ import annotations
+
+from forebay.streams.sources.cloudevents import CloudEvents
+from forebay.streams.sources.codecs import Json, MessagePack, Plain
+from forebay.streams.sources.debezium import Debezium
+from forebay.streams.sources.foreign import Foreign
+from forebay.streams.sources.raw import Codec, Form
+
+
+def form_of(foreign: Foreign) -> Form:
+    """How its records are read. Raises MissingExtra."""
+    codec = codec_of(foreign)
+    if foreign.format == "cloudevents":
+        return CloudEvents(codec)
+    return Debezium(codec) if foreign.format == "debezium" else Plain(codec)
+
+
+def codec_of(foreign: Foreign) -> Codec:
+    """How the bytes of its values are read. Raises MissingExtra."""
+    if foreign.encoding == "msgpack":
+        return MessagePack()
+    return Json(is_framed=foreign.encoding == "jsonschema")
