@@ -13,7 +13,7 @@ from forebay.secret import NO_SECRET, Secret
 from forebay.streams.sources.mapping import Shape
 from forebay.streams.sources.registry import Address
 
-ENCODINGS = ("json", "msgpack", "jsonschema")
+ENCODINGS = ("json", "msgpack", "avro", "protobuf", "jsonschema")
 ENVELOPES = ("cloudevents", "debezium")
 FORMATS = (*ENCODINGS, *ENVELOPES)
 NEED_REGISTRY = ("avro", "protobuf")

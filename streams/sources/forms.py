@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from forebay.streams.sources.avro import Avro
 from forebay.streams.sources.cloudevents import CloudEvents
 from forebay.streams.sources.codecs import Json, MessagePack, Plain
 from forebay.streams.sources.debezium import Debezium
 from forebay.streams.sources.foreign import Foreign
+from forebay.streams.sources.protobuf import Protobuf
 from forebay.streams.sources.raw import Codec, Form
+from forebay.streams.sources.registry import Registry
 
 
 def form_of(foreign: Foreign) -> Form:
@@ -19,6 +22,9 @@ def form_of(foreign: Foreign) -> Form:
 
 def codec_of(foreign: Foreign) -> Codec:
     """How the bytes of its values are read. Raises MissingExtra."""
+    if foreign.registry is not None:  # where the encoding needs one
+        registry = Registry(foreign.registry)
+        return Avro(registry) if foreign.encoding == "avro" else Protobuf(registry)
     if foreign.encoding == "msgpack":
         return MessagePack()
     return Json(is_framed=foreign.encoding == "jsonschema")

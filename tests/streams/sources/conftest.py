@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import Topics, describe, ensure
+
+from .apicurio import Apicurio
 
 
 def foreign(topic: str, **values: Any) -> Foreign:
@@ -37,12 +39,13 @@ def their_topic(kafka: DevKafka, topics: Topics) -> Callable[..., str]:
     """Make a topic as Kafka does by default: times are its producers'."""
     from forebay.streams.connection import connected
 
-    def make(name: str, partitions: int = 2, **configs: str) -> str:
+    def make(name: str, partitions: int = 2, *, prefix: str = topics.prefix, **configs: str) -> str:
         with connected("KafkaAdminClient", kafka.bootstrap) as admin:
-            made = {"num_partitions": partitions, "replication_factor": 1, "configs": configs}
-            admin.create_topics({topics.prefix + name: made})
-            admin.wait_for_topics([topics.prefix + name])
-        return topics.prefix + name
+            stamped = {"message.timestamp.type": "CreateTime"}  # Kafka's default; that of this broker is another
+            made = {"num_partitions": partitions, "replication_factor": 1, "configs": stamped | configs}
+            admin.create_topics({prefix + name: made})
+            admin.wait_for_topics([prefix + name])
+        return prefix + name
 
     return make
 
@@ -64,3 +67,10 @@ def taken(
         return Taken(clean(there, "user"), clean(there, "item"), read_letters(kafka.bootstrap, there))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Apicurio]:
+    """The run's Schema Registry. A test that stops one starts one of its own."""
+    with Apicurio(tmp_path_factory.mktemp("apicurio")) as running:
+        yield running

@@ -49,6 +49,13 @@ def test_columns_are_mapped_and_constants_stand_in_every_event() -> None:
     assert _event({"sku": "s", "name": "T"}, update) == ItemUpdate("s", {"title": "T"}, round(at))
 
 
+def test_columns_with_the_names_of_fields_are_left_alone_where_all_is_named() -> None:
+    """As in a topic that somebody else fills, whose map is complete."""
+    shape = Shape.made({"user": "who"}, {}, {}, (), "ms", own=False)
+    assert shape.fields(["who", "item", "attributes.a"]) == [("user", "who")]
+    assert ("item", "item") in Shape.made({"user": "who"}, {}, {}, (), "ms").fields(["who", "item"])
+
+
 @pytest.mark.parametrize(
     ("value", "unit", "expected"),
     [
