@@ -6,7 +6,7 @@ Names need no Kafka library; the functions that ask a broker load kafka-python w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,6 +153,17 @@ def describe(bootstrap: Address, names: Iterable[str], **client: Any) -> dict[st
         found = _describe(admin, asked)
     _all_there(asked, found, bootstrap)
     return {name: found[name] for name in asked}
+
+
+def describe_foreign(bootstrap: Address, names: Sequence[str], **client: Any) -> dict[str, TopicInfo]:
+    """As `describe`, of topics that others fill: the error does not offer to create them."""
+    if not names:
+        return {}
+    try:
+        return describe(bootstrap, names, **client)
+    except TopicMissing as error:
+        do = "Is its name right? Who fills it creates it, and [[source]] names it as it stands in Kafka"
+        raise TopicMissing(error.what, where=error.where, do=do) from None
 
 
 def _wanted(

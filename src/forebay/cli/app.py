@@ -33,6 +33,10 @@ checkpoints_app = typer.Typer(
     help="Copies of the workers' state, from which another machine goes on.", invoke_without_command=True
 )
 app.add_typer(checkpoints_app, name="checkpoints")
+source_app = typer.Typer(
+    help="The topics that the Intake reads: what they are, and what their records become.", invoke_without_command=True
+)
+app.add_typer(source_app, name="source")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
@@ -69,6 +73,7 @@ def forebay(
 @spec_app.callback()
 @deadletters_app.callback()
 @checkpoints_app.callback()
+@source_app.callback()
 def _help_where_nothing_is_asked(context: typer.Context) -> None:
     """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its
     versions."""
@@ -146,6 +151,28 @@ def topics_list(
     found = describe(cluster(s), names).values()
     rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
     _print(json, ("topic", "partitions", "replication", "timestamps", "cleanup", "retention_ms"), rows)
+
+
+@source_app.command("list")
+def source_list(bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False) -> None:
+    """Every source: our own two topics, and those of [[source]] tables in forebay.toml."""
+    from forebay.cli.sources import list_sources
+
+    list_sources(settings(bootstrap=bootstrap, topic_prefix=prefix), json)
+
+
+@source_app.command("check")
+def source_check(
+    topic: Annotated[str | None, typer.Argument(help="One of the sources", show_default="all of them")] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Read the newest 100 records of each source, and show what they become, or why not. Nothing is committed. Exit
+    code 3 when some were refused."""
+    from forebay.cli.sources import check
+
+    return check(settings(bootstrap=bootstrap, topic_prefix=prefix), topic, json)
 
 
 @app.command()

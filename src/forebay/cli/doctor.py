@@ -13,7 +13,8 @@ from confluent_kafka import KafkaException
 
 from forebay.cli.cluster import cluster, topics
 from forebay.cli.console import out, print_json
-from forebay.config import Settings
+from forebay.cli.sources import outcome_of
+from forebay.config import Settings, SourceTable
 from forebay.errors import BlockError, ForebayError
 from forebay.retrieval.client import Client
 from forebay.segments.blocks.block import Block
@@ -27,6 +28,7 @@ from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
 from forebay.streams.connection import connected
+from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, describe
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.worker.undeclared import Counts, Undeclared
@@ -74,6 +76,7 @@ class _Doctor:
             ("topics", self._topics),
             ("generation", self._generation),
             ("intake", self._intake),
+            *((f"source {table}", lambda table=table: self._source(table)) for table in self.settings.source),
             *((f"{side} worker lag", lambda side=side: self._lag(side)) for side in SIDES),  # type: ignore[misc]
             ("dead letters", self._dead_letters),
             ("undeclared", self._undeclared),
@@ -135,6 +138,12 @@ class _Doctor:
                 "generation", False, found, "Vectors encoded here differ in their last bits: build it on this platform"
             )
         return Check("generation", True, f"{generation.name}, bundle {bundle.name}, its hash is right")
+
+    def _source(self, table: SourceTable) -> Check:
+        """A topic that others fill: whether its newest records are events."""
+        one = Foreign.of(table)
+        ok, found = outcome_of(self.settings, one)
+        return Check(f"source {one.topic}", ok, found, f"Run: forebay source check {one.topic}")
 
     def _intake(self) -> Check:
         """How far the sources are in the clean log, and what the Intake remembers, by the notes beside its offsets."""

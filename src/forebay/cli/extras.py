@@ -33,6 +33,7 @@ VERBS = {
     "demo": "all",
     "kafka": "kafka",
     "topics": "cli,publisher",
+    "source": "worker",
     "publish": "cli,publisher",
     "import": "worker",
     "archive": "worker",

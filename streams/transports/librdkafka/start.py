@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from forebay.clock import now_ms
-from forebay.errors import TopicMissing
 from forebay.segments.spec import SIDES
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.cluster import Address
@@ -14,7 +13,7 @@ from forebay.streams.intake.accept import Rules
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.sources.foreign import Foreign
-from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.topics import TopicInfo, Topics, describe, describe_foreign
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
@@ -42,7 +41,7 @@ def intake_worker(
     """A worker of the Intake, whose stores lie in `folder`. `foreign` says what the records of `topics.foreign` are.
     Raises BrokerUnavailable, TopicMissing or MissingExtra before anything is joined."""
     own = [*topics.own_sources, *(topics.events(side) for side in SIDES), topics.catalogue]
-    info = describe(bootstrap, own) | described(bootstrap, topics.foreign)
+    info = describe(bootstrap, own) | describe_foreign(bootstrap, topics.foreign)
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
     # Of a topic of our own this is refused elsewhere (ensure, doctor).
@@ -56,17 +55,6 @@ def intake_worker(
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
     return _started(intake, transport, options, checkpoints)
-
-
-def described(bootstrap: Address, foreign: Sequence[str]) -> dict[str, TopicInfo]:
-    """The topics that others fill. Raises TopicMissing, which does not offer to create them, and BrokerUnavailable."""
-    if not foreign:
-        return {}
-    try:
-        return describe(bootstrap, foreign)
-    except TopicMissing as error:
-        do = "Is its name right? Who fills it creates it, and [[source]] names it as it stands in Kafka"
-        raise TopicMissing(error.what, where=error.where, do=do) from None
 
 
 def side_worker(
