@@ -28,10 +28,10 @@ class Avro:
     def __init__(self, registry: Registry) -> None:
         """Raises MissingExtra."""
         try:
-            import fastavro  # noqa: F401 - said at start, and not by the first record
+            from fastavro import schemaless_reader
         except ImportError:
             raise MissingExtra("fastavro", "formats") from None
-        self._schemas = Schemas(registry, compiled)
+        self._schemas, self._read = Schemas(registry, compiled), schemaless_reader
 
     def waits(self, values: list[bytes]) -> str:
         """See Codec."""
@@ -39,8 +39,6 @@ class Avro:
 
     def decode(self, value: bytes) -> Any:
         """See Codec."""
-        from fastavro import schemaless_reader
-
         number, data = framed(value)
         schema = self._schemas.of(number)
         if schema.is_recursive and len(data) > MAX_RECURSIVE_BYTES:
@@ -48,7 +46,7 @@ class Avro:
                 "too_large", f"{len(data)} bytes of a schema that refers to itself, past {MAX_RECURSIVE_BYTES}"
             )
         stream = io.BytesIO(data)
-        found = schemaless_reader(stream, schema.schema, None)
+        found = self._read(stream, schema.schema, None)
         if left := len(data) - stream.tell():
             raise EventError("undecodable", f"{left} bytes are left behind a record of schema {number}")
         return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,19 +45,96 @@ class Protobuf:
         number, data = framed(value)
         file = self._schemas.of(number)
         place, data = _indexes(data)
-        at: Any = file
-        for index in place:
-            inner = list((at.message_types_by_name if at is file else at.nested_types_by_name).values())
-            if index >= len(inner):
-                raise EventError("undecodable", f"schema {number} has no message at {place}")
-            at = inner[index]
+        made, plan = file.message(place)
+        return plan.plain(made(data))
+
+
+class File:
+    """A compiled .proto file, and what was found out about its messages."""
+
+    def __init__(self, descriptor: Any) -> None:
+        self.descriptor = descriptor
+        self._messages: dict[tuple[int, ...], tuple[Callable[[bytes], Any], Plan]] = {}
+        self._plans: dict[str, Plan] = {}
+
+    def message(self, place: tuple[int, ...]) -> tuple[Callable[[bytes], Any], Plan]:
+        """What reads the message at a path of places, and how it becomes plain. Raises EventError."""
+        if (found := self._messages.get(place)) is not None:
+            return found
         from google.protobuf import message_factory
 
-        return plain(message_factory.GetMessageClass(at).FromString(data))
+        at: Any = self.descriptor
+        for depth, index in enumerate(place):
+            inner = list((at.nested_types_by_name if depth else at.message_types_by_name).values())
+            if index >= len(inner):
+                raise EventError("undecodable", f"its schema has no message at {list(place)}")
+            at = inner[index]
+        found = message_factory.GetMessageClass(at).FromString, Plan.of(at, self._plans)
+        self._messages[place] = found  # as many as the file has messages
+        return found
 
 
-def compiled(schema: Schema) -> Any:
-    """The file's descriptor. Raises EventError `no_schema`."""
+class Plan:
+    """How messages of one kind become dicts: asked of a descriptor once, since asking takes longer than reading."""
+
+    def __init__(self) -> None:
+        self._special: Callable[[Any], Any] | None = None
+        self._fields: list[tuple[str, bool, Callable[[Any], Any] | None]] = []
+
+    @classmethod
+    def of(cls, descriptor: Any, known: dict[str, Plan]) -> Plan:
+        """That of a message; `known` has those that were made before, and gets this one."""
+        if (found := known.get(descriptor.full_name)) is not None:
+            return found
+        plan = known[descriptor.full_name] = cls()
+        if descriptor.full_name == "google.protobuf.Timestamp":
+            plan._special = _moment
+        elif descriptor.file.name == "google/protobuf/wrappers.proto":
+            plan._special = _wrapped
+        for field in descriptor.fields:
+            plan._fields.append((field.name, field.has_presence, _way(field, known)))
+        return plan
+
+    def plain(self, message: Any) -> Any:
+        """A message as a dict, or as what a well-known type stands for. What it does not set, and may be absent, is."""
+        if self._special is not None:
+            return self._special(message)
+        found: dict[str, Any] = {}
+        for name, may_be_absent, way in self._fields:
+            if may_be_absent and not message.HasField(name):
+                continue
+            value = getattr(message, name)
+            found[name] = value if way is None else way(value)
+        return found
+
+
+def _way(field: Any, known: dict[str, Plan]) -> Callable[[Any], Any] | None:
+    """How a field's value becomes plain; None where it is."""
+    kind = field.message_type
+    if kind is not None and field.is_repeated and kind.GetOptions().map_entry:
+        inner = _way(kind.fields_by_name["value"], known)
+        return lambda values: {str(key): values[key] if inner is None else inner(values[key]) for key in values}
+    one: Callable[[Any], Any] | None = None
+    if kind is not None:
+        one = Plan.of(kind, known).plain
+    elif field.enum_type is not None:
+        names = {number: value.name for number, value in field.enum_type.values_by_number.items()}
+        one = lambda number: names.get(number, number)
+    if not field.is_repeated:
+        return one
+    return list if one is None else lambda values: [one(value) for value in values]
+
+
+def _moment(message: Any) -> datetime:
+    return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
+
+
+def _wrapped(message: Any) -> Any:
+    return message.value
+
+
+def compiled(schema: Schema) -> File:
+    """Raises EventError `no_schema`."""
     from google.protobuf import descriptor_pb2, descriptor_pool
 
     if schema.kind != "PROTOBUF":
@@ -68,7 +145,7 @@ def compiled(schema: Schema) -> Any:
     files, pool = descriptor_pb2.FileDescriptorSet.FromString(found), descriptor_pool.DescriptorPool()
     for file in files.file:  # each behind what it imports
         pool.Add(file)
-    return pool.FindFileByName(MAIN)
+    return File(pool.FindFileByName(MAIN))
 
 
 def _written(folder: Path, texts: Mapping[str, str]) -> None:
@@ -96,11 +173,11 @@ def _compiled(folder: Path) -> bytes:
     return (folder / "set").read_bytes()
 
 
-def _indexes(data: bytes) -> tuple[list[int], bytes]:
+def _indexes(data: bytes) -> tuple[tuple[int, ...], bytes]:
     """Which message of the file it is, as a path of places, and what stands behind that. One zero is [0]."""
     count, at = _zigzag(data, 0)
     if count == 0:
-        return [0], data[at:]
+        return (0,), data[at:]
     if not 0 < count <= 100:  # as deep as a decoder goes
         raise EventError("undecodable", f"a message at a depth of {count}")
     found = []
@@ -109,7 +186,7 @@ def _indexes(data: bytes) -> tuple[list[int], bytes]:
         if index < 0:
             raise EventError("undecodable", "a message at a place below zero")
         found.append(index)
-    return found, data[at:]
+    return tuple(found), data[at:]
 
 
 def _zigzag(data: bytes, at: int) -> tuple[int, int]:
@@ -121,34 +198,3 @@ def _zigzag(data: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if data[at - 1] < 128:
             return (number >> 1) ^ -(number & 1), at
-
-
-def plain(message: Any) -> Any:
-    """A message as a dict, or as what a well-known type stands for."""
-    descriptor = message.DESCRIPTOR
-    if descriptor.full_name == "google.protobuf.Timestamp":
-        return _EPOCH + timedelta(seconds=message.seconds, microseconds=message.nanos // 1000)
-    if descriptor.file.name == "google/protobuf/wrappers.proto":
-        return message.value
-    found: dict[str, Any] = {}
-    for field in descriptor.fields:
-        if field.has_presence and not message.HasField(field.name):
-            continue
-        value = getattr(message, field.name)
-        if not field.is_repeated:
-            found[field.name] = _value(field, value)
-        elif field.message_type is not None and field.message_type.GetOptions().map_entry:
-            inner = field.message_type.fields_by_name["value"]
-            found[field.name] = {str(key): _value(inner, value[key]) for key in value}
-        else:
-            found[field.name] = [_value(field, one) for one in value]
-    return found
-
-
-def _value(field: Any, value: Any) -> Any:
-    if field.message_type is not None:
-        return plain(value)
-    if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return value if known is None else known.name
-    return value
