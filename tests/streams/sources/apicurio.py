@@ -5,7 +5,6 @@ It is fetched once into the user's Maven repository (142 MB), as Kafka is, and r
 
 from __future__ import annotations
 
-import fcntl
 import json
 import socket
 import tarfile
@@ -17,6 +16,8 @@ import urllib3
 
 from forebay.streams.dev.child import end, spawn
 from forebay.streams.dev.kafkajars import java
+
+from .maven import artifact
 
 VERSION = "2.6.13.Final"
 COORDINATE = f"io.apicurio:apicurio-registry-app:tar.gz:all:{VERSION}:compile"
@@ -62,17 +63,8 @@ class Apicurio:
 
 
 def _unpacked(folder: Path) -> Path:
-    from jgo.config import GlobalSettings
-    from jgo.maven import MavenContext, PythonResolver
-
-    settings, resolver = GlobalSettings.load(), PythonResolver()
-    context = MavenContext(resolver, settings.repo_cache, remote_repos=settings.repositories or None, timeout=60)
-    Path(context.repo_cache).mkdir(parents=True, exist_ok=True)
-    with (Path(context.repo_cache) / ".forebay-apicurio.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        archive = Path(context.create_dependency(COORDINATE).artifact.resolve())
-        with tarfile.open(archive) as packed:
-            packed.extractall(folder / "apicurio", filter="data")
+    with tarfile.open(artifact(COORDINATE)) as packed:
+        packed.extractall(folder / "apicurio", filter="data")
     return folder / "apicurio"
 
 

@@ -114,8 +114,10 @@ def click(clicks: int) -> bytes:
 def _message(protos: int, place: bytes = b"\x04\x02\x00") -> bytes:
     """FOUND as Protobuf's serializer writes it: the first message of the second one of the file."""
     file = compiled_protobuf(Schema("PROTOBUF", PROTO, {"shop/customer.proto": COMMON}))
-    kind = message_factory.GetMessageClass(file.message_types_by_name["Outer"].nested_types_by_name["Click"])
-    made = kind(sku="s1", event=0, uuid=UUID, price=2.5, tags=["a", "b"], counts={"x": 3}, never=-4)
+    outer = file.descriptor.message_types_by_name["Outer"]
+    made = message_factory.GetMessageClass(outer.nested_types_by_name["Click"])(
+        sku="s1", event=0, uuid=UUID, price=2.5, tags=["a", "b"], counts={"x": 3}, never=-4
+    )
     made.customer.id = 7
     made.ts.FromDatetime(MOMENT)
     return _mark(protos) + place + made.SerializeToString()
