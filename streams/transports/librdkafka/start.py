@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from forebay.clock import now_ms
 from forebay.segments.spec import SIDES
@@ -13,6 +14,7 @@ from forebay.streams.intake.accept import Rules
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.transports.librdkafka.ends import Moment
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
@@ -20,9 +22,27 @@ from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.refusals import other_count
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.transport import Transport
 
 # The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
 CLOCK_MARGIN_MS = 1000
+
+
+class Carry(Protocol):
+    """What makes a Transport: LibrdkafkaTransport, or another whose membership is not librdkafka's."""
+
+    def __call__(
+        self,
+        bootstrap: Address,
+        sources: Sequence[Source],
+        group: str,
+        options: WorkerOptions,
+        *,
+        name: str,
+        moment: Moment,
+        follows: Sequence[Source] = (),
+        seats: Path | None = None,
+    ) -> Transport: ...
 
 
 def intake_worker(
@@ -35,6 +55,7 @@ def intake_worker(
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
     catalogue_bytes: int = CATALOGUE_BYTES,
+    carry: Carry = LibrdkafkaTransport,
 ) -> Worker:
     """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
     joined."""
@@ -42,7 +63,7 @@ def intake_worker(
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
     intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes)
-    transport = LibrdkafkaTransport(
+    transport = carry(
         bootstrap, sources, topics.intake_group, options,
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
@@ -54,6 +75,8 @@ def side_worker(
     bootstrap: Address,
     options: WorkerOptions = WorkerOptions(),
     checkpoints: Checkpoints | None = None,
+    *,
+    carry: Carry = LibrdkafkaTransport,
 ) -> Worker:
     """A worker of one side of a generation.
 
@@ -64,7 +87,7 @@ def side_worker(
     for one in info.values():
         if one.partitions != processor.count:
             raise other_count(one.name, one.partitions, processor.count, str(bootstrap))
-    transport = LibrdkafkaTransport(
+    transport = carry(
         bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
         name=processor.name, moment=Notes(bootstrap, topics), seats=processor.folder,
     )  # fmt: skip
@@ -73,7 +96,7 @@ def side_worker(
 
 def _started(
     stage: Intake | Processor,
-    transport: LibrdkafkaTransport,
+    transport: Transport,
     options: WorkerOptions,
     checkpoints: Checkpoints | None,
 ) -> Worker:
