@@ -18,13 +18,23 @@ from typing import Any
 from aiokafka.errors import KafkaError
 from mode import Service
 
-from forebay.errors import BrokerUnavailable
+from forebay.errors import BrokerUnavailable, ForebayError
 from forebay.streams.transports.faust.transport import FaustTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.supervisor import END_WITHIN_S, stuck, supervise
 
 log = logging.getLogger("forebay.host")
+
+
+class _NoTraceback(logging.Filter):
+    """mode logs a traceback of whatever ends a service. One that has a name has been told in a line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], ForebayError))
+
+
+logging.getLogger(__name__).addFilter(_NoTraceback())  # mode's logger of this module's services
 
 
 class Carried:
@@ -102,6 +112,7 @@ class Stages(Service):  # type: ignore[misc]
             raise self.error from None
         except Exception as error:
             self.error = error
+            log.error("%s: %s", type(error).__name__, error)
             raise
         if self._ends.is_set():
             return
