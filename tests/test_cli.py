@@ -42,6 +42,7 @@ def _free_port() -> int:
     [
         (["topics", "create", "--bootstrap", "127.0.0.1:1"], 1, "no Kafka broker answers", "forebay kafka"),
         (["work", "--data", "nowhere"], 1, "there is no generation", "Run"),
+        (["work", "--transport", "pigeons"], 2, "--transport 'pigeons'", "librdkafka, faust"),
         (["lookup", "user:1", "--server", "http://127.0.0.1:1"], 1, "no connection", "Is the server running"),
         (["lookup", "somebody"], 2, "no entity", "user:ID"),
         (["train", "--from", "nowhere.jsonl", "--spec", str(SPEC)], 2, "no such file", "JSON-lines"),

@@ -214,9 +214,33 @@ def test_a_server_serves_what_a_worker_wrote(environment: Callable[[str], Enviro
     assert '"lookup server"' in checks
 
 
+def test_two_apps_of_faust_rebalance_in_a_bare_environment(
+    environment: Callable[[str], Environment], broker: str, tmp_path: Path
+) -> None:
+    """From `faust` alone: with a version of faust each rebalance failed where `opentracing` was not installed."""
+    here = environment("faust")
+    assert not list(here.folder.rglob("site-packages/opentracing"))
+    apart = Environment(
+        here.folder, here.settings | {"FOREBAY_TOPIC_PREFIX": "bare.", "FOREBAY_DATA_DIR": str(tmp_path)}
+    )
+    apart.forebay("topics", "create")
+    try:
+        apart.start(
+            "work", "--transport", "faust", "--only", "intake", "--slot", "0", until="ready: the intake, slot 0"
+        )
+        log = (here.folder / "log.txt").rename(here.folder / "first.txt")  # the next start has one of its own
+        apart.start(
+            "work", "--transport", "faust", "--only", "intake", "--slot", "1", until="ready: the intake, slot 1"
+        )
+        assert "Traceback" not in log.read_text() + (here.folder / "log.txt").read_text()
+    finally:
+        apart.stop()
+
+
 @pytest.mark.parametrize(
     ("extra", "words", "wanted"),
     [
+        ("worker", ["work", "--transport", "faust"], "faust"),
         ("server", ["train", "--from", WORLD], "train"),
         ("server", ["work"], "worker"),
         ("server", ["bench"], "all"),

@@ -221,8 +221,8 @@ def test_importing_forebay_imports_nothing() -> None:
 
 
 def test_the_promised_names_are_there() -> None:
-    """`__all__` is sorted, complete, and each name can be had."""
-    assert forebay.__all__ == sorted(forebay.__all__, key=lambda n: (n.startswith("_"), n))
+    """`__all__` is sorted, classes first, complete, and each name can be had."""
+    assert forebay.__all__ == sorted(forebay.__all__, key=lambda n: (not n[0].isupper(), n))
     assert all(getattr(forebay, name) is not None for name in forebay.__all__)
 
 

@@ -14,12 +14,12 @@ from typing import TypeAlias
 
 import pytest
 
-from forebay.cli.lateness import Bounds
 from forebay.clock import DAY_MS, MINUTE_MS
 from forebay.config import Settings
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, encode
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.bounds import Bounds
 from forebay.streams.topics import Topics, ensure
 
 SOURCE = str(Path(__file__).parents[1] / "src")

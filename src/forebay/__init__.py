@@ -20,6 +20,7 @@ _HOME = {
     "ItemUpdate": "forebay.events",
     "Secret": "forebay.secret",
     "UserProfile": "forebay.events",
+    "attach": "forebay.streams.host.attach",
 }
 __all__ = [
     "Behaviour",
@@ -31,6 +32,7 @@ __all__ = [
     "Secret",
     "UserProfile",
     "__version__",
+    "attach",
 ]
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from forebay.retrieval.client import Client
     from forebay.secret import Secret
     from forebay.streams.cluster import Cluster
+    from forebay.streams.host.attach import attach
     from forebay.streams.publisher import EventPublisher
 
 

@@ -72,6 +72,10 @@ class MissingExtra(UsageError):
         self.extra = extra
 
 
+class HookMissing(UsageError):
+    """A library that carries the stages is of a version whose inside is not known: nothing was joined."""
+
+
 class EventError(ForebayError):
     """One event is not acceptable. `reason` is the code that its dead letter carries."""
 

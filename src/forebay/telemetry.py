@@ -10,6 +10,7 @@
 | fetched | worker | stage, partition, bytes, seconds: a partition's state came from a checkpoint |
 | checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
 | checkpoint_failed | worker | stage, partition: none was made, and it is tried again |
+| rebalanced | faust transport, faust app | stage (`app`: the app's own group), seconds |
 | dead_letter | Intake | stage, reason |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |

@@ -30,6 +30,7 @@ from forebay.streams.worker.halving import Halving
 from forebay.streams.worker.keeper import Keeper
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
+from forebay.streams.worker.source import Source
 from forebay.streams.worker.stage import Owned, Stage
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
@@ -101,6 +102,10 @@ class Worker:
     def progress(self) -> Mapping[int, Progress]:
         """How far each partition has come, as of the last turn."""
         return self._progress
+
+    def source(self, partition: int) -> Source:
+        """Which partition of which topic has this number."""
+        return self._transport.source(partition)
 
     def readable_end(self, partition: int) -> int | None:
         """The end of a partition, as the broker last told it."""

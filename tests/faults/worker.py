@@ -23,11 +23,14 @@ from forebay.cli.readiness import Readiness
 from forebay.errors import ForebayError
 from forebay.segments.bundle import Bundle
 from forebay.store.checkpoints import Checkpoints
+from forebay.streams.cluster import Cluster
 from forebay.streams.intake.intake import Intake
 from forebay.streams.topics import Topics
 from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
+from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
+from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.supervisor import stuck, supervise
 from forebay.telemetry import add_hook
 
@@ -71,19 +74,33 @@ def main() -> int:
     logging.getLogger("kafka").setLevel(logging.ERROR)
     for kind in (Intake, Processor):
         _tell_assignments(kind)
-    workers, options = [], WorkerOptions(**given["options"])
+    options = WorkerOptions(**given["options"])
     checkpoints = Checkpoints(given["checkpoints"]) if "checkpoints" in given else None
-    for stage in given["stages"]:
-        if stage == "intake":
-            folder = Path(given["state"]) / "intake"
-            workers.append(intake_worker(given["bootstrap"], topics, folder, options, checkpoints))
-        else:
-            processor = Processor(bundle, stage, topics, given["generation"], given["partitions"], Path(given["state"]))
-            workers.append(side_worker(processor, given["bootstrap"], options, checkpoints))
-    readiness = Readiness(workers, "worker")
+
+    def make(carry: Any) -> list[Worker]:
+        workers = []
+        for stage in given["stages"]:
+            state = Path(given["state"])
+            if stage == "intake":
+                folder = state / "intake"
+                workers.append(intake_worker(given["bootstrap"], topics, folder, options, checkpoints, carry=carry))
+            else:
+                processor = Processor(bundle, stage, topics, given["generation"], given["partitions"], state)
+                workers.append(side_worker(processor, given["bootstrap"], options, checkpoints, carry=carry))
+        return workers
+
     code = 0
     try:
-        supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+        if given.get("transport") == "faust":
+            from forebay.streams.host.alone import app_alone, run
+            from forebay.streams.host.stages import Stages
+
+            app = app_alone(Cluster(given["bootstrap"]), Path(given["state"]) / "faust")
+            run(app, Stages(app, make, "worker", options), stop)
+        else:
+            workers = make(LibrdkafkaTransport)
+            readiness = Readiness(workers, "worker")
+            supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
     except ForebayError as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         code = 1

@@ -377,6 +377,9 @@ def work(
     status: Annotated[
         str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
     ] = None,
+    transport: Annotated[
+        str, typer.Option(help="Whose consumers carry: librdkafka or faust, the same for all workers of a group")
+    ] = "librdkafka",
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     generation: GenerationName = None,
@@ -396,7 +399,7 @@ def work(
         state_dir=state,
         checkpoints=checkpoints,
     )
-    verb(s, only, slot, status=status)
+    verb(s, only, slot, status=status, transport=transport)
 
 
 @app.command()

@@ -22,13 +22,13 @@ from confluent_kafka import Consumer
 
 from forebay.arrays import Ints
 from forebay.cli.benchlive import ITEMS, elsewhere, producer_of, until, waits_at
-from forebay.cli.processes import HOLD_COMMITS
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.streams.clients import asking_consumer
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.installation import HOLD_COMMITS
 from forebay.streams.offsets import bounds
 from forebay.streams.topics import Topics, ensure
 from forebay.streams.transports.librdkafka.start import intake_worker, side_worker

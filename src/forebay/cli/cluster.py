@@ -1,18 +1,13 @@
-"""The Kafka that the settings name, and what is read there."""
+"""The Kafka that the settings name."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forebay.config import Settings
 from forebay.errors import ConfigError
 from forebay.secret import Secret
 from forebay.streams.cluster import Cluster
-from forebay.streams.topics import Topics
-
-if TYPE_CHECKING:
-    from forebay.streams.sources.foreign import Foreign
 
 
 def cluster(settings: Settings) -> Cluster:
@@ -28,20 +23,6 @@ def cluster(settings: Settings) -> Cluster:
         settings.kafka_user,
         _secret("kafka_password", settings.kafka_password, settings.kafka_password_file),
     )
-
-
-def topics(settings: Settings) -> Topics:
-    """The installation's topics, those that others fill among them. Raises ConfigError and UsageError."""
-    return Topics(settings.topic_prefix, tuple(table.topic for table in settings.source))
-
-
-def foreign(settings: Settings) -> list[Foreign]:
-    """What the records of topics are that others fill. Raises ConfigError."""
-    if not settings.source:
-        return []
-    from forebay.streams.sources.foreign import Foreign  # the secrets of registries are read by it
-
-    return [Foreign.of(table) for table in settings.source]
 
 
 def _secret(name: str, given: Secret, file: Path | None) -> Secret:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 
-from forebay.cli.cluster import cluster, topics
+from forebay.cli.cluster import cluster
 from forebay.cli.console import out, print_json
 from forebay.cli.sources import outcome_of
 from forebay.config import Settings, SourceTable
@@ -28,6 +28,7 @@ from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
 from forebay.streams.connection import connected
+from forebay.streams.installation import topics_of
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, describe
 from forebay.streams.transports.librdkafka.notes import Notes
@@ -67,7 +68,7 @@ def doctor(settings: Settings, as_json: bool) -> int:
 
 class _Doctor:
     def __init__(self, settings: Settings) -> None:
-        self.settings, self.topics = settings, topics(settings)
+        self.settings, self.topics = settings, topics_of(settings)
         self._newest_mark_s = 0.0  # append time of the newest heartbeat read
 
     def checks(self) -> Iterator[Check]:

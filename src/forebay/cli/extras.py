@@ -26,6 +26,12 @@ BRINGS = {
     | {"faiss", "fsspec", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
     "train": _TERMINAL | _STATE | {"fsspec", "pyarrow", "tensorboardX", "torch"},
     "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"fsspec", "pyarrow", "torch"},
+    "faust": _TERMINAL
+    | _KAFKA_PYTHON
+    | _STATE
+    | _STORE
+    | {"fsspec", "pyarrow", "torch"}
+    | {"aiokafka", "cramjam", "faust", "mode"},
 }
 
 # Verb -> the extras with which all of it runs. A verb may run on less: nothing is asked for before it is missing.

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from forebay.cli.console import out, print_json, progress
-from forebay.cli.lateness import Bounds
 from forebay.config import Settings
 from forebay.segments.history.archive import Place
 from forebay.streams.imports.importer import Importer
 from forebay.streams.imports.rawfile import found
 from forebay.streams.imports.refusals import Refusals
+from forebay.streams.intake.bounds import Bounds
 from forebay.streams.sources.mapping import Shape
 
 

@@ -5,29 +5,13 @@ It is a warning, and `publish` still ends with 0: the Intake goes by its own set
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from forebay.cli.console import err
 from forebay.clock import now_ms
-from forebay.config import Settings
-from forebay.errors import ConfigError, SpecError
 from forebay.events import Behaviour, Published
-from forebay.segments.spec.toml import duration_ms
 from forebay.segments.spec.words import duration
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """How old a behaviour, and how far ahead any event, may be when it is appended, in ms."""
-
-    late_after_ms: int
-    future_after_ms: int
-
-    @classmethod
-    def of(cls, settings: Settings) -> Bounds:
-        """Those of the settings. Raises ConfigError for what is no duration."""
-        return cls(_ms("late_after", settings.late_after), _ms("future_after", settings.future_after))
+from forebay.streams.intake.bounds import Bounds
 
 
 class Lateness:
@@ -91,13 +75,6 @@ class Lateness:
 def _say(what: str, do: str) -> None:
     err.print(f"warning: {what}", markup=False)
     err.print(f"         {do}", markup=False)
-
-
-def _ms(name: str, text: str) -> int:
-    try:
-        return duration_ms(text, name)
-    except SpecError as error:
-        raise ConfigError("this is not a duration", where=name, do=error.do) from None
 
 
 def _day(ms: int) -> str:

@@ -6,27 +6,17 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import nullcontext
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
-from forebay.errors import ConfigError, ForebayError, SpecError, UsageError
-
-if TYPE_CHECKING:
-    from forebay.store.checkpoints import Checkpoints
-    from forebay.streams.worker.options import WorkerOptions
-    from forebay.streams.worker.protocol import Worker
+from forebay.errors import ForebayError, UsageError
+from forebay.streams import installation
 
 log = logging.getLogger("forebay")
-# Of the Intake's batches. A transaction costs the broker milliseconds, and what it brings costs the sides as many,
-# however few events are in it: where that takes long, fewer batches leave everyone sooner. Event to vector at 100
-# events/s on two busy cores, p50: 124-168 ms; with a fixed hold of 5, 20 and 60 ms 144-248, 140-192 and 83-153.
-HOLD_COMMITS = 2.0
+TRANSPORTS = ("librdkafka", "faust")
 
 
 def stop_event() -> threading.Event:
@@ -37,39 +27,40 @@ def stop_event() -> threading.Event:
     return stop
 
 
-STAGES = ("intake", "user", "item")
-
-
-def work(settings: Settings, only: str | None, slot: str, *, status: str | None) -> None:
+def work(settings: Settings, only: str | None, slot: str, *, status: str | None, transport: str) -> None:
     """A worker of the Intake and of each side, or of `only` one of them, until stopped. An error in one ends all, and
     the process with them: a supervisor starts it again.
 
-    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. Does not return when a thread is
-    stuck: the process ends.
+    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `transport` is who carries them:
+    librdkafka, or faust. Does not return when a thread is stuck: the process ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
+    from forebay.cli.cluster import cluster
     from forebay.cli.readiness import Readiness
-    from forebay.store.checkpoints import Checkpoints
-    from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.supervisor import stuck, supervise
 
-    if only not in (None, *STAGES):
-        raise UsageError(f"--only {only!r}", do=f"Use one of {', '.join(STAGES)}, or leave it out for all")
-    chosen = STAGES if only is None else (only,)
-    options = WorkerOptions(
-        slot=slot, checkpoint_every_s=_every_s(settings.checkpoint_every), checkpoints_kept=settings.checkpoints_kept
-    )
-    checkpoints = Checkpoints(settings.checkpoints_url)
-    workers = [*_sides(settings, [one for one in chosen if one != "intake"], options, checkpoints)]
-    if "intake" in chosen:
-        workers.append(_intake(settings, options, checkpoints))
-    for one in workers:
-        log.info("%s, group %s", one.name, one.group)
-    what = "the intake" if only == "intake" else f"generation {settings.generation}"
-    readiness = Readiness(workers, f"{what}, slot {slot}, broker {settings.bootstrap}")
+    if transport not in TRANSPORTS:
+        raise UsageError(f"--transport {transport!r}", do=f"Use one of {', '.join(TRANSPORTS)}")
+    stages, options, kafka = installation.chosen(only), installation.options_of(settings, slot), cluster(settings)
+    what = installation.about(settings, stages, slot)
+    if transport == "faust":
+        from forebay.streams.host.alone import app_alone, run
+        from forebay.streams.host.stages import Carried, Stages
+
+        app = app_alone(kafka, settings.intake.parent / "@faust")
+        carried = Carried(app)
+        workers = installation.workers(settings, kafka, stages, options, carried)
+    else:
+        workers = installation.workers(settings, kafka, stages, options)
+        for one in workers:
+            log.info("%s, group %s", one.name, one.group)
+    readiness = Readiness(workers, f"{what}, broker {settings.bootstrap}")
     with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
         try:
-            supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+            if transport == "faust":
+                run(app, Stages(app, lambda _: workers, what, options, carried), stop, readiness.look)
+            else:
+                supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
         except ForebayError as error:
             if not stuck():
                 raise
@@ -78,60 +69,6 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None)
         log.error("a thread does not come back: what it had not committed is done again at the next start")
         logging.shutdown()
         os._exit(1)
-
-
-def _every_s(text: str) -> float:
-    from forebay.segments.spec.toml import duration_ms
-
-    try:
-        return max(1.0, duration_ms(text, "checkpoint_every") / 1000)
-    except SpecError as error:
-        raise ConfigError(f"checkpoint_every {text!r} is no duration", do=error.do) from None
-
-
-def _sides(
-    settings: Settings, sides: Sequence[str], options: WorkerOptions, checkpoints: Checkpoints
-) -> Iterator[Worker]:
-    from forebay.cli.cluster import cluster
-    from forebay.cli.cluster import topics as installed
-    from forebay.segments.bundle import Bundle
-    from forebay.segments.spec import SIDES
-    from forebay.store.generation import Generation
-    from forebay.streams.topics import describe
-    from forebay.streams.transports.librdkafka.start import side_worker
-    from forebay.streams.worker.processor import Processor
-
-    if not sides:
-        return
-    generation = Generation.load(settings.generation_dir, name=settings.generation)
-    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-    log.info("generation %s, bundle %s", generation.name, bundle.name)
-    topics, kafka = installed(settings), cluster(settings)
-    for side in SIDES:
-        if side in sides:
-            topic = topics.events(side)
-            count = describe(kafka, [topic])[topic].partitions
-            memory = settings.state_memory_mb << 20
-            processor = Processor(bundle, side, topics, generation.name, count, settings.state, memory)
-            yield side_worker(processor, kafka, options, checkpoints)
-
-
-def _intake(settings: Settings, options: WorkerOptions, checkpoints: Checkpoints) -> Worker:
-    from forebay.cli.cluster import cluster, foreign, topics
-    from forebay.cli.lateness import Bounds
-    from forebay.streams.intake.accept import Rules
-    from forebay.streams.transports.librdkafka.start import intake_worker
-
-    bounds = Bounds.of(settings)
-    return intake_worker(
-        # The group is every generation's: workers of two in one slot are not in each other's way.
-        cluster(settings), topics(settings), settings.intake,
-        replace(options, hold_commits=HOLD_COMMITS, slot=f"{settings.generation}.{options.slot}"), checkpoints,
-        rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
-        memory_bytes=settings.intake_memory_mb << 20,
-        catalogue_bytes=settings.catalogue_memory_mb << 20,
-        foreign=foreign(settings),
-    )  # fmt: skip
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:

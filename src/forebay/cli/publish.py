@@ -12,11 +12,12 @@ from typing import BinaryIO
 
 from forebay.cli.cluster import cluster
 from forebay.cli.console import err, out, print_json, progress
-from forebay.cli.lateness import Bounds, Lateness
+from forebay.cli.lateness import Lateness
 from forebay.clock import DAY_MS, now_ms
 from forebay.config import Settings
 from forebay.errors import EventError, UsageError
 from forebay.events import MAX_RECORD_BYTES, Published, Tick, check, decode, encode
+from forebay.streams.intake.bounds import Bounds
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics
 

@@ -23,9 +23,8 @@ def run() -> int:
     """Run the command in sys.argv; returns its exit code."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("forebay").setLevel(logging.INFO)
-    logging.getLogger("kafka").setLevel(
-        logging.ERROR
-    )  # each of its retries is a warning; what fails in the end is our error
+    for client in ("kafka", "aiokafka"):  # each retry is a warning; what fails in the end is our error
+        logging.getLogger(client).setLevel(logging.ERROR)
     try:
         result = app(prog_name="forebay", standalone_mode=False)
         return result if isinstance(result, int) else 0

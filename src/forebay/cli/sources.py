@@ -11,14 +11,15 @@ import msgspec
 from confluent_kafka import KafkaException, Message
 from rich.markup import escape
 
-from forebay.cli.cluster import cluster, foreign, topics
+from forebay.cli.cluster import cluster
 from forebay.cli.console import out, print_json, print_table
-from forebay.cli.lateness import Bounds
 from forebay.config import Settings
 from forebay.errors import BrokerUnavailable, ForebayError, UsageError
 from forebay.streams import tail
 from forebay.streams.cluster import Cluster
+from forebay.streams.installation import foreign_of, topics_of
 from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.bounds import Bounds
 from forebay.streams.intake.trial import Tried, tried
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
@@ -34,9 +35,9 @@ SHOWN = 160  # characters of a record, and bytes of one that is no text
 
 def list_sources(settings: Settings, as_json: bool) -> None:
     """A line for each source: its format, partitions, and whose times its records have."""
-    foreigners = {one.topic: one for one in foreign(settings)}
+    foreigners = {one.topic: one for one in foreign_of(settings)}
     rows = []
-    for info in _infos(settings, topics(settings).sources):
+    for info in _infos(settings, topics_of(settings).sources):
         one = foreigners.get(info.name)
         kept = "for ever" if info.retention_ms < 0 else f"{info.retention_ms / 3_600_000:.0f} h"
         whose = "the log's" if info.timestamp_type == "LogAppendTime" else "the producers'"
@@ -53,7 +54,7 @@ def check(settings: Settings, topic: str | None, as_json: bool) -> int:
 
     Returns 0; 3 when some were refused; 1 when some could not be decoded for want of a schema.
     """
-    known, foreigners = topics(settings), {one.topic: one for one in foreign(settings)}
+    known, foreigners = topics_of(settings), {one.topic: one for one in foreign_of(settings)}
     if topic is not None and topic not in known.sources:
         raise UsageError(f"{topic!r} is no source", do=f"Sources are: {', '.join(known.sources)}")
     bounds = Bounds.of(settings)
@@ -73,7 +74,7 @@ def check(settings: Settings, topic: str | None, as_json: bool) -> int:
 
 
 def _infos(settings: Settings, names: Sequence[str]) -> list[TopicInfo]:
-    kafka, known = cluster(settings), topics(settings)
+    kafka, known = cluster(settings), topics_of(settings)
     own = [name for name in names if name not in known.foreign]
     found = (describe(kafka, own) if own else {}) | describe_foreign(
         kafka, [name for name in names if name in known.foreign]

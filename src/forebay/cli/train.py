@@ -118,9 +118,9 @@ def _log(folder: Path):  # type: ignore[no-untyped-def]
 def backfill(settings: Settings, bundle_path: Path, events: str, as_json: bool, processes: int | None = None) -> None:
     """Fold `events` with the bundle into the generation that the settings name."""
     from forebay.cli.cluster import cluster
-    from forebay.cli.cluster import topics as installed
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.backfill import backfill as build
+    from forebay.streams.installation import topics_of as installed
     from forebay.streams.topics import ensure
 
     started = time.monotonic()

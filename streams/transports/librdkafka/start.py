@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from forebay.clock import now_ms
 from forebay.segments.spec import SIDES
@@ -14,6 +15,7 @@ from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, Topics, describe, describe_foreign
+from forebay.streams.transports.librdkafka.ends import Moment
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
@@ -21,9 +23,27 @@ from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.refusals import other_count
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.transport import Transport
 
 # The moment of an end is told by this machine's clock, and append times by the broker's: they may differ by so much.
 CLOCK_MARGIN_MS = 1000
+
+
+class Carry(Protocol):
+    """What makes a Transport: LibrdkafkaTransport, or another whose membership is not librdkafka's."""
+
+    def __call__(
+        self,
+        bootstrap: Address,
+        sources: Sequence[Source],
+        group: str,
+        options: WorkerOptions,
+        *,
+        name: str,
+        moment: Moment,
+        follows: Sequence[Source] = (),
+        seats: Path | None = None,
+    ) -> Transport: ...
 
 
 def intake_worker(
@@ -37,6 +57,7 @@ def intake_worker(
     memory_bytes: int = MEMORY_BYTES,
     catalogue_bytes: int = CATALOGUE_BYTES,
     foreign: Sequence[Foreign] = (),
+    carry: Carry = LibrdkafkaTransport,
 ) -> Worker:
     """A worker of the Intake, whose stores lie in `folder`. `foreign` says what the records of `topics.foreign` are.
     Raises BrokerUnavailable, TopicMissing or MissingExtra before anything is joined."""
@@ -50,7 +71,7 @@ def intake_worker(
         topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes,
         foreign=foreign, stamped_elsewhere=stamped,
     )  # fmt: skip
-    transport = LibrdkafkaTransport(
+    transport = carry(
         bootstrap, sources, topics.intake_group, options,
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
@@ -62,6 +83,8 @@ def side_worker(
     bootstrap: Address,
     options: WorkerOptions = WorkerOptions(),
     checkpoints: Checkpoints | None = None,
+    *,
+    carry: Carry = LibrdkafkaTransport,
 ) -> Worker:
     """A worker of one side of a generation.
 
@@ -72,7 +95,7 @@ def side_worker(
     for one in info.values():
         if one.partitions != processor.count:
             raise other_count(one.name, one.partitions, processor.count, str(bootstrap))
-    transport = LibrdkafkaTransport(
+    transport = carry(
         bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
         name=processor.name, moment=Notes(bootstrap, topics), seats=processor.folder,
     )  # fmt: skip
@@ -81,7 +104,7 @@ def side_worker(
 
 def _started(
     stage: Intake | Processor,
-    transport: LibrdkafkaTransport,
+    transport: Transport,
     options: WorkerOptions,
     checkpoints: Checkpoints | None,
 ) -> Worker:

@@ -1,5 +1,4 @@
-"""The librdkafka transport: a consumer of the group, a transactional producer, and a thread that asks where the log
-ends."""
+"""The librdkafka transport: a consumer of the group that is librdkafka's."""
 
 from __future__ import annotations
 
@@ -7,13 +6,12 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
-    OFFSET_INVALID,
     Consumer,
     KafkaException,
     Message,
@@ -22,30 +20,23 @@ from confluent_kafka import (
 
 from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
-from forebay.streams.clients import worker_consumer
 from forebay.streams.cluster import Address
-from forebay.streams.offsets import bounds, committed
-from forebay.streams.transports.librdkafka.ends import EndWatch, Moment
-from forebay.streams.transports.librdkafka.follower import Follower
+from forebay.streams.transports.librdkafka.ends import Moment
+from forebay.streams.transports.librdkafka.grouplog import SILENCE_S, GroupLog
 from forebay.streams.transports.librdkafka.groups import leave, members
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.seat import Seat
-from forebay.streams.transports.librdkafka.writer import Slot, Writer
-from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import grown
 from forebay.streams.worker.source import Source
-from forebay.streams.worker.transport import End, Owner, Polled
+from forebay.streams.worker.transport import Owner, Polled
 
 SEEK_S = 2.0
-MOST_HOLD_S = 0.25  # of a batch behind a slow commit: a broker that stalls must not keep the loop from turning
-OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and can be stopped
-SILENCE_S = 15.0  # a broker that says nothing for so long is away
 log = logging.getLogger("forebay.librdkafka")
 
 
-class LibrdkafkaTransport:
-    """Transport of one stage. Two threads of its own: one for the commit under way, and one that asks for ends."""
+class LibrdkafkaTransport(GroupLog):
+    """Transport of one stage: a consumer of librdkafka's is the member."""
 
     def __init__(
         self,
@@ -59,44 +50,22 @@ class LibrdkafkaTransport:
         follows: Sequence[Source] = (),
         seats: Path | None = None,
     ) -> None:
-        """`sources` are all partitions of some topics; a member of `group` reads its share of them. `name` is the
-        stage's, for threads and metrics; `moment` is what ends are asked after. `follows` are all partitions of a topic
-        that is read whole. With a folder of `seats` the membership is static: a worker that was killed has its
-        partitions again at its next start from there, and no other member notices. Without one it is missed for a
-        session first."""
-        self.group, self.where = group, str(bootstrap)
-        self._bootstrap, self._options, self._sources = bootstrap, options, tuple(sources)
-        self._numbers = {(s.topic, s.partition): number for number, s in enumerate(sources)}
-        slot = Slot(
-            bootstrap, name, options.slot, group, f"{group}.{options.slot}",
-            options.session_timeout_ms, options.transaction_timeout_ms,
-        )  # fmt: skip
-        static = {} if seats is None else {"group.instance.id": slot.client}
-        self._slot, self._consumer = slot, Consumer(self._settings(group) | {"client.id": slot.client} | static)
-        self._seat = None if seats is None else Seat(seats / f".seat-{name}-{slot.name}", slot.name, group)
-        self._writer = Writer(slot, self._consumer.memberid)
-        self._ends = EndWatch(bootstrap, sources, moment, options.heartbeat_interval_s)
-        self._follower = Follower(bootstrap, follows) if follows else None
+        """See GroupLog. With a folder of `seats` the membership is static: a worker that was killed has its partitions
+        again at its next start from there, and no other member notices. Without one it is missed for a session
+        first."""
+        super().__init__(bootstrap, sources, group, options, name=name, moment=moment, follows=follows)
+        static = {} if seats is None else {"group.instance.id": self._slot.client}
+        self._consumer = Consumer(self._settings(group) | {"client.id": self._slot.client} | static)
+        self._asking = self._consumer
+        self._seat = None if seats is None else Seat(seats / f".seat-{name}-{self._slot.name}", self._slot.name, group)
         self._owner: Owner | None = None
         self._next: dict[int, int] = {}  # of partitions that are read: no record below it is delivered
 
-    def source(self, partition: int) -> Source:
-        """See Transport."""
-        return self._sources[partition]
+    def _member_id(self) -> str:
+        return self._consumer.memberid()
 
-    @property
-    def answered_at(self) -> float:
-        """See Transport."""
-        return self._ends.answered_at
-
-    @property
-    def commit_s(self) -> float:
-        """See Transport."""
-        return self._writer.usual_s
-
-    def end(self, partition: int) -> End | None:
-        """See Transport."""
-        return self._ends.end(partition)
+    def _membership(self) -> Any:
+        return self._consumer.consumer_group_metadata()
 
     # -- membership and reading
 
@@ -106,9 +75,7 @@ class LibrdkafkaTransport:
         self._take_seat(stop)
         topics = list(dict.fromkeys(source.topic for source in self._sources))
         self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
-        self._ends.start()
-        if self._follower is not None:
-            self._follower.start()
+        self._begin()
 
     def poll(self, most: int, wait_s: float, hold_s: float = 0.0, ahead_s: float = 0.0) -> Polled:
         """See Transport."""
@@ -116,8 +83,7 @@ class LibrdkafkaTransport:
         if self._seat is not None:
             self._seat.sit(self._consumer.memberid())
         if most > 1 and messages and not messages[0].error():
-            hold_s = min(max(hold_s, self._writer.left_s - ahead_s), MOST_HOLD_S)
-            messages += more(self._consumer, messages[0], most - 1, hold_s)
+            messages += more(self._consumer, messages[0], most - 1, self._hold_s(hold_s, ahead_s))
         by_partition: dict[int, list[Message]] = {}
         ends: dict[int, int] = {}
         fell_back: set[int] = set()
@@ -136,13 +102,7 @@ class LibrdkafkaTransport:
                 self._next[number] = offset + 1
         self._move_on(fell_back)
         # Last: what is raised above would lose it, and it is read once.
-        followed = [] if self._follower is None else self._follower.take()
-        return Polled([batch_of(p, m) for p, m in by_partition.items()], ends, followed)
-
-    def catch_up(self, stop: threading.Event) -> Generator[Sequence[PartitionBatch]]:
-        """See Transport."""
-        if self._follower is not None:
-            yield from self._follower.catch_up(stop)
+        return Polled([batch_of(p, m) for p, m in by_partition.items()], ends, self._followed())
 
     def _move_on(self, partitions: Iterable[int]) -> None:
         """An assignment that was still looking for its beginning when it was moved goes back to there afterwards, past
@@ -173,43 +133,12 @@ class LibrdkafkaTransport:
         self._next[partition] = offset
         self._consumer.resume([place])
 
-    def read(
-        self, partition: int, start: int, end: int, most: int, stop: threading.Event
-    ) -> Generator[PartitionBatch | None]:
-        """See Transport."""
-        reader = Consumer(self._settings(f"{self.group}.restore.{self._options.slot}"))
-        try:
-            reader.assign([self._place(partition, start)])
-            heard, done = time.monotonic(), False
-            while not done and not stop.is_set():
-                messages = reader.consume(1, 1.0)  # a full batch would be waited for at the log's end
-                if most > 1 and messages:
-                    messages += more(reader, messages[0], most - 1, 0.0)
-                records = []
-                for message in messages:
-                    if (error := message.error()) is not None and not is_end(message):
-                        judge(error, message, self.where)
-                        continue
-                    # The end of the log may be met instead: the last offsets may be a transaction's own marks.
-                    done = done or message.offset() >= end - 1
-                    if error is None and message.offset() < end:
-                        records.append(message)
-                if records or done:
-                    heard = time.monotonic()
-                elif time.monotonic() - heard > SILENCE_S:
-                    raise BrokerUnavailable(
-                        f"nothing was read for {SILENCE_S:.0f} s",
-                        where=str(self.source(partition)),
-                        do="Run: forebay doctor",
-                    )
-                yield batch_of(partition, records) if records else None
-        finally:
-            within(CLOSE_S, reader.close)
-
     def close(self) -> None:
         """See Transport."""
         self._owner = None
-        self._ends.stop()
+        self._let_go_of(self._leave)
+
+    def _leave(self) -> None:
         member = self._consumer.memberid()
         within(CLOSE_S, self._consumer.close)
         if self._seat is not None:
@@ -217,9 +146,6 @@ class LibrdkafkaTransport:
             if member:
                 within(CLOSE_S, lambda: leave(self._bootstrap, self.group, member, self._slot.client))
             self._seat.leave()
-        if self._follower is not None:
-            self._follower.close()
-        self._writer.close()
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         known = [tp for tp in partitions if (tp.topic, tp.partition) in self._numbers]
@@ -253,51 +179,7 @@ class LibrdkafkaTransport:
         for number in self._numbers_of(partitions):
             self._next.pop(number, None)
 
-    # -- the log
-
-    def take(self, stop: threading.Event) -> None:
-        """See Transport. This also aborts what a killed predecessor left open, which would hold back what is asked
-        next."""
-        self._writer.take(stop)
-
-    def committed(self, partition: int) -> int | None:
-        """See Transport."""
-        source = self.source(partition)
-        return committed(self._consumer, source.topic, source.partition, OFFSETS_S)
-
-    def first(self, partition: int) -> int:
-        """See Transport."""
-        source = self.source(partition)
-        return bounds(self._consumer, source.topic, source.partition, OFFSETS_S)[0]
-
-    def submit(
-        self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
-    ) -> None:
-        """See Transport."""
-        places = [self._place(p, offset, notes.get(p)) for p, offset in offsets.items()]
-        self._writer.submit(records, places, self._consumer.consumer_group_metadata(), events)
-
-    def settle(self, stop: threading.Event) -> bool:
-        """See Transport."""
-        return self._writer.settle(stop)
-
-    def abandon(self) -> None:
-        """See Transport."""
-        self._writer.abandon()
-
-    def reset_command(self, partition: int, offset: int) -> str:
-        """See Transport."""
-        source = self.source(partition)
-        return (
-            f"python -m kafka.admin -b {self.where} groups alter-offsets -g {self.group} "
-            f"-o {source.topic}:{source.partition}:{offset}"
-        )
-
     # -- places
-
-    def _place(self, partition: int, offset: int = OFFSET_INVALID, note: str | None = None) -> TopicPartition:
-        topic, number, _ = self.source(partition)
-        return TopicPartition(topic, number, offset) if note is None else TopicPartition(topic, number, offset, note)
 
     def _number(self, message: Message) -> int:
         return self._numbers.get((message.topic(), message.partition()), -1)
@@ -319,6 +201,3 @@ class LibrdkafkaTransport:
     def _numbers_of(self, places: Sequence[TopicPartition]) -> list[int]:
         found = (self._numbers.get((place.topic, place.partition)) for place in places)
         return [number for number in found if number is not None]
-
-    def _settings(self, group: str) -> dict[str, Any]:
-        return worker_consumer(self._bootstrap, group, self._options.session_timeout_ms)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from forebay.cli.cluster import foreign, topics
 from forebay.config import Settings, SourceTable, load
 from forebay.errors import ConfigError, UsageError
+from forebay.streams.installation import foreign_of, topics_of
 from forebay.streams.sources.foreign import KEYS, Foreign
 from forebay.streams.topics import Topics
 
@@ -32,12 +32,12 @@ def test_tables_of_the_file_are_the_sources(tmp_path: Path) -> None:
     )
     settings, origins = load({}, file=file, environment={})
     assert origins["source"] == str(file)
-    assert topics(settings).sources == ("p.behaviour", "p.item-updates", "shop.clicks", "likes")
-    clicks, likes = foreign(settings)
+    assert topics_of(settings).sources == ("p.behaviour", "p.item-updates", "shop.clicks", "likes")
+    clicks, likes = foreign_of(settings)
     assert clicks.shape.columns["attributes.page"] == "url" and clicks.shape.columns["user"] == "customer.id"
     assert clicks.shape.constants == {"value": 1.0, "attributes.shop": 7.0} and clicks.shape.unit == "us"
     assert not clicks.shape.own and likes.shape.own and likes.format == "msgpack"
-    assert foreign(Settings()) == []
+    assert foreign_of(Settings()) == []
 
 
 @pytest.mark.parametrize("variable", [True, False])

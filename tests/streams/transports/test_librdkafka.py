@@ -146,7 +146,7 @@ class TestLibrdkafka(TransportContract):
             return took
 
         monkeypatch.setattr(TransactionLog, "commit", slowly)
-        monkeypatch.setattr("forebay.streams.transports.librdkafka.transport.MOST_HOLD_S", 1.5)
+        monkeypatch.setattr("forebay.streams.transports.librdkafka.grouplog.MOST_HOLD_S", 1.5)
         transport.submit([], {0: 0}, {}, 0)
         assert transport.settle(taking.stop)
         transport.go_on(0, 0, taking.stop)
