@@ -21,7 +21,7 @@ from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.hashing import hashes_of
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.assemble import assemble
 from forebay.streams.intake.duplicates import HourSets, Identities, identities_of
 from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields_of, with_rows
@@ -99,11 +99,8 @@ class Acceptor:
             since[source] = known.since
         good = timed & self._in_time(fields, appends, since[sources], refused)
         new = good & self._new(fields, good, sources, sets)
-        keys = [key for batch in batches for key in batch.keys]
-        letters = [
-            self._letter(refused[row], keys[row], values[row], int(sources[row]), int(offsets[row]), int(appends[row]))
-            for row in sorted(refused)
-        ]
+        firsts = np.cumsum([0, *(len(batch.offsets) for batch in batches)])
+        letters = [self._letter(refused[row], *_record_at(batches, firsts, row)) for row in sorted(refused)]
         duplicates = int(good.sum() - new.sum())
         return Accepted(fields, np.flatnonzero(new), appends, offsets, sources, letters, duplicates)
 
@@ -190,13 +187,12 @@ class Acceptor:
             new[at] = sets[source].add(fields.time[at], identities[at])
         return new
 
-    def _letter(
-        self, error: EventError, key: bytes | None, value: bytes | None, source: int, offset: int, append: int
-    ) -> DeadLetter:
-        topic, _, partition = self._sources[source].rpartition("/")
+    def _letter(self, error: EventError, batch: PartitionBatch, place: int) -> DeadLetter:
+        topic, _, partition = self._sources[batch.partition].rpartition("/")
         return DeadLetter.of(
-            error, key=key, value=value, topic=topic, partition=int(partition), offset=offset, append_time=append,
-            processor="intake",
+            error, key=batch.keys[place], value=batch.values[place], topic=topic, partition=int(partition),
+            offset=int(batch.offsets[place]), append_time=int(batch.append_times[place]), processor="intake",
+            headers=batch.headers_at(place),
         )  # fmt: skip
 
 
@@ -211,6 +207,13 @@ def read_all(values: Sequence[bytes | None]) -> tuple[Fields, dict[int, EventErr
         except EventError as error:
             refused[row] = error
     return with_rows(fields, np.array(rows, np.int64), fields_of(events)), refused
+
+
+def _record_at(batches: Sequence[PartitionBatch], firsts: Ints, row: int) -> tuple[PartitionBatch, int]:
+    """The batch of one of all records, and its place there; `firsts` int64 are the rows at which batches begin, and the
+    end."""
+    number = int(np.searchsorted(firsts, row, side="right")) - 1
+    return batches[number], row - int(firsts[number])
 
 
 def _has_item(fields: Fields, rows: Ints) -> Bools:

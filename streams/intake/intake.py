@@ -32,7 +32,7 @@ from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES, Catalogue
 from forebay.streams.intake.duplicates import HourSets
@@ -168,7 +168,7 @@ class Intake:
         refused = DeadLetter.of(
             EventError("refused", "the broker refuses what this record becomes"), key=batch.keys[0],
             value=batch.values[0], topic=source.topic, partition=source.partition, offset=offset,
-            append_time=batch.append_times[0], processor=self.name,
+            append_time=batch.append_times[0], processor=self.name, headers=batch.headers_at(0),
         )  # fmt: skip
         letter = accepted.letters[0] if accepted.letters else refused
         key, value, headers = letter.without_content().to_record()

@@ -471,25 +471,50 @@ def _shown(value: Any) -> Any:
     return "" if value is None else str(value) if isinstance(value, Secret) else value
 
 
-Last = Annotated[int, typer.Option(min=1, help="How many of the newest offsets are looked through")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Of this reason only", show_default=False)]
+Sources = Annotated[
+    list[str] | None, typer.Option("--source", help="From this topic only, or TOPIC/PARTITION", show_default=False)
+]
+Since = Annotated[
+    str | None, typer.Option(help="Refused since then: 2h (ago), 2026-11-27T09:30, or ms", show_default=False)
+]
+Until = Annotated[str | None, typer.Option(help="Refused before then; written as --since", show_default=False)]
+Last = Annotated[int, typer.Option(min=0, help="How many of the newest offsets are looked through; 0 for all")]
 
 
 @deadletters_app.command("list")
 def deadletters_list(
-    last: Last = 1_000_000, bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = 1_000_000,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
 ) -> None:
     """Reasons: how many, the newest, and where that one is."""
     from forebay.cli.deadletters import list_reasons
+    from forebay.cli.letterflags import LetterFlags
 
-    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), last, json)
+    flags = LetterFlags(reason or (), source or (), since, until, last)
+    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), flags, json)
 
 
 @deadletters_app.command("show")
 def deadletters_show(
     place: Annotated[
-        str, typer.Argument(help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET")
-    ],
+        str | None,
+        typer.Argument(
+            help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET; without it the newest",
+            show_default=False,
+        ),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Write the value's bytes as they are, and nothing else")] = False,
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
     last: Last = 1_000_000,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
@@ -497,8 +522,10 @@ def deadletters_show(
 ) -> None:
     """One dead letter with all that is known about it and its bytes, safe for a terminal."""
     from forebay.cli.deadletters import show
+    from forebay.cli.letterflags import LetterFlags
 
-    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, last, raw, json)
+    flags = LetterFlags(reason or (), source or (), since, until, last)
+    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, flags, raw, json)
 
 
 @checkpoints_app.command("list")

@@ -214,6 +214,21 @@ def test_what_is_refused_later_is_not_remembered(acceptor: Acceptor) -> None:
     assert np.array_equal(acceptor.accept([_batch(0, [value])], sets).rows, [0])
 
 
+def test_a_letter_has_all_of_its_own_record(acceptor: Acceptor) -> None:
+    """Of several batches, one of them empty: key, value, place and headers of the one that is refused."""
+    good = encode(Behaviour("u", "i", "rate", 1.0, NOW, "e"))
+    batches = [
+        PartitionBatch(2, [b"a", b"b"], [good, b"{"], [7, 9], [NOW, NOW + 1], [[("h", b"1")], [("h", b"2")]]),
+        PartitionBatch(0, [], [], [], []),
+        PartitionBatch(1, [b"c"], [None], [4], [NOW + 2]),
+    ]
+    found = acceptor.accept(batches, _sets()).letters
+    assert [(d.reason, d.key, d.value, d.topic, d.partition, d.offset, d.append_time, d.headers) for d in found] == [
+        ("undecodable", b"b", b"{", "shop.clicks", 7, 9, NOW + 1, (("h", b"2"),)),
+        ("empty", b"c", None, "behaviour", 1, 4, NOW + 2, ()),
+    ]
+
+
 def test_a_history_has_no_log_to_take_a_time_from() -> None:
     """Where it is asked for, an event without a time is refused by a reason of its own; any age will do."""
     acceptor = Acceptor(("history.jsonl/0",), Rules(1 << 62, 5 * MINUTE_MS, needs_time=True))
