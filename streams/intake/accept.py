@@ -27,6 +27,7 @@ from forebay.streams.intake.duplicates import HourSets, Identities, identities_o
 from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields_of, with_rows
 from forebay.streams.intake.plain import read_one
 from forebay.streams.intake.reader import read
+from forebay.streams.origin import Origin
 from forebay.streams.routing import partitions_at
 from forebay.streams.worker.batch import PartitionBatch
 
@@ -93,7 +94,7 @@ class Acceptor:
         )
         fields, refused = read_all(values)
         timed = self._timed(fields, refused)
-        fields = self._completed(fields, appends, offsets, sources)
+        fields = self._completed(fields, *self._first_copies(fields, batches, appends, offsets, sources), sources)
         since = np.zeros(len(self._sources), np.int64)
         for source, known in sets.items():
             since[source] = known.since
@@ -146,9 +147,25 @@ class Acceptor:
             refused[row] = EventError("no_time", "an event of a history without a time: no log tells when it was")
         return fields.read & ~absent
 
+    def _first_copies(
+        self, fields: Fields, batches: Sequence[PartitionBatch], appends: Ints, offsets: Ints, sources: Ints
+    ) -> tuple[Ints, Ints]:
+        """Append time (ms) and offset of each record, int64 [n]; of one that lacks a time or an id, and says that it is
+        a copy of an earlier record of its source, those of that one."""
+        lacking = fields.read & ((fields.time == ABSENT) | (fields.texts[:, ID, 0] == fields.texts[:, ID, 1]))
+        if not lacking.any() or not any(any(batch.headers) for batch in batches):
+            return appends, offsets
+        heads = [batch.headers_at(place) for batch in batches for place in range(len(batch.offsets))]
+        appends, offsets = appends.copy(), offsets.copy()
+        for row in np.flatnonzero(lacking).tolist():
+            first = Origin.of(heads[row]) if heads[row] else None
+            if first is not None and first.source == self._sources[sources[row]]:
+                appends[row], offsets[row] = first.append_time, first.offset
+        return appends, offsets
+
     def _completed(self, fields: Fields, appends: Ints, offsets: Ints, sources: Ints) -> Fields:
         """With a time and an id for each. A foreign producer's event without them: the log's time is its time, and its
-        place identifies it, so that a re-send is another event."""
+        place identifies it, so that a re-send is another event, and a copy that is driven again is not."""
         time = np.where(fields.time == ABSENT, appends, fields.time)
         unnamed = np.flatnonzero(fields.read & (fields.texts[:, ID, 0] == fields.texts[:, ID, 1]))
         if not len(unnamed):

@@ -26,7 +26,8 @@ app.add_typer(topics_app, name="topics")
 spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
 app.add_typer(spec_app, name="spec")
 deadletters_app = typer.Typer(
-    help="Records that the Intake refused: how many and why, and one of them.", invoke_without_command=True
+    help="Records that the Intake refused: how many and why, one of them, and sending them again.",
+    invoke_without_command=True,
 )
 app.add_typer(deadletters_app, name="deadletters")
 checkpoints_app = typer.Typer(
@@ -564,6 +565,32 @@ def checkpoints_prune(
     from forebay.cli.checkpoints import prune
 
     return prune(settings(checkpoints=place, data_dir=data), keep, dry_run, json)
+
+
+@deadletters_app.command("redrive")
+def deadletters_redrive(
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = 0,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write the events to this file, for forebay import, and send nothing", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many are sent")] = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Send the records of letters to their source topics again: those that the Intake would accept now. Each counts
+    once, however often that is done. Exit code 3 when some were left."""
+    from forebay.cli.letterflags import LetterFlags
+    from forebay.cli.redrive import RedriveFlags, redrive
+
+    letters = LetterFlags(reason or (), source or (), since, until, last)
+    return redrive(settings(bootstrap=bootstrap, topic_prefix=prefix), letters, RedriveFlags(to, dry_run, yes), json)
 
 
 def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
