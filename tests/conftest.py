@@ -381,6 +381,7 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
     log."""
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.intake.accept import Rules
+    from forebay.streams.intake.breaker import BreakerOptions
     from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.processor import Processor
@@ -396,10 +397,14 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
         bundle: Bundle = bundle,
         rules: Rules = Rules(),
         checkpoints: Path | None = None,
+        breaker: BreakerOptions | None = None,
     ) -> Work:
         kept = None if checkpoints is None else Checkpoints(str(checkpoints))
         if stage == "intake":
-            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules))
+            made = intake_worker(
+                kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules, breaker=breaker
+            )
+            return Work(made)
         processor = Processor(bundle, "user" if stage == "user" else "item", topics, generation, partitions, folder)
         return Work(side_worker(processor, kafka.bootstrap, options, kept))
 

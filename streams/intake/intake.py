@@ -34,9 +34,11 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
 from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
+from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES, Catalogue
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.fields import ABSENT, updates_of
+from forebay.streams.intake.guard import SourceGuard
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.topics import Topics
@@ -65,16 +67,19 @@ class Intake:
         rules: Rules = Rules(),
         memory_bytes: int = MEMORY_BYTES,
         catalogue_bytes: int = CATALOGUE_BYTES,
+        breaker: BreakerOptions | None = None,
     ) -> None:
         """`sources` by number; each side's clean log has so many `partitions`. Stores live in `folder`, one directory
         for each source partition. Identities take `memory_bytes` at most: past it the oldest hours are forgotten, and
-        what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more."""
+        what comes of them is late from then on. Past `catalogue_bytes` the catalogue takes no item more. With
+        `breaker` a source stands still where too many of its records are no events."""
         self.folder, self.partitions = folder, dict[int, OwnedSource]()
         self._topics, self._sources, self._counts = topics, tuple(sources), dict(partitions)
         self.names = tuple(f"{s.topic}-{s.partition}" for s in sources)
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
         self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
+        self.guard = None if breaker is None else SourceGuard(self._sources, self._acceptor, breaker)
         self._ticked, self._full = 0, False
 
     @property
@@ -130,6 +135,8 @@ class Intake:
         if not aloud or accepted is None:
             return Outcome(offsets=offsets, taken=taken, events=taken)
         read = time.perf_counter()
+        if self.guard is not None:
+            self.guard.took(batches, accepted.letters)
         records = self._newest(accepted)  # first: behaviours of the batch get them, too
         accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
         records += [record for side in SIDES for record in self._told(accepted, side)]
@@ -191,7 +198,8 @@ class Intake:
     def note(self, partition: int) -> str:
         """See Stage."""
         owned = self.partitions[partition]
-        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes).encode()
+        paused = 0 if self.guard is None else self.guard.since_ms(self._sources[partition].topic)
+        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes, paused).encode()
 
     def _accept(self, batches: Sequence[PartitionBatch]) -> Accepted | None:
         if not batches:

@@ -30,6 +30,7 @@ from forebay.streams.worker.keeper import Keeper
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
 from forebay.streams.worker.stage import Owned, Stage
+from forebay.streams.worker.standing import Standing
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
@@ -66,7 +67,7 @@ class Worker:
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
         self._halving = Halving(options.batch_records)
-        self._claims = Claims()
+        self._claims, self._standing = Claims(), Standing(stage, transport)
         self._applying = Typical()
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
@@ -113,6 +114,14 @@ class Worker:
             return "joining the group"
         waiting = len(self._unopened) + len(self._restoring)
         return f"{waiting} partitions are being restored" if waiting else ""
+
+    def paused(self) -> str:
+        """Which sources stand still, and why; "" when all are read."""
+        return self._standing.why
+
+    def resume(self, topic: str) -> bool:
+        """Ask that a source be read again that stands still; returns whether it does."""
+        return self._standing.resume(topic)
 
     # -- the loop
 
@@ -189,6 +198,11 @@ class Worker:
             self._restore(partition)
         if self._restoring:  # told to stop in the middle: half a state has nothing to tell
             return
+        if self._standing.is_due:
+            self._settle()
+            self._standing.look(self._stop, self._turned)
+        for partition in self._standing.move(self._stop):
+            self._halving.forget(partition)  # else batches stay small until it goes on
         batches = self._poll()
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
         if not batches and not beat:
@@ -209,7 +223,8 @@ class Worker:
         for partition, done in self._committed.items():
             owned = self.stage.partitions.get(partition)
             applied = done if owned is None else owned.meta.offset
-            found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
+            standing = partition in self._standing
+            found[partition] = Progress(done, applied, self._met_end.get(partition, -1), standing)
         self._progress = found
 
     def _poll(self) -> list[PartitionBatch]:
@@ -425,6 +440,7 @@ class Worker:
             self._committed.pop(partition, None)
             self._claims.forget(partition)
             self._halving.forget(partition)
+            self._standing.forget((partition,))
             self.stage.close(partition)
 
     def _drop(self) -> None:
@@ -436,6 +452,7 @@ class Worker:
         for partition in owned:
             self.stage.close(partition)
         self._unopened.update(owned)
+        self._standing.forget(owned)
         self._transport.hold(owned)
 
     def _place(self, partition: int) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from forebay import __version__
 from forebay.cli.console import print_json, print_table
+from forebay.cli.sourceverbs import source_app
 from forebay.config import Settings, load
 from forebay.errors import ForebayError, UsageError
 from forebay.secret import Secret
@@ -34,6 +35,7 @@ checkpoints_app = typer.Typer(
     help="Copies of the workers' state, from which another machine goes on.", invoke_without_command=True
 )
 app.add_typer(checkpoints_app, name="checkpoints")
+app.add_typer(source_app, name="source")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
 Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
@@ -70,6 +72,7 @@ def forebay(
 @spec_app.callback()
 @deadletters_app.callback()
 @checkpoints_app.callback()
+@source_app.callback()
 def _help_where_nothing_is_asked(context: typer.Context) -> None:
     """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its
     versions."""
@@ -349,7 +352,10 @@ def work(
     ] = None,
     slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
     status: Annotated[
-        str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
+        str | None,
+        typer.Option(
+            help="host:port that answers GET /ready: 200, or 503 and why; and forebay source resume", show_default=False
+        ),
     ] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,

@@ -43,6 +43,7 @@ VERBS = {
     "lookup": "cli",
     "deadletters": "cli,publisher",
     "checkpoints": "worker",
+    "source": "cli",
     "doctor": "server",
     "bench": "all",
     "spec": "train",

@@ -118,6 +118,7 @@ def _sides(
 def _intake(settings: Settings, options: WorkerOptions, checkpoints: Checkpoints) -> Worker:
     from forebay.cli.cluster import cluster
     from forebay.cli.lateness import Bounds
+    from forebay.cli.pausing import breaker_options
     from forebay.streams.intake.accept import Rules
     from forebay.streams.topics import Topics
     from forebay.streams.transports.librdkafka.start import intake_worker
@@ -130,6 +131,7 @@ def _intake(settings: Settings, options: WorkerOptions, checkpoints: Checkpoints
         rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
         memory_bytes=settings.intake_memory_mb << 20,
         catalogue_bytes=settings.catalogue_memory_mb << 20,
+        breaker=breaker_options(settings),
     )  # fmt: skip
 
 

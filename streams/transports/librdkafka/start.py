@@ -10,6 +10,7 @@ from forebay.segments.spec import SIDES
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.cluster import Address
 from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.topics import TopicInfo, Topics, describe
@@ -35,13 +36,14 @@ def intake_worker(
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
     catalogue_bytes: int = CATALOGUE_BYTES,
+    breaker: BreakerOptions | None = None,
 ) -> Worker:
     """A worker of the Intake, whose stores lie in `folder`. Raises BrokerUnavailable or TopicMissing before anything is
     joined."""
     info = describe(bootstrap, [*topics.sources, *(topics.events(side) for side in SIDES), topics.catalogue])
     sources = _sources(info[name] for name in topics.sources)
     counts = {side: info[topics.events(side)].partitions for side in SIDES}
-    intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes)
+    intake = Intake(topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes, breaker)
     transport = LibrdkafkaTransport(
         bootstrap, sources, topics.intake_group, options,
         name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
