@@ -12,6 +12,7 @@ from forebay.events import decode
 from forebay.streams.deadletter import MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_MESSAGE, MAX_VALUE_BYTES, DeadLetter
 from forebay.streams.deadletters import count, read
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.letterfilter import ALL, LetterFilter, Placed
 from forebay.streams.origin import Origin
 from forebay.streams.topics import Topics, ensure
 
@@ -134,6 +135,27 @@ def test_an_origin_that_cannot_be_is_none(name: str, value: bytes) -> None:
     headers = dict(Origin("t", 0, 1, 2).to_headers())
     assert Origin.of(headers.items()) == Origin("t", 0, 1, 2)
     assert Origin.of((headers | {f"forebay.origin.{name}": value}).items()) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held"),
+    [
+        (LetterFilter(), True),
+        (LetterFilter(frozenset({"late", "future"})), True),
+        (LetterFilter(frozenset({"future"})), False),
+        (LetterFilter(sources=frozenset({("behaviour", ALL)})), True),
+        (LetterFilter(sources=frozenset({("x", ALL), ("behaviour", 3)})), True),
+        (LetterFilter(sources=frozenset({("behaviour", 2), ("x", 3)})), False),
+        (LetterFilter(since_ms=100, until_ms=101), True),
+        (LetterFilter(since_ms=101), False),
+        (LetterFilter(until_ms=100), False),
+        (LetterFilter(frozenset({"late"}), frozenset({("x", ALL)})), False),
+        (LetterFilter(frozenset({"future"}), frozenset({("behaviour", ALL)}), 1), False),
+    ],
+)
+def test_a_filter_holds_what_all_of_it_says(wanted: LetterFilter, held: bool) -> None:
+    """Of several reasons or sources any one; of the time at which the letter was appended, its own first moment."""
+    assert wanted.holds(Placed(_letter(), 0, 5, 100)) is held
 
 
 def test_a_message_is_cut_and_quotes_nothing_of_the_record() -> None:
