@@ -1,165 +1,33 @@
-"""Dead letters: records that the Intake refused, kept with their bytes, their place and the reason.
-
-A dead letter's key and value are the first 4 KiB and 64 KiB of the original record's, which stays in its source topic;
-what is known about it, the lengths and hashes of the whole included, is in text headers (the Intake writes them in its
-transaction, once; everyone reads committed ones only). A record may be as large as its topic allows: with all of it
-and the headers the letter would be larger, and the transaction would be refused for good.
-"""
+"""Dead letters as they are read back: committed ones only, one in memory at a time, however many there are."""
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
-import forebay
-from forebay.errors import BrokerUnavailable, EventError, TopicMissing
+from forebay.errors import BrokerUnavailable, TopicMissing
 from forebay.streams.clients import letters_consumer
 from forebay.streams.cluster import Address
-from forebay.streams.connection import connected
+from forebay.streams.connection import connected, kafka_python
+from forebay.streams.deadletter import DeadLetter
+from forebay.streams.letterfilter import EVER_MS, LetterFilter, Placed
 from forebay.streams.topics import Topics
 
-MAX_MESSAGE = 200
-MAX_VALUE_BYTES = 64 * 1024  # any event: only what is no event is cut
-MAX_KEY_BYTES = 4 * 1024  # any id is 16 times shorter
 LAST = 1_000_000  # offsets that are looked through for people: half a minute at 30 k letters a second
 MAX_REASONS = 100
 PATIENCE_S = 30.0
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""")
-_FIELDS = (
-    "reason", "message", "topic", "partition", "offset", "append_time", "processor", "version",
-    "length", "sha256", "key_length", "key_sha256",
-)  # fmt: skip
-
-Headers = list[tuple[str, bytes]]
+ANSWER_MS = 5000  # for an answer about offsets
+EVERY = LetterFilter()
+NEWEST = LetterFilter(last=LAST)
+Told: TypeAlias = Callable[[int, int], None]  # so many offsets are read, of so many
 
 
-@dataclass(frozen=True)
-class DeadLetter:
-    """One record that was refused. `append_time` is that record's, in milliseconds since 1970; `processor` is
-    the stage that refused it.
-
-    `length` (bytes) and `sha256` (64 hex digits; "" for None) are those of the whole value, of which `value` may be the
-    beginning only; `key_length` and `key_sha256` those of the whole key. Where they are not given, `value` and `key`
-    are whole.
-    """
-
-    key: bytes | None
-    value: bytes | None
-    reason: str
-    message: str
-    topic: str
-    partition: int
-    offset: int
-    append_time: int
-    processor: str
-    version: str = forebay.__version__
-    length: int = -1
-    sha256: str = ""
-    key_length: int = -1
-    key_sha256: str = ""
-
-    def __post_init__(self) -> None:
-        for kept, length, digest in ((self.value, "length", "sha256"), (self.key, "key_length", "key_sha256")):
-            if getattr(self, length) < 0:
-                object.__setattr__(self, length, len(kept or b""))
-                object.__setattr__(self, digest, _sha256(kept))
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether key and value are the record's, to be driven again from here; the whole of a cut one is in its source
-        topic."""
-        return self.length == len(self.value or b"") and self.key_length == len(self.key or b"")
-
-    @classmethod
-    def of(
-        cls,
-        error: EventError,
-        *,
-        key: bytes | None,
-        value: bytes | None,
-        topic: str,
-        partition: int,
-        offset: int,
-        append_time: int,
-        processor: str,
-    ) -> Self:
-        """The dead letter of a record that `error` refuses, its bytes cut to what a letter carries. What the error
-        quotes from the record is left out."""
-        return cls(
-            key=None if key is None else key[:MAX_KEY_BYTES],
-            value=None if value is None else value[:MAX_VALUE_BYTES],
-            reason=error.reason,
-            message=_QUOTED.sub("'…'", error.what)[:MAX_MESSAGE],
-            topic=topic,
-            partition=partition,
-            offset=offset,
-            append_time=append_time,
-            processor=processor,
-            length=len(value or b""),
-            sha256=_sha256(value),
-            key_length=len(key or b""),
-            key_sha256=_sha256(key),
-        )
-
-    def without_content(self) -> Self:
-        """Key and value left out, what is known about them kept."""
-        return replace(self, key=None, value=None)
-
-    def to_record(self) -> tuple[bytes | None, bytes | None, Headers]:
-        """Key, value and headers, as both Kafka clients take them."""
-        texts = {name: str(getattr(self, name)) for name in _FIELDS}
-        texts["message"] = texts["message"][:MAX_MESSAGE]
-        headers = [(f"forebay.{name}", text.encode("utf-8", "replace")) for name, text in texts.items()]
-        return self.key, self.value, headers
-
-    @classmethod
-    def from_record(cls, key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes]] | None) -> Self:
-        """The dead letter in a record. Never raises: what a foreign record lacks is "" or -1; a record without lengths
-        is whole, as those of older versions are."""
-        texts = {name: (data or b"").decode("utf-8", "replace") for name, data in headers or ()}
-
-        def text(name: str) -> str:
-            return texts.get(f"forebay.{name}", "")
-
-        def number(name: str) -> int:
-            return int(text(name)) if re.fullmatch(r"-?[0-9]{1,19}", text(name)) else -1
-
-        return cls(
-            key=key,
-            value=value,
-            reason=text("reason"),
-            message=text("message"),
-            topic=text("topic"),
-            partition=number("partition"),
-            offset=number("offset"),
-            append_time=number("append_time"),
-            processor=text("processor"),
-            version=text("version"),
-            length=number("length"),
-            sha256=text("sha256"),
-            key_length=number("key_length"),
-            key_sha256=text("key_sha256"),
-        )
-
-
-def _sha256(data: bytes | None) -> str:
-    return "" if data is None else hashlib.sha256(data).hexdigest()
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A letter at its own place in the topic of dead letters, where it was `appended` (ms)."""
-
-    letter: DeadLetter
-    partition: int
-    offset: int
-    appended: int
+def _silent(done: int, total: int) -> None:
+    """Nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +37,38 @@ class Reason:
     reason: str
     count: int
     newest: Placed
+
+
+class Letters:
+    """The letters of a topic that a filter holds, as of when it was opened: every pass gives the same ones, as far as
+    the topic still keeps them. One thread."""
+
+    def __init__(self, consumer: Any, spans: Mapping[Any, tuple[int, int]], wanted: LetterFilter) -> None:
+        """`spans` are first and end offset of each partition."""
+        self._consumer, self._spans, self._wanted = consumer, spans, wanted
+
+    def __bool__(self) -> bool:
+        return any(first < end for first, end in self._spans.values())
+
+    def read(self, told: Told = _silent) -> Iterator[Placed]:
+        """In order within each partition, one partition after the other. Raises BrokerUnavailable after 30 s without
+        progress."""
+        before, total = 0, sum(end - first for first, end in self._spans.values())
+        for place, (first, end) in self._spans.items():
+            for placed in _letters(self._consumer, place, first, end):
+                if self._wanted.holds(placed):
+                    yield placed
+                if not placed.offset % 1000:
+                    told(before + placed.offset - first, total)
+            before += end - first
+        told(total, total)
+
+
+@contextmanager
+def opened(bootstrap: Address, topics: Topics, wanted: LetterFilter = EVERY, **client: Any) -> Iterator[Letters]:
+    """The letters that `wanted` holds. Raises TopicMissing and BrokerUnavailable."""
+    with _consumer(bootstrap, topics, client) as (consumer, places):
+        yield Letters(consumer, _spans(consumer, places, wanted), wanted)
 
 
 def read(bootstrap: Address, topics: Topics, limit: int = 100, **client: Any) -> list[DeadLetter]:
@@ -188,58 +88,98 @@ def read(bootstrap: Address, topics: Topics, limit: int = 100, **client: Any) ->
     return [placed.letter for placed in newest[-limit:]] if limit > 0 else []
 
 
-def count(bootstrap: Address, topics: Topics, **client: Any) -> dict[str, int]:
-    """Committed dead letters by reason, most frequent first. Reads the whole topic: offsets count markers as well."""
-    with _consumer(bootstrap, topics, client) as (consumer, places):
-        reasons = Counter(
-            placed.letter.reason for place, span in places.items() for placed in _letters(consumer, place, *span)
-        )
-    return dict(reasons.most_common())
+def count(bootstrap: Address, topics: Topics, wanted: LetterFilter = EVERY, **client: Any) -> dict[str, int]:
+    """Letters by reason, most frequent first. Reads the whole topic: offsets count markers as well."""
+    with opened(bootstrap, topics, wanted, **client) as letters:
+        found = Counter(placed.letter.reason for placed in letters.read())
+    return dict(found.most_common())
 
 
-def reasons(bootstrap: Address, topics: Topics, last: int = LAST, **client: Any) -> list[Reason]:
-    """Committed letters among the newest `last` offsets of each partition by reason, most frequent first.
+def reasons(
+    bootstrap: Address, topics: Topics, wanted: LetterFilter = NEWEST, told: Told = _silent, **client: Any
+) -> list[Reason]:
+    """Letters by reason, most frequent first.
 
     One letter of each reason is in memory at a time. The Intake knows a dozen reasons; past 100 that strangers wrote,
     the rest counts as "(other)". Raises TopicMissing and BrokerUnavailable.
     """
     found: dict[str, Reason] = {}
-    with _consumer(bootstrap, topics, client) as (consumer, places):
-        for place, (first, end) in places.items():
-            for placed in _letters(consumer, place, max(first, end - last), end):
-                name = placed.letter.reason[:64]
-                name = name if name in found or len(found) < MAX_REASONS else "(other)"
-                before = found.get(name)
-                newest = placed if before is None or placed.appended >= before.newest.appended else before.newest
-                found[name] = Reason(name, (before.count if before else 0) + 1, newest)
+    with opened(bootstrap, topics, wanted, **client) as letters:
+        for placed in letters.read(told):
+            name = placed.letter.reason[:64]
+            name = name if name in found or len(found) < MAX_REASONS else "(other)"
+            before = found.get(name)
+            newest = placed if before is None else _newer(before.newest, placed)
+            found[name] = Reason(name, (before.count if before else 0) + 1, newest)
     return sorted(found.values(), key=lambda r: (-r.count, r.reason))
 
 
-def find(
-    bootstrap: Address, topics: Topics, topic: str, partition: int, offset: int, last: int = LAST, **client: Any
+def newest(
+    bootstrap: Address, topics: Topics, wanted: LetterFilter = NEWEST, told: Told = _silent, **client: Any
 ) -> Placed | None:
-    """The newest letter of the record at `offset` of a source partition, among the newest `last` offsets; None without
-    one.
+    """The newest letter; None without one. Raises TopicMissing and BrokerUnavailable."""
+    found = None
+    with opened(bootstrap, topics, wanted, **client) as letters:
+        for placed in letters.read(told):
+            found = placed if found is None else _newer(found, placed)
+    return found
 
-    A record that was driven again may have several. Raises TopicMissing and BrokerUnavailable.
+
+def find(
+    bootstrap: Address, topics: Topics, topic: str, partition: int, offset: int, wanted: LetterFilter = NEWEST,
+    told: Told = _silent, **client: Any,
+) -> Placed | None:  # fmt: skip
+    """The newest letter of the record at `offset` of a source partition; None without one.
+
+    A record that was read again may have several. Raises TopicMissing and BrokerUnavailable.
     """
-    wanted, newest = (topic, partition, offset), None
-    with _consumer(bootstrap, topics, client) as (consumer, places):
-        for place, (first, end) in places.items():
-            for placed in _letters(consumer, place, max(first, end - last), end):
-                letter = placed.letter
-                if (letter.topic, letter.partition, letter.offset) == wanted:
-                    newest = placed if newest is None or placed.appended >= newest.appended else newest
-    return newest
+    record, found = (topic, partition, offset), None
+    with opened(bootstrap, topics, wanted, **client) as letters:
+        for placed in letters.read(told):
+            letter = placed.letter
+            if (letter.topic, letter.partition, letter.offset) == record:
+                found = placed if found is None else _newer(found, placed)
+    return found
 
 
-def at(bootstrap: Address, topics: Topics, partition: int, offset: int, **client: Any) -> Placed | None:
+def at(
+    bootstrap: Address, topics: Topics, partition: int, offset: int, wanted: LetterFilter = EVERY, **client: Any
+) -> Placed | None:
     """The letter at its own `offset` in the topic of dead letters; None where there is none. Errors as in `find`."""
     with _consumer(bootstrap, topics, client) as (consumer, places):
         for place, (first, end) in places.items():
             if place.partition == partition and first <= offset < end:
-                return next(_letters(consumer, place, offset, offset + 1), None)
+                found = next(_letters(consumer, place, offset, offset + 1), None)
+                return found if found is not None and wanted.holds(found) else None
     return None
+
+
+def _newer(one: Placed, other: Placed) -> Placed:
+    return other if other.appended >= one.appended else one
+
+
+def _spans(consumer: Any, places: Mapping[Any, tuple[int, int]], wanted: LetterFilter) -> dict[Any, tuple[int, int]]:
+    """Which offsets may have what is wanted. The log's clock only goes forward: nothing of before `since_ms` lies
+    behind the first record of then, and nothing wanted behind the first of `until_ms`."""
+    found = dict(places)
+    if wanted.last:
+        found = {place: (max(first, end - wanted.last), end) for place, (first, end) in found.items()}
+    if wanted.since_ms > 0:
+        starts = _first_since(consumer, places, wanted.since_ms)
+        found = {place: (max(first, starts[place]), end) for place, (first, end) in found.items()}
+    if wanted.until_ms < EVER_MS:
+        ends = _first_since(consumer, places, wanted.until_ms)
+        found = {place: (first, min(end, ends[place])) for place, (first, end) in found.items()}
+    return {place: (min(first, end), end) for place, (first, end) in found.items()}
+
+
+def _first_since(consumer: Any, places: Mapping[Any, tuple[int, int]], moment_ms: int) -> dict[Any, int]:
+    """The offset of the first record of each partition that was appended at `moment_ms` or later, or the end."""
+    try:
+        found = consumer.offsets_for_times(dict.fromkeys(places, moment_ms), ANSWER_MS)
+    except kafka_python().errors.KafkaError as error:
+        raise BrokerUnavailable(f"no answer about offsets: {error}", do="Run: forebay doctor") from None
+    return {place: found[place].offset if found.get(place) else end for place, (_, end) in places.items()}
 
 
 @contextmanager

@@ -125,6 +125,7 @@ def _intake(
 ) -> Worker:
     from forebay.streams.intake.accept import Rules
     from forebay.streams.intake.bounds import Bounds
+    from forebay.streams.intake.pausing import breaker_options
     from forebay.streams.transports.librdkafka.start import intake_worker
 
     bounds = Bounds.of(settings)
@@ -135,6 +136,7 @@ def _intake(
         rules=Rules(bounds.late_after_ms, bounds.future_after_ms),
         memory_bytes=settings.intake_memory_mb << 20,
         catalogue_bytes=settings.catalogue_memory_mb << 20,
+        breaker=breaker_options(settings),
         foreign=foreign_of(settings),
         carry=carry,
     )  # fmt: skip

@@ -382,6 +382,7 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
     log. An intake may read what others fill: `foreign`."""
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.intake.accept import Rules
+    from forebay.streams.intake.breaker import BreakerOptions
     from forebay.streams.transports.librdkafka.start import intake_worker, side_worker
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.processor import Processor
@@ -398,12 +399,12 @@ def work(kafka: DevKafka, bundle: Bundle) -> Callable[..., Work]:
         rules: Rules = Rules(),
         checkpoints: Path | None = None,
         foreign: Sequence[Foreign] = (),
+        breaker: BreakerOptions | None = None,
     ) -> Work:
         kept = None if checkpoints is None else Checkpoints(str(checkpoints))
         if stage == "intake":
-            return Work(
-                intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, rules=rules, foreign=foreign)
-            )
+            more: dict[str, Any] = {"rules": rules, "foreign": foreign, "breaker": breaker}
+            return Work(intake_worker(kafka.bootstrap, topics, folder / "intake", options, kept, **more))
         processor = Processor(bundle, "user" if stage == "user" else "item", topics, generation, partitions, folder)
         return Work(side_worker(processor, kafka.bootstrap, options, kept))
 

@@ -9,6 +9,8 @@ import pytest
 
 from forebay.config import Settings, load
 from forebay.errors import ConfigError
+from forebay.streams.intake.breaker import BreakerOptions
+from forebay.streams.intake.pausing import breaker_options
 
 
 @pytest.fixture
@@ -139,3 +141,26 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a TOML file") as caught:
         load({}, environment={})
     assert caught.value.where == "forebay.toml" and caught.value.do
+
+
+def test_when_a_source_stands_still_is_a_setting() -> None:
+    """On by default, and off where it says so."""
+    assert breaker_options(Settings()) == BreakerOptions()
+    given = {
+        "pause_above": "12.5 %", "pause_records": "10", "pause_window": "1m", "pause_retry": "5m",
+        "pause_retry_most": "10s",
+    }  # fmt: skip
+    found = breaker_options(load({}, environment={f"FOREBAY_{n.upper()}": v for n, v in given.items()})[0])
+    assert found == BreakerOptions(0.125, 10, 60.0, 10, 300.0, 300.0)
+    assert breaker_options(Settings(pause_above="off")) is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [Settings(pause_above=text) for text in ("", "50", "0%", "100%", "-1%", "never", "nan%")]
+    + [Settings(pause_window="x"), Settings(pause_retry="0s"), Settings(pause_retry_most="2d")],
+)
+def test_a_share_or_a_time_that_cannot_be_is_refused(settings: Settings) -> None:
+    """By its name."""
+    with pytest.raises(ConfigError, match="pause_"):
+        breaker_options(settings)

@@ -115,6 +115,7 @@ def terminal(
 VERBS = [
     [], ["demo"], ["kafka"], ["topics"], ["topics", "create"], ["topics", "list"], ["publish"], ["evaluate"], ["train"],
     ["backfill"], ["work"], ["serve"], ["lookup"], ["doctor"], ["bench"], ["spec"], ["spec", "check"], ["config"],
+    ["deadletters"], ["deadletters", "list"], ["deadletters", "redrive"], ["source"], ["source", "resume"],
 ]  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def test_a_misspelt_word_is_one_line(terminal: Path, words: list[str], said: str
 
 def test_no_verb_is_help_and_a_usage_error(terminal: Path) -> None:
     """`forebay`, and a noun without its verb, print their help on standard error."""
-    for words in [], ["topics"], ["spec"]:
+    for words in [], ["topics"], ["spec"], ["deadletters"], ["source"]:
         code, out, err = _ask(terminal, *words)
         assert (code, out) == (2, "") and err == _ask(terminal, *words, "--help")[1]
 

@@ -56,6 +56,11 @@ class Settings:
     intake_memory_mb: int = 2048  # for the ids of accepted events, 16 bytes each; past it older events are late
     source: tuple[SourceTable, ...] = ()  # topics that others fill, in the file alone: a [[source]] table for each
     catalogue_memory_mb: int = 1024  # for the attributes of items, about 200 bytes each; past it no item is taken more
+    pause_above: str = "50%"  # a source more of whose records are no events stands still; off: none does
+    pause_records: int = 1000  # so many records are judged together
+    pause_window: str = "30s"  # or those of so long, where there are 20
+    pause_retry: str = "30s"  # after that its newest records are looked at, then after twice as long each time
+    pause_retry_most: str = "10m"  # up to this
     kafka_protocol: str = "PLAINTEXT"  # or SSL, SASL_PLAINTEXT, SASL_SSL
     kafka_ca: Path | None = None  # PEM: who signs the brokers' certificates; absent: the system's own
     kafka_certificate: Path | None = None  # PEM: this client's, where brokers ask for one

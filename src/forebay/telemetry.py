@@ -14,6 +14,8 @@
 | dead_letter | Intake | stage, reason |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |
+| source_paused | Intake | stage, topic, share of its last records that are no events, records |
+| source_resumed | Intake | stage, topic, seconds that it stood still, by (`sample`, `command`, or `moved` elsewhere) |
 | stranger | Intake, Processor, jobs | stage, partition: no update in the catalogue, or no Block, was stepped over |
 | undeclared | Processor | stage, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |

@@ -21,12 +21,13 @@ from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import BEHAVIOUR, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.hashing import hashes_of
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.assemble import assemble
 from forebay.streams.intake.duplicates import HourSets, Identities, identities_of
 from forebay.streams.intake.fields import ABSENT, ID, ITEM, USER, Fields, fields_of, with_rows
 from forebay.streams.intake.plain import read_one
 from forebay.streams.intake.reader import read
+from forebay.streams.origin import Origin
 from forebay.streams.routing import partitions_at
 from forebay.streams.sources.translator import Translator
 from forebay.streams.worker.batch import PartitionBatch
@@ -98,17 +99,14 @@ class Acceptor:
         )
         fields, refused = read_all(*self._canonical(batches, values))
         timed = self._timed(fields, refused)
-        fields = self._completed(fields, appends, offsets, sources)
+        fields = self._completed(fields, *self._first_copies(fields, batches, appends, offsets, sources), sources)
         since = np.zeros(len(self._sources), np.int64)
         for source, known in sets.items():
             since[source] = known.since
         good = timed & self._in_time(fields, appends, since[sources], refused)
         new = good & self._new(fields, good, sources, sets)
-        keys = [key for batch in batches for key in batch.keys]
-        letters = [
-            self._letter(refused[row], keys[row], values[row], int(sources[row]), int(offsets[row]), int(appends[row]))
-            for row in sorted(refused)
-        ]
+        firsts = np.cumsum([0, *(len(batch.offsets) for batch in batches)])
+        letters = [self._letter(refused[row], *_record_at(batches, firsts, row)) for row in sorted(refused)]
         duplicates = int(good.sum() - new.sum())
         return Accepted(fields, np.flatnonzero(new), appends, offsets, sources, letters, duplicates)
 
@@ -171,9 +169,25 @@ class Acceptor:
             refused[row] = EventError("no_time", "an event of a history without a time: no log tells when it was")
         return fields.read & ~absent
 
+    def _first_copies(
+        self, fields: Fields, batches: Sequence[PartitionBatch], appends: Ints, offsets: Ints, sources: Ints
+    ) -> tuple[Ints, Ints]:
+        """Append time (ms) and offset of each record, int64 [n]; of one that lacks a time or an id, and says that it is
+        a copy of an earlier record of its source, those of that one."""
+        lacking = fields.read & ((fields.time == ABSENT) | (fields.texts[:, ID, 0] == fields.texts[:, ID, 1]))
+        if not lacking.any() or not any(any(batch.headers) for batch in batches):
+            return appends, offsets
+        heads = [batch.headers_at(place) for batch in batches for place in range(len(batch.offsets))]
+        appends, offsets = appends.copy(), offsets.copy()
+        for row in np.flatnonzero(lacking).tolist():
+            first = Origin.of(heads[row]) if heads[row] else None
+            if first is not None and first.source == self._sources[sources[row]]:
+                appends[row], offsets[row] = first.append_time, first.offset
+        return appends, offsets
+
     def _completed(self, fields: Fields, appends: Ints, offsets: Ints, sources: Ints) -> Fields:
         """With a time and an id for each. A foreign producer's event without them: the log's time is its time, and its
-        place identifies it, so that a re-send is another event."""
+        place identifies it, so that a re-send is another event, and a copy that is driven again is not."""
         time = np.where(fields.time == ABSENT, appends, fields.time)
         unnamed = np.flatnonzero(fields.read & (fields.texts[:, ID, 0] == fields.texts[:, ID, 1]))
         if not len(unnamed):
@@ -212,13 +226,12 @@ class Acceptor:
             new[at] = sets[source].add(fields.time[at], identities[at])
         return new
 
-    def _letter(
-        self, error: EventError, key: bytes | None, value: bytes | None, source: int, offset: int, append: int
-    ) -> DeadLetter:
-        topic, _, partition = self._sources[source].rpartition("/")
+    def _letter(self, error: EventError, batch: PartitionBatch, place: int) -> DeadLetter:
+        topic, _, partition = self._sources[batch.partition].rpartition("/")
         return DeadLetter.of(
-            error, key=key, value=value, topic=topic, partition=int(partition), offset=offset, append_time=append,
-            processor="intake",
+            error, key=batch.keys[place], value=batch.values[place], topic=topic, partition=int(partition),
+            offset=int(batch.offsets[place]), append_time=int(batch.append_times[place]), processor="intake",
+            headers=batch.headers_at(place),
         )  # fmt: skip
 
 
@@ -239,6 +252,13 @@ def read_all(
         except EventError as error:
             refused[row] = error
     return with_rows(fields, np.array(rows, np.int64), fields_of(events)), refused
+
+
+def _record_at(batches: Sequence[PartitionBatch], firsts: Ints, row: int) -> tuple[PartitionBatch, int]:
+    """The batch of one of all records, and its place there; `firsts` int64 are the rows at which batches begin, and the
+    end."""
+    number = int(np.searchsorted(firsts, row, side="right")) - 1
+    return batches[number], row - int(firsts[number])
 
 
 def _has_item(fields: Fields, rows: Ints) -> Bools:

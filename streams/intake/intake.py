@@ -32,11 +32,13 @@ from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.spec import SIDES, Side
 from forebay.store.sourcestore import SourceMeta
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules, read_all
+from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES, Catalogue
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.fields import ABSENT, updates_of
+from forebay.streams.intake.guard import SourceGuard
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.sources.foreign import Foreign
@@ -67,6 +69,7 @@ class Intake:
         rules: Rules = Rules(),
         memory_bytes: int = MEMORY_BYTES,
         catalogue_bytes: int = CATALOGUE_BYTES,
+        breaker: BreakerOptions | None = None,
         *,
         foreign: Sequence[Foreign] = (),
         stamped_elsewhere: Collection[str] = (),
@@ -75,7 +78,7 @@ class Intake:
         """`sources` by number, those of `foreign` topics among them; each side's clean log has so many `partitions`.
         Stores live in `folder`, one directory for each source partition. Identities take `memory_bytes` at most: past
         it the oldest hours are forgotten, and what comes of them is late from then on. Past `catalogue_bytes` the
-        catalogue takes no item more.
+        catalogue takes no item more. With `breaker` a source stands still where too many of its records are no events.
 
         The records of topics `stamped_elsewhere` have their producers' times instead of the log's: those ahead of
         `wall_ms` count as of now, and nothing is claimed by them. Raises MissingExtra for a foreign format whose
@@ -92,6 +95,7 @@ class Intake:
         self._wall_ms = wall_ms
         self._acceptor = Acceptor(self._names, rules, self._translators)
         self.catalogue = Catalogue(catalogue_bytes)
+        self.guard = None if breaker is None else SourceGuard(self._sources, self._acceptor, breaker)
         self._ticked, self._full = 0, False
 
     @property
@@ -149,6 +153,8 @@ class Intake:
         if not aloud or accepted is None:
             return Outcome(offsets=offsets, taken=taken, events=taken)
         read = time.perf_counter()
+        if self.guard is not None:
+            self.guard.took(batches, accepted.letters)
         records = self._newest(accepted)  # first: behaviours of the batch get them, too
         accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
         records += [record for side in SIDES for record in self._told(accepted, side)]
@@ -193,7 +199,7 @@ class Intake:
         refused = DeadLetter.of(
             EventError("refused", "the broker refuses what this record becomes"), key=batch.keys[0],
             value=batch.values[0], topic=source.topic, partition=source.partition, offset=offset,
-            append_time=batch.append_times[0], processor=self.name,
+            append_time=batch.append_times[0], processor=self.name, headers=batch.headers_at(0),
         )  # fmt: skip
         letter = accepted.letters[0] if accepted.letters else refused
         key, value, headers = letter.without_content().to_record()
@@ -217,7 +223,8 @@ class Intake:
     def note(self, partition: int) -> str:
         """See Stage."""
         owned = self.partitions[partition]
-        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes).encode()
+        paused = 0 if self.guard is None else self.guard.since_ms(self._sources[partition].topic)
+        return Note(owned.meta.as_of, owned.sets.nbytes, owned.sets.since, self.catalogue.nbytes, paused).encode()
 
     def _in_our_time(self, batch: PartitionBatch) -> PartitionBatch:
         """No record is from later than now: a producer with a wrong clock would have all identities forgotten."""

@@ -10,12 +10,14 @@ import msgspec
 
 class Note(msgspec.Struct, frozen=True):
     """All that the source took before `as_of` (ms) is in the clean log, or refused. The identities of accepted events
-    from `since` (ms) on take so much `memory` (bytes); the `catalogue` (bytes) is that of the process."""
+    from `since` (ms) on take so much `memory` (bytes); the `catalogue` (bytes) is that of the process. The source
+    stands still since `paused` (ms); 0 where it is read."""
 
     as_of: int
     memory: int = 0
     since: int = 0
     catalogue: int = 0
+    paused: int = 0
 
     def encode(self) -> str:
         """As text, for Kafka."""

@@ -75,6 +75,11 @@ class Processor:
         self._undeclared = Undeclared(bundle.spec, side)
         self._encoders = SideEncoders(bundle, side)
 
+    @property
+    def guard(self) -> None:
+        """See Stage: the clean log is the Intake's, and nothing in it is refused."""
+        return None
+
     def warm(self) -> None:
         """See Stage."""
         self._fold.warm()

@@ -32,6 +32,7 @@ from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.stage import Owned, Stage
+from forebay.streams.worker.standing import Standing
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
@@ -70,6 +71,7 @@ class Worker:
         self._absence = Absence(options.broker_away_s, clock)
         self._halving = Halving(options.batch_records)
         self._claims, self._waits = Claims(), Waits(clock)
+        self._standing = Standing(stage, transport)
         self._applying = Typical()
         self._under_way: Outcome | None = None  # of the commit that is not settled
         self._joined = False
@@ -120,6 +122,14 @@ class Worker:
             return "joining the group"
         waiting = len(self._unopened) + len(self._restoring)
         return f"{waiting} partitions are being restored" if waiting else self._waits.reason
+
+    def paused(self) -> str:
+        """Which sources stand still, and why; "" when all are read."""
+        return self._standing.why
+
+    def resume(self, topic: str) -> bool:
+        """Ask that a source be read again that stands still; returns whether it does."""
+        return self._standing.resume(topic)
 
     # -- the loop
 
@@ -197,6 +207,11 @@ class Worker:
             self._restore(partition)
         if self._restoring:  # told to stop in the middle: half a state has nothing to tell
             return
+        if self._standing.is_due:
+            self._settle()
+            self._standing.look(self._stop, self._turned)
+        for partition in self._standing.move(self._stop):
+            self._halving.forget(partition)  # else batches stay small until it goes on
         batches = self._takeable(self._poll())
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
         if not batches and not beat:
@@ -219,7 +234,8 @@ class Worker:
                 continue  # it says why; a new start would not help
             owned = self.stage.partitions.get(partition)
             applied = done if owned is None else owned.meta.offset
-            found[partition] = Progress(done, applied, self._met_end.get(partition, -1))
+            standing = partition in self._standing
+            found[partition] = Progress(done, applied, self._met_end.get(partition, -1), standing)
         self._progress = found
 
     def _poll(self) -> list[PartitionBatch]:
@@ -264,6 +280,8 @@ class Worker:
             owned = self.stage.partitions.get(partition)
             if owned is None:
                 self._unopened.add(partition)
+            elif partition in self._standing:
+                self._waits.forget(partition)  # it is asked again when it is read again
             else:
                 self._transport.go_on(partition, owned.meta.offset, self._stop)
 
@@ -468,6 +486,7 @@ class Worker:
             self._waits.forget(partition)
             self._claims.forget(partition)
             self._halving.forget(partition)
+            self._standing.forget((partition,))
             self.stage.close(partition)
 
     def _drop(self) -> None:
@@ -480,6 +499,7 @@ class Worker:
             self._waits.forget(partition)
             self.stage.close(partition)
         self._unopened.update(owned)
+        self._standing.forget(owned)
         self._transport.hold(owned)
 
     def _place(self, partition: int) -> str:

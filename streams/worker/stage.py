@@ -35,6 +35,25 @@ class Owned(Protocol):
         """Make `folder`, which must not exist, a copy of the store. Called after a `flush` only."""
 
 
+class Guard(Protocol):
+    """Says which source topics are to stand still. The worker's thread, but for `paused`."""
+
+    @property
+    def paused(self) -> Mapping[str, str]:
+        """Topics that are to stand still, each with why, for people. From any thread."""
+
+    def due(self) -> Sequence[str]:
+        """Those of which it is time to see what waits."""
+
+    def look(self, topic: str, batches: Sequence[PartitionBatch], ends: Mapping[int, int]) -> None:
+        """Some of the newest records that wait, by partition: to be judged, and neither told nor remembered. If the
+        topic is not paused after it, all partitions go on, and below `ends` all was known to wait. `ends` are empty
+        where another worker has all of them."""
+
+    def resume(self, topic: str, ends: Mapping[int, int]) -> None:
+        """An operator wants it to go on. One that is not paused stays as it is."""
+
+
 class Stage(Protocol):
     """A worker calls it from one thread, and knows a partition by its number among the sources.
 
@@ -65,6 +84,10 @@ class Stage(Protocol):
     @property
     def needs_all(self) -> bool:
         """Whether state is of the whole log: then nothing may be missing between it and the log's first record."""
+
+    @property
+    def guard(self) -> Guard | None:
+        """What may stop a source; None where nothing does."""
 
     @property
     def follows(self) -> str | None:

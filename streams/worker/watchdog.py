@@ -16,11 +16,12 @@ from forebay.errors import Stalled
 class Progress:
     """How far one partition has come: `committed` by the group; `applied` in memory; `end` the newest end of the
     partition that the reader has met, -1 before the first. Offsets of the next record. Only `committed` is progress: a
-    batch that is applied, refused and applied again gets nowhere."""
+    batch that is applied, refused and applied again gets nowhere. One that is `standing` still is to."""
 
     committed: int
     applied: int
     end: int = -1
+    standing: bool = False
 
     @property
     def position(self) -> int:
@@ -73,7 +74,7 @@ class Watchdog:
                 since += (
                     elapsed  # not counted, and not forgiven either: a worker that restores again and again gets nowhere
                 )
-            elif progress.committed != before or end is None or end <= progress.position:
+            elif progress.standing or progress.committed != before or end is None or end <= progress.position:
                 since = now
             stands[partition] = (progress.committed, min(since, now))
             if now - since > self._stall_after_s:

@@ -16,13 +16,13 @@ ACTIONS = 120
 
 
 @pytest.fixture(scope="session")
-def simulate(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], World]:
+def simulate(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., World]:
     """Run the world of a seed, and check it; what goes wrong names the seed."""
     encoders = {side: SideEncoders(bundle, side) for side in SIDES}
     built = keep_nothing(bundle, tmp_path_factory.mktemp("built"))
 
-    def run(seed: int) -> World:
-        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"), built)
+    def run(seed: int, *, breaks: bool = False) -> World:
+        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"), built, breaks=breaks)
         with told_by(seed, world):
             world.run(ACTIONS)
         return world

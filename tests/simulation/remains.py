@@ -22,7 +22,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.ids import hash_id
 from forebay.store.codec import HEARTBEAT_KEY, HELD, codec_of, unpack_heartbeat
 from forebay.store.partitionstore import PartitionStore
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.note import note_of
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Group, MemoryLog, Stored, Write

@@ -20,6 +20,7 @@ from forebay.streams.transports.memory.log import MemoryLog
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.standing import Standing
 
 from . import world
 from .world import World
@@ -132,6 +133,49 @@ BUGS = {
     "updates of an aborted commit are known": _aborted_updates_kept,
     "an older update takes the place of a newer one": _older_updates_written,
 }
+
+
+def _paused_source_is_passed(patch: pytest.MonkeyPatch) -> None:
+    move = Standing.move
+
+    def passed(self: Standing, *rest: Any) -> list[int]:
+        going_on = [p for p in self._held if self._transport.source(p).topic not in self._paused()]
+        for partition, end in self._ends(going_on).items():
+            self._stage.partitions[partition].advance(end, 0)
+        return move(self, *rest)
+
+    patch.setattr(Standing, "move", passed)
+
+
+def _paused_source_claims_its_end(patch: pytest.MonkeyPatch) -> None:
+    hold = MemoryTransport.hold
+
+    def met(self: MemoryTransport, partitions: Sequence[int]) -> None:
+        hold(self, partitions)
+        owner: Any = self._owner
+        owner._met_end.update({p: self._end(p) for p in partitions if p in owner.stage.partitions})
+
+    patch.setattr(MemoryTransport, "hold", met)
+
+
+PAUSE_BUGS = {
+    "what waited in a paused source is passed": _paused_source_is_passed,
+    "a paused source claims what waits": _paused_source_claims_its_end,
+}
+
+
+@pytest.mark.parametrize("bug", PAUSE_BUGS)
+def test_a_bug_of_standing_still_is_found(
+    bug: str, simulate: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where schemas break."""
+    PAUSE_BUGS[bug](monkeypatch)
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, breaks=True)
+        except AssertionError:
+            return
+    raise AssertionError(f"no seed of {SEEDS} finds that {bug}")
 
 
 @pytest.mark.parametrize("bug", BUGS)

@@ -29,6 +29,15 @@ def test_whatever_happens_every_event_counts_once(start: int, simulate: Callable
         simulate(seed)
 
 
+@pytest.mark.parametrize("start", SEEDS[: len(SEEDS) // 4 or 1 : BLOCK], ids=lambda start: f"from-{start}")
+def test_a_source_that_stands_still_loses_and_claims_nothing(start: int, simulate: Callable[..., World]) -> None:
+    """The same where schemas break, and sources stand still until they are well or an operator says so."""
+    stood = 0
+    for seed in SEEDS[start - SEEDS[0] :][:BLOCK]:
+        stood += any(step.startswith("resumed") for step in simulate(seed, breaks=True).trace)
+    assert stood or len(SEEDS) == 1
+
+
 @pytest.mark.parametrize("seed", [0, 1, 7])
 def test_a_seed_replays_exactly(seed: int, simulate: Callable[[int], World]) -> None:
     """The same actions, and the same bytes in every topic."""

@@ -24,6 +24,8 @@ from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.spec import SIDES, Side
 from forebay.store.checkpoints import Checkpoints, about
 from forebay.store.generation import Generation
+from forebay.streams.intake.breaker import BreakerOptions
+from forebay.streams.intake.guard import SourceGuard
 from forebay.streams.intake.note import as_of
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
@@ -72,13 +74,16 @@ class Process:
 
 
 class World:
-    """One run. `shared` says whether the processes are on one machine, with one state folder."""
+    """One run. `shared` says whether the processes are on one machine, with one state folder. One that `breaks` has
+    producers whose schema breaks, and an Intake that lets their source stand still."""
 
     def __init__(
-        self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path, built: Path
-    ) -> None:
+        self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path, built: Path, *,
+        breaks: bool = False,
+    ) -> None:  # fmt: skip
         """`built` are the Checkpoints that a backfill of no history left (`keep_nothing`)."""
-        self.pick = random.Random(seed)
+        self.pick, self.breaks = random.Random(seed), breaks
+        self.actions = ACTIONS | ({"garble": 8, "resume": 3} if breaks else {})
         self.now_ms = START_MS
         self.bundle, self._encoders = bundle, encoders
         self.log = MemoryLog(lambda: self.now_ms, max_record_bytes=3_000)
@@ -120,7 +125,7 @@ class World:
         """So many actions, then mend everything, drain and check."""
         self.start(self.processes[0])
         for _ in range(actions):
-            name = self.pick.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+            name = self.pick.choices(list(self.actions), list(self.actions.values()))[0]
             self.trace.append(name)
             getattr(self, name)()
             self.now_ms += self.pick.randint(1, 400)
@@ -161,6 +166,21 @@ class World:
             self._send(event)
         if self.pick.random() < 0.3:
             self._send_bad()
+
+    def garble(self) -> None:
+        """A producer's schema breaks."""
+        topic = self.pick.choice(list(SOURCES))
+        for _ in range(self.pick.randint(4, 30)):
+            partition = self.pick.randrange(SOURCES[topic])
+            self.refused.append((topic, partition, self.log.append(Sent(topic, partition, b"u1", b"not JSON"))))
+
+    def resume(self) -> None:
+        """An operator has what stands still read again."""
+        for process in self.processes:
+            for worker, _ in process.workers.values():
+                for topic in SOURCES:
+                    if worker.resume(topic):
+                        self.trace.append(f"resumed: {topic}")
 
     def turn(self) -> None:
         """A worker's turn."""
@@ -292,7 +312,10 @@ class World:
 
     def _intake(self, process: Process) -> CrashingIntake:
         sources = [Source(topic, p, topic) for topic, count in SOURCES.items() for p in range(count)]
-        return CrashingIntake(TOPICS, sources, dict.fromkeys(SIDES, PARTITIONS), process.folder / "intake")
+        made = CrashingIntake(TOPICS, sources, dict.fromkeys(SIDES, PARTITIONS), process.folder / "intake")
+        if self.breaks:
+            made.guard = SourceGuard(sources, made._acceptor, BREAKER, clock=self._clock, wall_ms=lambda: self.now_ms)
+        return made
 
     def _processor(self, side: Side, process: Process) -> CrashingProcessor:
         more = {"memory_bytes": self.memory_bytes}
@@ -386,6 +409,7 @@ class World:
                 if not process.running:
                     self.start(process)
             self.expire()
+            self.resume()
             for process in self.processes:
                 for stage in list(process.workers):
                     if stage in process.workers:
@@ -449,6 +473,7 @@ def keep_nothing(bundle: Bundle, folder: Path) -> Path:
     return folder / "kept"
 
 
+BREAKER = BreakerOptions(records=8, window_s=10.0, least=4, retry_s=5.0, most_retry_s=20.0)
 NEVER = threading.Event()  # a stop that is never set
 # How often each action is drawn.
 ACTIONS = {

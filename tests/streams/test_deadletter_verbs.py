@@ -8,16 +8,21 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 
+from forebay.cli.letterflags import LetterFlags
 from forebay.cli.letterlog import EVERY_S, LetterLog, letters_logged
-from forebay.errors import EventError
+from forebay.clock import HOUR_MS
+from forebay.errors import EventError, UsageError
 from forebay.streams.connection import connected
-from forebay.streams.deadletters import MAX_REASONS, DeadLetter, reasons
+from forebay.streams.deadletter import DeadLetter
+from forebay.streams.deadletters import MAX_REASONS, reasons
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 from forebay.telemetry import emit
@@ -82,6 +87,63 @@ def test_reasons_are_listed_with_the_newest_of_each(written: Callable[..., list[
     assert table[0].split() == ["reason", "count", "newest", "example", "letter"]
     assert table[1].split()[:2] == ["late", "2"] and "shop-behaviour-3-9" in table[1]
     assert json.loads(verb("list", "--json", "--last", "1").stdout)[0]["count"] == 1
+
+
+@pytest.mark.broker
+def test_letters_are_chosen_by_reason_source_and_time(written: Callable[..., list[int]], verb: Verb) -> None:
+    """The same words for `list` and `show`, alone and together; `show` without a place takes the newest."""
+    _, at = written(_letter("late", 1, b"1"), _letter("undecodable", 2, b"2")), time.time_ns() // 1_000_000 + 5
+    time.sleep(0.02)
+    written(_letter("late", 3, b"3", topic="shop-updates"), _letter("late", 4, b"4"))
+
+    def listed(*words: str) -> dict[str, tuple[int, str]]:
+        return {r["reason"]: (r["count"], r["example"]) for r in json.loads(verb("list", "--json", *words).stdout)}
+
+    both = {"late": (3, "shop-behaviour-3-4"), "undecodable": (1, "shop-behaviour-3-2")}
+    assert (
+        listed()
+        == listed("--since", "2h")
+        == listed("--source", "shop-behaviour", "--source", "shop-updates/3")
+        == both
+    )
+    assert listed("--reason", "undecodable", "--reason", "bad_id") == {"undecodable": both["undecodable"]}
+    assert listed("--source", "shop-updates") == {"late": (1, "shop-updates-3-3")}
+    assert listed("--source", "shop-behaviour/2") == {}
+    before = {"late": (1, "shop-behaviour-3-1"), "undecodable": (1, "shop-behaviour-3-2")}
+    assert listed("--until", str(at)) == before
+    moment = datetime.fromtimestamp(at / 1000, UTC)
+    assert (
+        listed("--since", moment.isoformat())
+        == listed("--since", f"{moment:%Y-%m-%dT%H:%M:%S.%f}")
+        == {"late": (2, "shop-behaviour-3-4")}
+    )
+    assert listed("--since", "1h", "--until", str(at), "--reason", "late", "--source", "shop-behaviour/3") == {
+        "late": before["late"]
+    }
+    assert verb("show", "--raw", "--until", str(at)).stdout == b"2"
+    assert verb("show", "--raw", "--reason", "late", "--source", "shop-updates").stdout == b"3"
+    assert verb("show", "--raw", "shop-behaviour-3-4", "--reason", "late").stdout == b"4"
+    missing = verb("show", "shop-behaviour-3-4", "--until", str(at))
+    assert missing.returncode == 1 and b"until" in missing.stderr
+    assert b"reason late" in verb("list", "--reason", "late", "--until", "1h").stdout
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"since": "soon"}, {"since": "1h", "until": "2h"}, {"sources": ["t/x"]}, {"sources": ["/1"]}, {"until": "2h ago"}],
+)
+def test_a_filter_that_cannot_be_is_refused(flags: dict[str, Any]) -> None:
+    """Before anything is read."""
+    with pytest.raises(UsageError):
+        LetterFlags(**flags).filter()
+
+
+def test_a_duration_is_how_long_ago() -> None:
+    """A date is of UTC where it does not say another zone."""
+    found = LetterFlags(since="2026-11-27", until="2026-11-27T02:00+01:00").filter()
+    assert found.until_ms - found.since_ms == HOUR_MS
+    ago = LetterFlags(since="3h", until="1h").filter()
+    assert ago.until_ms - ago.since_ms == 2 * HOUR_MS
 
 
 @pytest.mark.broker

@@ -9,8 +9,11 @@ import pytest
 
 from forebay.errors import EventError, TopicMissing
 from forebay.events import decode
-from forebay.streams.deadletters import MAX_KEY_BYTES, MAX_MESSAGE, MAX_VALUE_BYTES, DeadLetter, count, read
+from forebay.streams.deadletter import MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_MESSAGE, MAX_VALUE_BYTES, DeadLetter
+from forebay.streams.deadletters import count, read
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.letterfilter import ALL, LetterFilter, Placed
+from forebay.streams.origin import Origin
 from forebay.streams.topics import Topics, ensure
 
 
@@ -83,7 +86,76 @@ def test_headers_are_the_documented_text() -> None:
         "forebay.sha256": hashlib.sha256(b"\x00\xff not JSON").hexdigest().encode(),
         "forebay.key_length": b"2",
         "forebay.key_sha256": hashlib.sha256(b"u1").hexdigest().encode(),
+        "forebay.headers_count": b"-1",
     }
+
+
+def _with(headers: list[tuple[str, bytes | None]]) -> DeadLetter:
+    error = EventError("undecodable", "a record")
+    return DeadLetter.of(
+        error, key=b"k", value=b"{", topic="behaviour", partition=3, offset=7, append_time=5, processor="intake",
+        headers=headers,
+    )  # fmt: skip
+
+
+def test_the_records_own_headers_come_back_and_cannot_pass_for_the_letters() -> None:
+    """A format may need them; and a producer may call one as a letter does."""
+    letter = _with([("schema", b"7"), ("forebay.reason", b"late"), ("none", None), ("schema", b"8")])
+    back = DeadLetter.from_record(*letter.to_record())
+    assert back == letter and back.is_whole and back.reason == "undecodable"
+    assert list(back.headers) == [("schema", b"7"), ("none", b""), ("schema", b"8")]
+
+
+def test_headers_that_a_letter_has_no_room_for_are_counted() -> None:
+    """It is no whole one then; where the record comes from is kept even so."""
+    first = Origin("behaviour", 3, 2, 9)
+    letter = _with([*first.to_headers(), ("large", bytes(MAX_HEADER_BYTES))])
+    assert list(letter.headers) == first.to_headers() and not letter.is_whole
+    assert letter.origin == first
+    assert not _with([("large", bytes(MAX_HEADER_BYTES))]).is_whole
+    assert _with([("l", bytes(MAX_HEADER_BYTES - 1))]).is_whole
+
+
+def test_the_origin_of_a_letter_is_its_record_or_what_that_was_a_copy_of() -> None:
+    """A copy is one only of the same source: another's offsets are of other records."""
+    here, first = Origin("behaviour", 3, 7, 5), Origin("behaviour", 3, 2, 4)
+    assert _with([]).origin == here
+    assert _with([*first.to_headers()]).origin == first
+    assert _with([*Origin("behaviour", 2, 2, 4).to_headers()]).origin == here
+    assert DeadLetter.from_record(b"k", b"v", []).origin is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("offset", b"-1"), ("offset", b""), ("offset", b"1" * 19), ("append_time", b"0"), ("append_time", b"x"),
+     ("append_time", str(1 << 53).encode()), ("topic", b""), ("topic", b"t" * 250), ("partition", b"\xff")],
+)  # fmt: skip
+def test_an_origin_that_cannot_be_is_none(name: str, value: bytes) -> None:
+    """Anybody may write such headers."""
+    headers = dict(Origin("t", 0, 1, 2).to_headers())
+    assert Origin.of(headers.items()) == Origin("t", 0, 1, 2)
+    assert Origin.of((headers | {f"forebay.origin.{name}": value}).items()) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held"),
+    [
+        (LetterFilter(), True),
+        (LetterFilter(frozenset({"late", "future"})), True),
+        (LetterFilter(frozenset({"future"})), False),
+        (LetterFilter(sources=frozenset({("behaviour", ALL)})), True),
+        (LetterFilter(sources=frozenset({("x", ALL), ("behaviour", 3)})), True),
+        (LetterFilter(sources=frozenset({("behaviour", 2), ("x", 3)})), False),
+        (LetterFilter(since_ms=100, until_ms=101), True),
+        (LetterFilter(since_ms=101), False),
+        (LetterFilter(until_ms=100), False),
+        (LetterFilter(frozenset({"late"}), frozenset({("x", ALL)})), False),
+        (LetterFilter(frozenset({"future"}), frozenset({("behaviour", ALL)}), 1), False),
+    ],
+)
+def test_a_filter_holds_what_all_of_it_says(wanted: LetterFilter, held: bool) -> None:
+    """Of several reasons or sources any one; of the time at which the letter was appended, its own first moment."""
+    assert wanted.holds(Placed(_letter(), 0, 5, 100)) is held
 
 
 def test_a_message_is_cut_and_quotes_nothing_of_the_record() -> None:

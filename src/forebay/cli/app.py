@@ -9,6 +9,7 @@ import typer
 
 from forebay import __version__
 from forebay.cli.console import print_json, print_table
+from forebay.cli.sourceverbs import source_app
 from forebay.config import Settings, load
 from forebay.errors import ForebayError, UsageError
 from forebay.secret import Secret
@@ -26,16 +27,14 @@ app.add_typer(topics_app, name="topics")
 spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
 app.add_typer(spec_app, name="spec")
 deadletters_app = typer.Typer(
-    help="Records that the Intake refused: how many and why, and one of them.", invoke_without_command=True
+    help="Records that the Intake refused: how many and why, one of them, and sending them again.",
+    invoke_without_command=True,
 )
 app.add_typer(deadletters_app, name="deadletters")
 checkpoints_app = typer.Typer(
     help="Copies of the workers' state, from which another machine goes on.", invoke_without_command=True
 )
 app.add_typer(checkpoints_app, name="checkpoints")
-source_app = typer.Typer(
-    help="The topics that the Intake reads: what they are, and what their records become.", invoke_without_command=True
-)
 app.add_typer(source_app, name="source")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
@@ -375,7 +374,10 @@ def work(
     ] = None,
     slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
     status: Annotated[
-        str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
+        str | None,
+        typer.Option(
+            help="host:port that answers GET /ready: 200, or 503 and why; and forebay source resume", show_default=False
+        ),
     ] = None,
     transport: Annotated[
         str, typer.Option(help="Whose consumers carry: librdkafka or faust, the same for all workers of a group")
@@ -503,25 +505,50 @@ def _shown(value: Any) -> Any:
     return "" if value is None else str(value) if isinstance(value, Secret) else value
 
 
-Last = Annotated[int, typer.Option(min=1, help="How many of the newest offsets are looked through")]
+Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Of this reason only", show_default=False)]
+Sources = Annotated[
+    list[str] | None, typer.Option("--source", help="From this topic only, or TOPIC/PARTITION", show_default=False)
+]
+Since = Annotated[
+    str | None, typer.Option(help="Refused since then: 2h (ago), 2026-11-27T09:30, or ms", show_default=False)
+]
+Until = Annotated[str | None, typer.Option(help="Refused before then; written as --since", show_default=False)]
+Last = Annotated[int, typer.Option(min=0, help="How many of the newest offsets are looked through; 0 for all")]
 
 
 @deadletters_app.command("list")
 def deadletters_list(
-    last: Last = 1_000_000, bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = 1_000_000,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
 ) -> None:
     """Reasons: how many, the newest, and where that one is."""
     from forebay.cli.deadletters import list_reasons
+    from forebay.cli.letterflags import LetterFlags
 
-    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), last, json)
+    flags = LetterFlags(reason or (), source or (), since, until, last)
+    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), flags, json)
 
 
 @deadletters_app.command("show")
 def deadletters_show(
     place: Annotated[
-        str, typer.Argument(help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET")
-    ],
+        str | None,
+        typer.Argument(
+            help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET; without it the newest",
+            show_default=False,
+        ),
+    ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Write the value's bytes as they are, and nothing else")] = False,
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
     last: Last = 1_000_000,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
@@ -529,8 +556,10 @@ def deadletters_show(
 ) -> None:
     """One dead letter with all that is known about it and its bytes, safe for a terminal."""
     from forebay.cli.deadletters import show
+    from forebay.cli.letterflags import LetterFlags
 
-    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, last, raw, json)
+    flags = LetterFlags(reason or (), source or (), since, until, last)
+    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, flags, raw, json)
 
 
 @checkpoints_app.command("list")
@@ -569,6 +598,32 @@ def checkpoints_prune(
     from forebay.cli.checkpoints import prune
 
     return prune(settings(checkpoints=place, data_dir=data), keep, dry_run, json)
+
+
+@deadletters_app.command("redrive")
+def deadletters_redrive(
+    reason: Reasons = None,
+    source: Sources = None,
+    since: Since = None,
+    until: Until = None,
+    last: Last = 0,
+    to: Annotated[
+        Path | None,
+        typer.Option(help="Write the events to this file, for forebay import, and send nothing", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many are sent")] = False,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Send the records of letters to their source topics again: those that the Intake would accept now. Each counts
+    once, however often that is done. Exit code 3 when some were left."""
+    from forebay.cli.letterflags import LetterFlags
+    from forebay.cli.redrive import RedriveFlags, redrive
+
+    letters = LetterFlags(reason or (), source or (), since, until, last)
+    return redrive(settings(bootstrap=bootstrap, topic_prefix=prefix), letters, RedriveFlags(to, dry_run, yes), json)
 
 
 def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:

@@ -12,10 +12,13 @@ from datetime import UTC, datetime
 from rich.markup import escape
 
 from forebay.cli.cluster import cluster
-from forebay.cli.console import err, out, print_json, print_table
+from forebay.cli.console import err, out, print_json, print_table, progress
+from forebay.cli.letterflags import LetterFlags
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
-from forebay.streams.deadletters import DeadLetter, Placed, at, find, reasons
+from forebay.streams.deadletter import DeadLetter
+from forebay.streams.deadletters import at, find, newest, reasons
+from forebay.streams.letterfilter import Placed
 from forebay.streams.topics import Topics
 
 SHOWN_BYTES = 4096
@@ -23,10 +26,11 @@ _OWN = re.compile(r"(?:(\d{1,9}):)?(\d{1,18})")
 _SOURCE = re.compile(r"(.+)-(\d{1,9})-(\d{1,18})")
 
 
-def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
+def list_reasons(settings: Settings, flags: LetterFlags, as_json: bool) -> None:
     """A line for each reason: how many, the newest, and that one's coordinates for `show`."""
-    topics = Topics(settings.topic_prefix)
-    found = reasons(cluster(settings), topics, last)
+    topics, wanted = Topics(settings.topic_prefix), flags.filter()
+    with progress("reading", "offsets") as bar:
+        found = reasons(cluster(settings), topics, wanted, bar)
     if as_json:
         print_json(
             [
@@ -35,27 +39,27 @@ def list_reasons(settings: Settings, last: int, as_json: bool) -> None:
                     "count": r.count,
                     "newest_ms": r.newest.appended,
                     "example": _source(r.newest.letter),
-                    "letter": _own(r.newest),
+                    "letter": own(r.newest),
                 }
                 for r in found
             ]
         )
     elif not found:
-        out.print(f"No dead letters among the newest {last:,} offsets of {topics.dead_letters}.", markup=False)
+        out.print(f"No dead letters {_looked_through(topics, flags)}.", markup=False)
     else:
         rows = [
-            (escape(_line(r.reason)), f"{r.count:,}", _moment(r.newest.appended),
-             escape(_line(_source(r.newest.letter))), _own(r.newest))
+            (escape(line(r.reason)), f"{r.count:,}", _moment(r.newest.appended),
+             escape(line(_source(r.newest.letter))), own(r.newest))
             for r in found
         ]  # fmt: skip
         print_table(("reason", "count", "newest", "example", "letter"), rows, right=("count",))
         out.print("One with its bytes: forebay deadletters show EXAMPLE", markup=False)
 
 
-def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) -> None:
+def show(settings: Settings, place: str | None, flags: LetterFlags, raw: bool, as_json: bool) -> None:
     """One letter, by its record's TOPIC-PARTITION-OFFSET or its own OFFSET (PARTITION:OFFSET where there are
-    several)."""
-    placed = _look_up(settings, place, last)
+    several); without a place the newest one."""
+    placed = _look_up(settings, place, flags)
     letter = placed.letter
     if raw:
         sys.stdout.buffer.write(letter.value or b"")
@@ -63,7 +67,8 @@ def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) ->
         if not letter.is_whole:
             err.print(f"warning: {_whole(letter)}", markup=False)
     elif as_json:
-        fields = asdict(letter) | {"letter": _own(placed), "appended_ms": placed.appended, "is_whole": letter.is_whole}
+        fields = asdict(letter) | {"letter": own(placed), "appended_ms": placed.appended, "is_whole": letter.is_whole}
+        fields["headers"] = {name: data.decode("utf-8", "replace") for name, data in letter.headers}
         for name, data in (("key", letter.key), ("value", letter.value)):
             fields[name] = None
             fields[f"{name}_base64"] = None if data is None else base64.b64encode(data).decode()
@@ -74,29 +79,41 @@ def show(settings: Settings, place: str, last: int, raw: bool, as_json: bool) ->
         sys.stdout.write(_page(placed))
 
 
-def _look_up(settings: Settings, place: str, last: int) -> Placed:
-    topics = Topics(settings.topic_prefix)
-    if (own := _OWN.fullmatch(place)) is not None:
-        found = at(cluster(settings), topics, int(own[1] or 0), int(own[2]))
-    elif (source := _SOURCE.fullmatch(place)) is not None:
-        found = find(cluster(settings), topics, source[1], int(source[2]), int(source[3]), last)
-    else:
-        raise UsageError(
-            f"{place!r} is no place", do="Write TOPIC-PARTITION-OFFSET of the record, or the letter's own offset"
-        )
+def _look_up(settings: Settings, place: str | None, flags: LetterFlags) -> Placed:
+    topics, kafka, wanted = Topics(settings.topic_prefix), cluster(settings), flags.filter()
+    with progress("reading", "offsets") as bar:
+        if place is None:
+            found = newest(kafka, topics, wanted, bar)
+        elif (number := _OWN.fullmatch(place)) is not None:
+            found = at(kafka, topics, int(number[1] or 0), int(number[2]), wanted)
+        elif (source := _SOURCE.fullmatch(place)) is not None:
+            found = find(kafka, topics, source[1], int(source[2]), int(source[3]), wanted, bar)
+        else:
+            raise UsageError(
+                f"{place!r} is no place", do="Write TOPIC-PARTITION-OFFSET of the record, or the letter's own offset"
+            )
     if found is None:
-        raise ForebayError(f"no dead letter {place}", where=topics.dead_letters, do="Run: forebay deadletters list")
+        named = f" {place}" if place is not None else ""
+        raise ForebayError(
+            f"no dead letter{named} {_looked_through(topics, flags)}", where=topics.dead_letters,
+            do="Run: forebay deadletters list",
+        )  # fmt: skip
     return found
+
+
+def _looked_through(topics: Topics, flags: LetterFlags) -> str:
+    where = f"among the newest {flags.last:,} offsets of {topics.dead_letters}" if flags.last else "there"
+    return f"{where} ({flags})" if str(flags) else where
 
 
 def _page(placed: Placed) -> str:
     letter = placed.letter
     lines = [
-        f"reason      {_line(letter.reason)}",
-        f"message     {_line(letter.message)}",
-        f"record      {_line(_source(letter))}, appended {_moment(letter.append_time)}",
-        f"refused by  the {_line(letter.processor)}, forebay {_line(letter.version)}",
-        f"letter      {_own(placed)}, appended {_moment(placed.appended)}",
+        f"reason      {line(letter.reason)}",
+        f"message     {line(letter.message)}",
+        f"record      {line(_source(letter))}, appended {_moment(letter.append_time)}",
+        f"refused by  the {line(letter.processor)}, forebay {line(letter.version)}",
+        f"letter      {own(placed)}, appended {_moment(placed.appended)}",
     ]
     for name, data, length, digest in (
         ("key", letter.key, letter.key_length, letter.key_sha256),
@@ -105,10 +122,11 @@ def _page(placed: Placed) -> str:
         if data is None:
             lines.append(f"{name:11} none")
             continue
-        lines.append(f"{name:11} {length:,} bytes, SHA-256 {_line(digest)}")
-        lines += [f"    {line}" for line in _readable(data[:SHOWN_BYTES])]
+        lines.append(f"{name:11} {length:,} bytes, SHA-256 {line(digest)}")
+        lines += [f"    {part}" for part in _readable(data[:SHOWN_BYTES])]
         if len(data) > SHOWN_BYTES:
             lines.append(f"    … {len(data) - SHOWN_BYTES:,} bytes more: --raw")
+    lines += [f"header      {line(name)}: {line(data.decode('utf-8', 'replace'))}" for name, data in letter.headers]
     if not letter.is_whole:
         lines.append(_whole(letter))
     return "\n".join(lines) + "\n"
@@ -117,7 +135,7 @@ def _page(placed: Placed) -> str:
 def _whole(letter: DeadLetter) -> str:
     return (
         f"the letter holds the first {len(letter.value or b''):,} of {letter.length:,} bytes; "
-        f"the whole is in {_line(_source(letter))} as long as its topic keeps it"
+        f"the whole is in {line(_source(letter))} as long as its topic keeps it"
     )
 
 
@@ -126,7 +144,7 @@ def _readable(data: bytes) -> list[str]:
     it."""
     text = _text(data)
     if text is not None:
-        return [_line(line) for line in text.split("\n")]
+        return [line(part) for part in text.split("\n")]
     return [_dumped(start, data[start : start + 16]) for start in range(0, len(data), 16)]
 
 
@@ -145,7 +163,7 @@ def _text(data: bytes) -> str | None:
     return None if any(ord(c) < 32 and c not in "\t\r\n" for c in text) else text
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
     """`text` on one line, with what a terminal would obey or not show written as an escape."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -154,7 +172,7 @@ def _source(letter: DeadLetter) -> str:
     return f"{letter.topic}-{letter.partition}-{letter.offset}"
 
 
-def _own(placed: Placed) -> str:
+def own(placed: Placed) -> str:
     return f"{placed.partition}:{placed.offset}"
 
 

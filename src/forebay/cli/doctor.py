@@ -12,10 +12,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 
 from forebay.cli.cluster import cluster
-from forebay.cli.console import out, print_json
+from forebay.cli.console import out, print_json, seconds
 from forebay.cli.sources import outcome_of
 from forebay.config import Settings, SourceTable
-from forebay.errors import BlockError, ForebayError
+from forebay.errors import BlockError, BrokerUnavailable, ForebayError
 from forebay.retrieval.client import Client
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
@@ -29,6 +29,7 @@ from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
 from forebay.streams.connection import connected
 from forebay.streams.installation import topics_of
+from forebay.streams.intake.note import Note
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, describe
 from forebay.streams.transports.librdkafka.notes import Notes
@@ -76,6 +77,7 @@ class _Doctor:
             ("broker", self._broker),
             ("topics", self._topics),
             ("generation", self._generation),
+            ("sources", self._sources),
             ("intake", self._intake),
             *((f"source {table}", lambda table=table: self._source(table)) for table in self.settings.source),
             *((f"{side} worker lag", lambda side=side: self._lag(side)) for side in SIDES),  # type: ignore[misc]
@@ -146,15 +148,36 @@ class _Doctor:
         ok, found = outcome_of(self.settings, one)
         return Check(f"source {one.topic}", ok, found, f"Run: forebay source check {one.topic}")
 
-    def _intake(self) -> Check:
-        """How far the sources are in the clean log, and what the Intake remembers, by the notes beside its offsets."""
+    @cached_property
+    def _notes(self) -> dict[str, Note | None]:
+        """What is beside the Intake's offsets, by source partition."""
         asked = Notes(self._cluster, self.topics)
         try:
-            notes = asked.read()
+            return asked.read()
         except KafkaException as error:
-            return Check("intake", False, f"no answer: {error.args[0].str()}", "Is the broker up?")
+            raise BrokerUnavailable(f"no answer: {error.args[0].str()}", do="Is the broker up?") from None
         finally:
             asked.close()
+
+    def _sources(self) -> Check:
+        """Whether the Intake reads all of them."""
+        paused: dict[str, int] = {}
+        for name, note in self._notes.items():
+            if note is not None and note.paused:
+                topic = name.rpartition("/")[0]
+                paused[topic] = min(note.paused, paused.get(topic, note.paused))
+        if not paused:
+            return Check("sources", True, f"{len(self.topics.sources)}, none stands still")
+        now = time.time_ns() // 1_000_000
+        found = ", ".join(f"{topic} is paused for {seconds(since, now)}" for topic, since in paused.items())
+        return Check(
+            "sources", False, f"{found}: too many of its records are no events",
+            "Read: forebay deadletters list. Mend the producer, or: forebay source resume TOPIC --status host:port",
+        )  # fmt: skip
+
+    def _intake(self) -> Check:
+        """How far the sources are in the clean log, and what the Intake remembers, by the notes beside its offsets."""
+        notes = self._notes
         known = [note for note in notes.values() if note is not None]
         if len(known) < len(notes):
             unread = [name for name, note in notes.items() if note is None]

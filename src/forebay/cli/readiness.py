@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
+from urllib.parse import unquote
 
 from forebay.errors import ConfigError
 
 log = logging.getLogger("forebay")
+_RESUME = re.compile(r"/sources/([^/?#]{1,800})/resume")
 REQUEST_S = 5.0  # to read a request: a connection that says nothing is closed
 
 
@@ -23,6 +26,10 @@ class Worker(Protocol):
     def name(self) -> str: ...
 
     def not_ready(self) -> str: ...
+
+    def paused(self) -> str: ...
+
+    def resume(self, topic: str) -> bool: ...
 
 
 class Readiness:
@@ -36,6 +43,10 @@ class Readiness:
     def waits(self) -> str:
         """What is waited for; "" when all are at work."""
         return "; ".join(f"{w.name}: {why}" for w in self._workers if (why := w.not_ready()))
+
+    def paused(self) -> str:
+        """Which sources stand still; "" when all are read."""
+        return "; ".join(f"{w.name}: {why}" for w in self._workers if (why := w.paused()))
 
     def look(self) -> None:
         """Log one line when the workers have become ready, and one when they are so no more."""
@@ -51,7 +62,11 @@ class Readiness:
     def served_at(self, address: str) -> Iterator[str]:
         """Answer GET /ready at `address` (host:port; port 0 takes a free one) until the block ends; yields its URL.
 
-        200 and {"ready": true}, or 503 and {"ready": false, "reason": …}. Raises ConfigError.
+        200 and {"ready": true}, or 503 and {"ready": false, "reason": …}. A source that stands still is a reason, too,
+        and leaves the process ready: the others are read, and what mends it may be another version of it.
+
+        POST /sources/TOPIC/resume asks that a source be read again: 200 with the names of the workers that stood still
+        for it, 404 where none does. Raises ConfigError.
         """
         host, _, port = address.rpartition(":")
         try:
@@ -73,8 +88,12 @@ class Readiness:
             server.shutdown()
             server.server_close()
 
+    def resumed(self, topic: str) -> list[str]:
+        """Ask that a source be read again; the names of the workers that stand still for it."""
+        return [worker.name for worker in self._workers if worker.resume(topic)]
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        waits = self.waits
+        waits, paused, resumed = self.waits, self.paused, self.resumed
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_S
@@ -84,8 +103,18 @@ class Readiness:
                     self.send_error(404)
                     return
                 reason = waits()
-                body = json.dumps({"ready": not reason, "reason": reason}).encode()
-                self.send_response(503 if reason else 200)
+                self._answer(503 if reason else 200, {"ready": not reason, "reason": reason or paused()})
+
+            def do_POST(self) -> None:
+                if (found := _RESUME.fullmatch(self.path)) is None:
+                    self.send_error(404)
+                    return
+                workers = resumed(unquote(found[1]))
+                self._answer(200 if workers else 404, {"resumed": workers})
+
+            def _answer(self, code: int, answer: dict[str, object]) -> None:
+                body = json.dumps(answer).encode()
+                self.send_response(code)
                 self.send_header("content-type", "application/json")
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()

@@ -11,6 +11,7 @@ from forebay.segments.spec import SIDES
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.cluster import Address
 from forebay.streams.intake.accept import Rules
+from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.sources.foreign import Foreign
@@ -56,6 +57,7 @@ def intake_worker(
     rules: Rules = Rules(),
     memory_bytes: int = MEMORY_BYTES,
     catalogue_bytes: int = CATALOGUE_BYTES,
+    breaker: BreakerOptions | None = None,
     foreign: Sequence[Foreign] = (),
     carry: Carry = LibrdkafkaTransport,
 ) -> Worker:
@@ -68,7 +70,7 @@ def intake_worker(
     # Of a topic of our own this is refused elsewhere (ensure, doctor).
     stamped = [name for name in topics.foreign if info[name].timestamp_type != "LogAppendTime"]
     intake = Intake(
-        topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes,
+        topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes, breaker,
         foreign=foreign, stamped_elsewhere=stamped,
     )  # fmt: skip
     transport = carry(

@@ -17,6 +17,7 @@ from forebay.segments.blocks.build import events_of
 from forebay.streams.intake.accept import Accepted, Acceptor, Rules
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.plain import read_one
+from forebay.streams.origin import Origin
 from forebay.streams.routing import partitions_of
 from forebay.streams.worker.batch import PartitionBatch
 
@@ -212,6 +213,53 @@ def test_what_is_refused_later_is_not_remembered(acceptor: Acceptor) -> None:
     late = acceptor.accept([_batch(0, [value], append=NOW + 25 * HOUR_MS)], sets)
     assert [d.reason for d in late.letters] == ["late"] and not len(late.rows)
     assert np.array_equal(acceptor.accept([_batch(0, [value])], sets).rows, [0])
+
+
+@pytest.mark.parametrize("lacks", [("time",), ("id",), ("time", "id"), ()])
+def test_a_copy_of_a_record_is_the_same_event(acceptor: Acceptor, lacks: tuple[str, ...]) -> None:
+    """Whatever the event lacks, a copy that says where it was first is completed as the first was, once and again; and
+    a later event that lacks the same is another one."""
+    event = Behaviour("u", "i", "rate", 1.0, NOW - 5, "e")
+    value = encode(msgspec.structs.replace(event, **dict.fromkeys(lacks)))
+    first = Origin("behaviour", 1, 40, NOW - 3000)
+    copies = [PartitionBatch(1, [b"k"], [value], [n], [NOW + n], [[("x", b""), *first.to_headers()]]) for n in (90, 91)]
+    sets = _sets()
+    found = [acceptor.accept([batch], sets) for batch in copies]
+    assert [len(one.rows) for one in found] == [1, 0] and found[1].duplicates == 1
+    (told,) = (e for parts in _events(acceptor, found[0], "user").values() for e in parts)
+    assert told.time == (NOW - 3000 if "time" in lacks else event.time)
+    assert told.id == ("behaviour-1-40" if "id" in lacks else "e")
+    assert found[0].appends.tolist() == [NOW + 90] and found[0].offsets.tolist() == [90]
+    # As if the first had been accepted where it stood, or was one of another partition.
+    original = PartitionBatch(1, [b"k"], [value], [40], [NOW - 3000])
+    assert acceptor.accept([original], sets).duplicates == 1
+    stranger = [Origin("behaviour", 0, 40, NOW - 3000).to_headers()]
+    other = acceptor.accept([PartitionBatch(1, [b"k"], [value], [92], [NOW + 92], stranger)], sets)
+    assert other.duplicates == (not lacks)
+
+
+def test_a_copy_is_late_by_when_it_came(acceptor: Acceptor) -> None:
+    """And not by when the first one did: what was accepted before that is forgotten."""
+    first = Origin("behaviour", 0, 1, NOW - 25 * HOUR_MS)
+    value = encode(Behaviour("u", "i", "rate", 1.0))
+    found = acceptor.accept([PartitionBatch(0, [b"k"], [value], [9], [NOW], [first.to_headers()])], _sets())
+    (letter,) = found.letters
+    assert letter.reason == "late" and letter.origin == first
+
+
+def test_a_letter_has_all_of_its_own_record(acceptor: Acceptor) -> None:
+    """Of several batches, one of them empty: key, value, place and headers of the one that is refused."""
+    good = encode(Behaviour("u", "i", "rate", 1.0, NOW, "e"))
+    batches = [
+        PartitionBatch(2, [b"a", b"b"], [good, b"{"], [7, 9], [NOW, NOW + 1], [[("h", b"1")], [("h", b"2")]]),
+        PartitionBatch(0, [], [], [], []),
+        PartitionBatch(1, [b"c"], [None], [4], [NOW + 2]),
+    ]
+    found = acceptor.accept(batches, _sets()).letters
+    assert [(d.reason, d.key, d.value, d.topic, d.partition, d.offset, d.append_time, d.headers) for d in found] == [
+        ("undecodable", b"b", b"{", "shop.clicks", 7, 9, NOW + 1, (("h", b"2"),)),
+        ("empty", b"c", None, "behaviour", 1, 4, NOW + 2, ()),
+    ]
 
 
 def test_a_history_has_no_log_to_take_a_time_from() -> None:

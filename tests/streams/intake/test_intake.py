@@ -14,7 +14,7 @@ from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.build import events_of
 from forebay.segments.blocks.schema import HEADER
 from forebay.segments.spec import SIDES
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.accept import Rules
 from forebay.streams.intake.intake import DUPLICATE_MARGIN_MS, Intake
 from forebay.streams.intake.note import Note, as_of, note_of

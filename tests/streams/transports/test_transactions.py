@@ -12,7 +12,7 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from forebay.errors import BrokerError, BrokerUnavailable, EventError, Fenced
-from forebay.streams.deadletters import DeadLetter
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.offsets import committed

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import urllib.error
 import urllib.request
 
 import pytest
 
 from forebay.cli.readiness import Readiness
-from forebay.errors import ConfigError
+from forebay.cli.sourceverbs import resume
+from forebay.errors import ConfigError, ForebayError, UsageError
 
 
 class Worker:
@@ -18,9 +20,17 @@ class Worker:
 
     def __init__(self, name: str, waits: str) -> None:
         self.name, self.waits = name, waits
+        self.why, self.stands, self.asked = "", list[str](), list[str]()
 
     def not_ready(self) -> str:
         return self.waits
+
+    def paused(self) -> str:
+        return self.why
+
+    def resume(self, topic: str) -> bool:
+        self.asked.append(topic)
+        return topic in self.stands
 
 
 def _asked(url: str) -> tuple[int, dict[str, object]]:
@@ -43,6 +53,16 @@ def test_the_answer_names_what_each_worker_waits_for() -> None:
         assert _asked(f"{url}/other")[0] == 404
 
 
+def test_a_source_that_stands_still_is_told_and_leaves_the_process_ready() -> None:
+    """The others are read; and a roll-out that would mend it must not wait for it."""
+    user, intake = Worker("user worker", ""), Worker("intake", "")
+    intake.why = "t is paused: x"
+    with Readiness([user, intake], "").served_at("127.0.0.1:0") as url:
+        assert _asked(f"{url}/ready") == (200, {"ready": True, "reason": "intake: t is paused: x"})
+        user.waits = "joining the group"
+        assert _asked(f"{url}/ready") == (503, {"ready": False, "reason": "user worker: joining the group"})
+
+
 def test_one_line_says_that_it_became_ready_and_one_that_it_is_so_no_more(caplog: pytest.LogCaptureFixture) -> None:
     """And none in between, nor before the first time."""
     caplog.set_level(logging.INFO, "forebay")
@@ -56,6 +76,49 @@ def test_one_line_says_that_it_became_ready_and_one_that_it_is_so_no_more(caplog
         "not ready: user worker: waiting for the broker: x",
         "ready: generation g1, broker 127.0.0.1:9092",
     ]
+
+
+def test_a_source_is_resumed_over_http(capsys: pytest.CaptureFixture[str]) -> None:
+    """By the command that an operator types: every worker of the process is asked, and those that stood still are
+    named."""
+    intake, user = Worker("intake, slot 0", ""), Worker("user worker", "")
+    intake.stands = ["t.a b/ü"]
+    with Readiness([intake, user], "").served_at("127.0.0.1:0") as url:
+        resume("t.a b/ü", url)
+        assert capsys.readouterr().out == "t.a b/ü is read again by: intake, slot 0\n"
+        resume("t.a b/ü", url.removeprefix("http://"), as_json=True)
+        assert json.loads(capsys.readouterr().out) == {"topic": "t.a b/ü", "workers": ["intake, slot 0"]}
+        assert intake.asked == user.asked == ["t.a b/ü"] * 2
+        with pytest.raises(ForebayError, match="does not stand still"):
+            resume("t.other", url)
+        for path in ("/ready", "/sources//resume", "/sources/a/b/resume", "/sources/a/resume?x", "/"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"{url}{path}", data=b"", timeout=10)
+            assert refused.value.code == 404
+            refused.value.close()
+        assert intake.asked[-1] == "t.other"
+
+
+@pytest.mark.parametrize("status", ["nowhere", "host:", "host:99999", "host:x"])
+def test_a_place_where_no_worker_can_be_is_refused(status: str) -> None:
+    """Before anybody is asked."""
+    with pytest.raises(UsageError):
+        resume("t", status)
+
+
+def test_nobody_who_answers_is_an_error(unused: int) -> None:
+    """With the flag that the worker should have had."""
+    with pytest.raises(ForebayError, match=r"no worker answers.*--status"):
+        resume("t", f"127.0.0.1:{unused}")
+
+
+@pytest.fixture
+def unused() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:x", "nowhere.invalid:80", ""])
