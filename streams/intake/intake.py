@@ -93,6 +93,10 @@ class Intake:
         for side in SIDES:
             self._acceptor.blocks(filled, side, 1)
 
+    def memory(self) -> dict[str, int]:
+        """See Stage."""
+        return {"catalogue": self.catalogue.nbytes}
+
     def open(
         self, partition: int, source: Source, offset: int, *, create: bool = True, folder: Path | None = None
     ) -> OwnedSource:
@@ -137,6 +141,7 @@ class Intake:
         assembled = time.perf_counter()
         for letter in accepted.letters:
             emit("dead_letter", stage=self.name, reason=letter.reason)
+        emit("accepted", stage=self.name, events=len(accepted.rows), duplicates=accepted.duplicates)
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
         return Outcome(records, offsets, (), taken, taken)

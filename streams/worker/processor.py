@@ -90,6 +90,10 @@ class Processor:
         )  # fmt: skip
         return self.partitions[partition]
 
+    def memory(self) -> dict[str, int]:
+        """See Stage: all is the partitions'."""
+        return {}
+
     def close(self, partition: int) -> None:
         """See Stage."""
         if (owned := self.partitions.pop(partition, None)) is not None:
@@ -172,6 +176,9 @@ class Processor:
         """Step 3: the records of all rows that waited."""
         pending = {number: waits for number, owned in self.partitions.items() if len(waits := owned.waiting())}
         found = encode_pending(self._encoders, self.partitions, pending)
+        for place, segment in enumerate(self.codec.segments):
+            if rows := sum(len(vectors[place]) for vectors in found.values() if place in vectors):
+                emit("encoded", stage=self.name, segment=segment.name, rows=rows)
         return [
             Record(self._vectors, number, name, value)
             for number, waits in pending.items()

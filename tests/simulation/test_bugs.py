@@ -3,7 +3,7 @@ with something lost, doubled or claimed too early."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -117,6 +117,16 @@ def _older_updates_written(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Catalogue, "take", all_told)
 
 
+def _applied_is_committed(patch: pytest.MonkeyPatch) -> None:
+    submit = Worker._submit
+
+    def told_too_early(self: Worker, outcome: Outcome, newest: Mapping[int, int], *, beat: bool) -> None:
+        self._ages.committed(newest)
+        submit(self, outcome, newest, beat=beat)
+
+    patch.setattr(Worker, "_submit", told_too_early)
+
+
 BUGS = {
     "the store leads the group": _store_leads,
     "the gap is not folded": _gap_skipped,
@@ -130,6 +140,7 @@ BUGS = {
     "behaviours get no item attributes": _join_skipped,
     "events are told before the catalogue is read": _catalogue_not_read,
     "updates of an aborted commit are known": _aborted_updates_kept,
+    "what is applied is taken for committed": _applied_is_committed,
     "an older update takes the place of a newer one": _older_updates_written,
 }
 

@@ -348,7 +348,7 @@ def work(
     ] = None,
     slot: Annotated[str, typer.Option(help="Names this worker: stable over restarts, another for each process")] = "0",
     status: Annotated[
-        str | None, typer.Option(help="host:port that answers GET /ready: 200, or 503 and why", show_default=False)
+        str | None, typer.Option(help="host:port that answers GET /ready, /health and /metrics", show_default=False)
     ] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
@@ -368,8 +368,9 @@ def work(
         data_dir=data,
         state_dir=state,
         checkpoints=checkpoints,
+        status=status,
     )
-    verb(s, only, slot, status=status)
+    verb(s, only, slot)
 
 
 @app.command()

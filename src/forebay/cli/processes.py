@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from forebay.config import Settings
 from forebay.errors import ConfigError, ForebayError, SpecError, UsageError
 
 if TYPE_CHECKING:
+    from forebay.cli.readiness import Liveness, Readiness
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.protocol import Worker
@@ -40,15 +41,15 @@ def stop_event() -> threading.Event:
 STAGES = ("intake", "user", "item")
 
 
-def work(settings: Settings, only: str | None, slot: str, *, status: str | None) -> None:
+def work(settings: Settings, only: str | None, slot: str) -> None:
     """A worker of the Intake and of each side, or of `only` one of them, until stopped. An error in one ends all, and
     the process with them: a supervisor starts it again.
 
-    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. Does not return when a thread is
-    stuck: the process ends.
+    The setting `status` (host:port) answers what status.py says. Does not return when a thread is stuck: the process
+    ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
-    from forebay.cli.readiness import Readiness
+    from forebay.cli.readiness import Liveness, Readiness
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.supervisor import stuck, supervise
@@ -67,9 +68,15 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None)
         log.info("%s, group %s", one.name, one.group)
     what = "the intake" if only == "intake" else f"generation {settings.generation}"
     readiness = Readiness(workers, f"{what}, slot {slot}, broker {settings.bootstrap}")
-    with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
+    liveness = Liveness(workers, options.stall_after_s)
+
+    def look() -> None:
+        liveness.look()
+        readiness.look()
+
+    with letters_logged(), _status(settings, workers, readiness, liveness):
         try:
-            supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+            supervise(workers, stop, stall_after_s=options.stall_after_s, look=look)
         except ForebayError as error:
             if not stuck():
                 raise
@@ -78,6 +85,31 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None)
         log.error("a thread does not come back: what it had not committed is done again at the next start")
         logging.shutdown()
         os._exit(1)
+
+
+@contextmanager
+def _status(settings: Settings, workers: Sequence[Worker], readiness: Readiness, liveness: Liveness) -> Iterator[None]:
+    """Who asks is answered while the block runs, where the settings say at what address."""
+    if not settings.status:
+        yield
+        return
+    from forebay.cli.status import Status
+    from forebay.exposition import Build
+    from forebay.store.generation import Generation, numeric_platform
+    from forebay.streams.worker.metrics import WorkerMetrics
+    from forebay.telemetry import add_hook
+
+    build = Build(platform=numeric_platform())
+    if any(worker.stage.name != "intake" for worker in workers):
+        generation = Generation.load(settings.generation_dir, name=settings.generation)
+        build = replace(build, generation=generation.name, bundle=generation.bundle_hash)
+    metrics = WorkerMetrics(workers, build)
+    remove = add_hook(metrics)
+    try:
+        with Status(readiness.waits, liveness.stands, metrics.exposed).served_at(settings.status):
+            yield
+    finally:
+        remove()
 
 
 def _every_s(text: str) -> float:

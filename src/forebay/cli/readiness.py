@@ -1,19 +1,13 @@
-"""Whether the workers of a process do their work: a line when it changes, and an answer to whoever asks over HTTP."""
+"""Whether the workers of a process do their work, and whether the process is alive."""
 
 from __future__ import annotations
 
-import json
 import logging
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from forebay.errors import ConfigError
-
 log = logging.getLogger("forebay")
-REQUEST_S = 5.0  # to read a request: a connection that says nothing is closed
 
 
 class Worker(Protocol):
@@ -21,6 +15,10 @@ class Worker(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def turned_at(self) -> float:
+        """When its loop last turned (monotonic s)."""
 
     def not_ready(self) -> str: ...
 
@@ -47,51 +45,28 @@ class Readiness:
         if self._said is not None or not waits:
             self._said = waits
 
-    @contextmanager
-    def served_at(self, address: str) -> Iterator[str]:
-        """Answer GET /ready at `address` (host:port; port 0 takes a free one) until the block ends; yields its URL.
 
-        200 and {"ready": true}, or 503 and {"ready": false, "reason": …}. Raises ConfigError.
-        """
-        host, _, port = address.rpartition(":")
-        try:
-            server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), self._handler())
-        except (OSError, ValueError, OverflowError) as error:
-            said = getattr(error, "strerror", None) or str(error)
-            raise ConfigError(
-                f"--status {address}: {said}", do="Use host:port of this machine, as 127.0.0.1:8081"
-            ) from None
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, name="status", daemon=True)
-        thread.start()
-        bound_host, bound_port = server.server_address[:2]
-        url = f"http://{bound_host!s}:{bound_port}"
-        log.info("status at %s/ready", url)
-        try:
-            yield url
-        finally:
-            server.shutdown()
-            server.server_close()
+class Liveness:
+    """Whether every thread that has to turn does: those of the workers, and the one that watches them.
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        waits = self.waits
+    The watchdog ends a process whose workers hang or get nowhere. This says no where it would, and where it hangs
+    itself.
+    """
 
-        class Handler(BaseHTTPRequestHandler):
-            timeout = REQUEST_S
+    def __init__(
+        self, workers: Sequence[Worker], stall_after_s: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`clock` is that of `turned_at`."""
+        self._workers, self._stall_after_s, self._clock = workers, stall_after_s, clock
+        self._looked_at = clock()
 
-            def do_GET(self) -> None:
-                if self.path != "/ready":
-                    self.send_error(404)
-                    return
-                reason = waits()
-                body = json.dumps({"ready": not reason, "reason": reason}).encode()
-                self.send_response(503 if reason else 200)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+    def look(self) -> None:
+        """The watching thread is here: to be called by it, several times a second."""
+        self._looked_at = self._clock()
 
-            def log_message(self, format: str, *args: object) -> None:
-                """A probe every few seconds is no news."""
-
-        return Handler
+    def stands(self) -> str:
+        """What stands still; "" when everything turns. Any thread."""
+        now = self._clock()
+        turned = [(worker.name, worker.turned_at) for worker in self._workers]
+        stood = [(name, now - at) for name, at in [("the watchdog", self._looked_at), *turned]]
+        return "; ".join(f"{name} has stood still for {s:.0f} s" for name, s in stood if s > self._stall_after_s)
