@@ -7,7 +7,7 @@ Labels are few by construction: stages, segments, partitions, and names that the
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from prometheus_client import Counter, Histogram
@@ -113,7 +113,7 @@ class WorkerMetrics:
             "step": self._step,
             "accepted": self._accept,
             "dead_letter": lambda d: self._letters.labels(d["stage"], d["reason"]).inc(),
-            "encoded": lambda d: self._encoded.labels(d["stage"], d["segment"]).inc(float(d["rows"])),
+            "encoded": self._encode,
             "held": lambda d: self._held.labels(d["side"], d["segment"]).inc(float(d["rows"])),
             "aborted": lambda d: self._aborts.labels(d["stage"], d["error"]).inc(),
             "restored": self._restore,
@@ -122,6 +122,7 @@ class WorkerMetrics:
             "forgotten": lambda d: self._forgotten.labels(d["stage"]).inc(),
             "catalogue_full": lambda d: self._left_out.labels(d["stage"]).inc(float(d["items"])),
         }
+        self._begin({worker.report().stage for worker in workers})
         registry.register(_Standings(workers))
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
@@ -131,6 +132,20 @@ class WorkerMetrics:
     def exposed(self, accept: str) -> tuple[bytes, str]:
         """All of it as the request header `accept` wants it, and the content type."""
         return exposed(self._registry, accept)
+
+    def _begin(self, stages: Collection[str]) -> None:
+        """What is counted begins at 0: an alert on an increase does not see a series that begins at 1."""
+        for stage in stages:
+            for counter in (self._events, self._strangers, self._restored):
+                counter.labels(stage)
+            if stage == "intake":
+                for counter in (self._accepted, self._duplicates, self._forgotten, self._left_out):
+                    counter.labels(stage)
+
+    def _encode(self, details: Mapping[str, Detail]) -> None:
+        place = details["stage"], details["segment"]
+        self._encoded.labels(*place).inc(float(details["rows"]))
+        self._held.labels(*place)  # from 0 on
 
     def _step(self, details: Mapping[str, Detail]) -> None:
         stage, number = details["stage"], details["number"]

@@ -85,6 +85,18 @@ def test_what_is_not_known_has_no_series(user: Worker) -> None:
         assert _key(name, other.replace('"1"', '"0"')) in found
 
 
+def test_counts_begin_at_zero() -> None:
+    """So that the first one of its kind is an increase: of the stages that there are, and no others."""
+    metrics = WorkerMetrics([Worker(Report("intake")), Worker(Report("item"))])
+    metrics("encoded", {"stage": "item", "segment": "stats", "rows": 3})
+    found = _samples(metrics)
+    for name in ("events_total", "strangers_total", "forgotten_total", "catalogue_left_out_total", "accepted_total"):
+        assert found[f'forebay_{name}{{stage="intake"}}'] == 0
+    assert found['forebay_held_total{segment="stats",stage="item"}'] == 0
+    assert found['forebay_events_total{stage="item"}'] == 0
+    assert not any('stage="user"' in name for name in found) and 'forebay_forgotten_total{stage="item"}' not in found
+
+
 def test_what_hooks_tell_is_counted() -> None:
     """Events when they are committed, whatever was applied before."""
     metrics = WorkerMetrics([])
