@@ -9,7 +9,10 @@ import forebay.telemetry
 from reference.markdown import code, plain, table
 from reference.source import calls, text
 
-KINDS = ("Counter", "Enum", "Gauge", "GaugeMetricFamily", "Histogram", "Info", "Summary")
+KINDS = (
+    "Counter", "CounterMetricFamily", "Enum", "Gauge", "GaugeMetricFamily", "Histogram", "HistogramMetricFamily",
+    "Info", "Summary",
+)  # fmt: skip
 _ROW = re.compile(r"^\| (\w+) \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
