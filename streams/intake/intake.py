@@ -39,6 +39,7 @@ from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
+from forebay.streams.intake.traced import traced
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
@@ -75,6 +76,7 @@ class Intake:
         self._names = tuple(f"{s.topic}/{s.partition}" for s in sources)
         self._rules, self._memory_bytes = rules, memory_bytes
         self._acceptor, self.catalogue = Acceptor(self._names, rules), Catalogue(catalogue_bytes)
+        self._counts_of = {topics.events(side): (side, partitions[side]) for side in SIDES}
         self._ticked, self._full = 0, False
 
     @property
@@ -136,7 +138,9 @@ class Intake:
         read = time.perf_counter()
         records = self._newest(accepted)  # first: behaviours of the batch get them, too
         accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
-        records += [record for side in SIDES for record in self._told(accepted, side)]
+        blocks = [record for side in SIDES for record in self._told(accepted, side)]
+        spans, blocks = traced(batches, accepted, blocks, self._sources, self._counts_of)
+        records += blocks
         records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
         assembled = time.perf_counter()
         for letter in accepted.letters:
@@ -144,7 +148,7 @@ class Intake:
         emit("accepted", stage=self.name, events=len(accepted.rows), duplicates=accepted.duplicates)
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
-        return Outcome(records, offsets, (), taken, taken)
+        return Outcome(records, offsets, (), taken, taken, spans)
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: the newest updates of items. A record without a value says that its item is gone; what is no

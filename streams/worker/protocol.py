@@ -223,7 +223,7 @@ class Worker:
                 self._applying.add(self._clock() - started)
         if beat:
             self._beat_at = self._clock()
-        self._submit(outcome, _newest(batches), beat=beat)
+        self._submit(outcome, self._newest(batches), beat=beat)
 
     def _turned(self) -> None:
         self.turned_at = self._clock()
@@ -309,11 +309,15 @@ class Worker:
                 return
         except BrokerError as error:
             emit("aborted", stage=self.stage.name, error=type(error).__name__)
+            for span in outcome.spans:
+                span.end(error)
             if isinstance(error, RecordRefused):
                 self._halving.refused(outcome, error)
             raise
         self._halving.committed(outcome.offsets)
         self._ages.committed(newest)
+        for span in outcome.spans:
+            span.end()
         self._committed.update(outcome.offsets)
         if (away_s := self._absence.ended()) is not None:
             log.info("%s: the broker was away for %.0f s, work goes on", self.name, away_s)
@@ -433,7 +437,7 @@ class Worker:
             for batch in batches:
                 if batch is not None:
                     events += self.stage.apply([batch], aloud=False).events
-                    self._ages.committed(_newest([batch]))
+                    self._ages.committed(self._newest([batch]))
                 self._turned()
         if self._stop.is_set():
             return
@@ -480,9 +484,10 @@ class Worker:
         self._unopened.update(owned)
         self._transport.hold(owned)
 
+    def _newest(self, batches: Sequence[PartitionBatch]) -> dict[int, int]:
+        """Append times (ms) of the last records. None is of later than now, whoever stamped it."""
+        now = self._wall_ms()
+        return {batch.partition: min(batch.append_times[-1], now) for batch in batches}
+
     def _place(self, partition: int) -> str:
         return str(self._transport.source(partition))
-
-
-def _newest(batches: Sequence[PartitionBatch]) -> dict[int, int]:
-    return {batch.partition: batch.append_times[-1] for batch in batches}

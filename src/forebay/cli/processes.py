@@ -50,6 +50,7 @@ def work(settings: Settings, only: str | None, slot: str) -> None:
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
     from forebay.cli.readiness import Liveness, Readiness
+    from forebay.cli.traces import traces_sent
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.worker.options import WorkerOptions
     from forebay.streams.worker.supervisor import stuck, supervise
@@ -74,7 +75,7 @@ def work(settings: Settings, only: str | None, slot: str) -> None:
         liveness.look()
         readiness.look()
 
-    with letters_logged(), _status(settings, workers, readiness, liveness):
+    with letters_logged(), traces_sent(), _status(settings, workers, readiness, liveness):
         try:
             supervise(workers, stop, stall_after_s=options.stall_after_s, look=look)
         except ForebayError as error:

@@ -26,6 +26,7 @@ def test_what_is_read_and_not_committed_waits() -> None:
     applied = replace(AT_END, progress=Progress(5, 10, 10))
     assert [applied.lag_s(NOW + ms) for ms in (0, 1000)] == [9.0, 10.0]
     assert applied.waiting == 5
+    assert replace(applied, end=5).lag_s(NOW) == 9.0  # the broker was asked before they came
 
 
 def test_records_behind_the_met_end_wait_although_nobody_has_read_them() -> None:
