@@ -10,7 +10,7 @@ from collections import Counter as Counts
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -85,6 +85,37 @@ class WorkerMetrics:
         self._restored = Counter(
             "forebay_restored_events_total", "Events that were folded again silently", ["stage"], registry=registry
         )
+        self._checkpoints = Histogram(
+            "forebay_checkpoint_seconds",
+            "Time to make a checkpoint of a partition, beside the worker's loop",
+            ["stage"],
+            registry=registry,
+            buckets=_RESTORE_S,
+        )
+        self._made_at = Gauge(
+            "forebay_checkpoint_time_seconds",
+            "When this process made the newest checkpoint of a partition (s since 1970), by the worker's number of it",
+            ["stage", "partition"],
+            registry=registry,
+        )
+        self._sent = Counter(
+            "forebay_checkpoint_sent_bytes_total", "Bytes of checkpoints that travelled", ["stage"], registry=registry
+        )
+        self._unmade = Counter(
+            "forebay_checkpoint_failures_total",
+            "Checkpoints that could not be made: each is tried again",
+            ["stage"],
+            registry=registry,
+        )
+        self._fetched = Counter(
+            "forebay_fetched_bytes_total",
+            "Bytes of partitions whose state came from a checkpoint",
+            ["stage"],
+            registry=registry,
+        )
+        self._left = Counter(
+            "forebay_left_memory_total", "Rows of idle entities that left memory", ["stage"], registry=registry
+        )
         self._strangers = Counter(
             "forebay_strangers_total",
             "Records of somebody else in topics that are the Intake's alone",
@@ -117,6 +148,10 @@ class WorkerMetrics:
             "held": lambda d: self._held.labels(d["side"], d["segment"]).inc(float(d["rows"])),
             "aborted": lambda d: self._aborts.labels(d["stage"], d["error"]).inc(),
             "restored": self._restore,
+            "checkpoint": self._checkpoint,
+            "checkpoint_failed": lambda d: self._unmade.labels(d["stage"]).inc(),
+            "fetched": lambda d: self._fetched.labels(d["stage"]).inc(float(d["bytes"])),
+            "left_memory": lambda d: self._left.labels(d["stage"]).inc(float(d["rows"])),
             "stranger": lambda d: self._strangers.labels(d["stage"]).inc(),
             "undeclared": lambda d: self._undeclared.labels(d["stage"], d["kind"], d["name"]).inc(float(d["events"])),
             "forgotten": lambda d: self._forgotten.labels(d["stage"]).inc(),
@@ -136,7 +171,7 @@ class WorkerMetrics:
     def _begin(self, stages: Collection[str]) -> None:
         """What is counted begins at 0: an alert on an increase does not see a series that begins at 1."""
         for stage in stages:
-            for counter in (self._events, self._strangers, self._restored):
+            for counter in (self._events, self._strangers, self._restored, self._unmade):
                 counter.labels(stage)
             if stage == "intake":
                 for counter in (self._accepted, self._duplicates, self._forgotten, self._left_out):
@@ -156,6 +191,11 @@ class WorkerMetrics:
     def _accept(self, details: Mapping[str, Detail]) -> None:
         self._accepted.labels(details["stage"]).inc(float(details["events"]))
         self._duplicates.labels(details["stage"]).inc(float(details["duplicates"]))
+
+    def _checkpoint(self, details: Mapping[str, Detail]) -> None:
+        self._checkpoints.labels(details["stage"]).observe(float(details["seconds"]))
+        self._sent.labels(details["stage"]).inc(float(details["new_bytes"]))
+        self._made_at.labels(details["stage"], details["partition"]).set(now_ms() / 1000)
 
     def _restore(self, details: Mapping[str, Detail]) -> None:
         self._restores.labels(details["stage"]).observe(float(details["seconds"]))

@@ -111,6 +111,10 @@ def test_what_hooks_tell_is_counted() -> None:
         emit("held", side="user", segment="recent", rows=2)
         emit("aborted", stage="user", error="TransactionLost")
         emit("restored", stage="user", partition=3, events=1000, seconds=0.7)
+        emit("checkpoint", stage="user", partition=3, offset=9, bytes=1000, new_bytes=400, seconds=2.5)
+        emit("checkpoint_failed", stage="user", partition=3)
+        emit("fetched", stage="item", partition=3, bytes=5000, seconds=1.5)
+        emit("left_memory", stage="user", partition=3, rows=12)
         emit("stranger", stage="user", partition=3)
         emit("undeclared", stage="user", kind="action", name='od"d\n', events=4)
         emit("forgotten", stage="intake", partition=0, since=5)
@@ -127,6 +131,9 @@ def test_what_hooks_tell_is_counted() -> None:
         'forebay_held_total{segment="recent",stage="user"}': 2,
         'forebay_aborts_total{error="TransactionLost",stage="user"}': 1,
         'forebay_restored_events_total{stage="user"}': 1000, 'forebay_restore_seconds_sum{stage="user"}': 0.7,
+        'forebay_checkpoint_seconds_sum{stage="user"}': 2.5, 'forebay_checkpoint_sent_bytes_total{stage="user"}': 400,
+        'forebay_checkpoint_failures_total{stage="user"}': 1, 'forebay_fetched_bytes_total{stage="item"}': 5000,
+        'forebay_left_memory_total{stage="user"}': 12,
         'forebay_strangers_total{stage="user"}': 1, 'forebay_forgotten_total{stage="intake"}': 1,
         r'forebay_undeclared_total{kind="action",name="od\"d\n",stage="user"}': 4,
         'forebay_catalogue_left_out_total{stage="intake"}': 6,
@@ -134,6 +141,7 @@ def test_what_hooks_tell_is_counted() -> None:
         'forebay_step_seconds_sum{number="2",stage="user",step="fold"}': 0.004,
     }  # fmt: skip
     assert {name: found.get(name) for name in expected} == expected
+    assert abs(found['forebay_checkpoint_time_seconds{partition="3",stage="user"}'] - now_ms() / 1000) < 60
 
 
 def test_the_build_is_one_series() -> None:
