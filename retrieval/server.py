@@ -19,7 +19,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any, TypeAlias, TypeVar
 
@@ -30,12 +30,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from forebay import telemetry
+from forebay import clock, telemetry
 from forebay.errors import BadRequest, ConfigError, DeadlineExceeded, GenerationUnavailable, ServerUnavailable
+from forebay.exposition import Build
 from forebay.retrieval.drain import ANSWER_S, IDLE_S, DrainingConnection, DrainState, finish
 from forebay.retrieval.engine import Engine
-from forebay.retrieval.messages import JSON, MSGPACK, ErrorBody, RankRequest, Readiness, RetrieveRequest
-from forebay.retrieval.metrics import RequestMetrics
+from forebay.retrieval.messages import (
+    JSON,
+    MSGPACK,
+    ErrorBody,
+    RankRequest,
+    RankResponse,
+    Readiness,
+    RetrieveRequest,
+    SegmentFreshness,
+)
+from forebay.retrieval.metrics import ServerMetrics
+from forebay.segments.spec import Side
+from forebay.store.generation import numeric_platform
 
 MAX_BODY_BYTES = 1 << 20  # 10,000 candidates of 64 bytes, with room to spare
 
@@ -58,7 +70,7 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
 
     The kernels are compiled while the app starts, before it takes a connection.
     """
-    metrics = RequestMetrics()
+    metrics = ServerMetrics(engine.copy, ready, Build(engine.generation, engine.bundle_hash, numeric_platform()))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -73,12 +85,13 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
         asked = await _parse(request, RankRequest, max_body_bytes)
         _within_deadline(request)
-        return engine.rank(asked)
+        return _told(engine.rank(asked))
 
     async def retrieve(request: Request) -> object:
         asked = await _parse(request, RetrieveRequest, max_body_bytes)
         _within_deadline(request)
-        return await asyncio.to_thread(engine.retrieve, asked)  # an exact search of many items takes milliseconds
+        # An exact search of many items takes milliseconds.
+        return _told(await asyncio.to_thread(engine.retrieve, asked))
 
     async def entity(request: Request) -> object:
         side, name = request.path_params["side"], request.path_params["id"]
@@ -98,8 +111,9 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
             state = Readiness(False, "stopping", state.lag_ms)
         return _response(request, state, 200 if state.ready else 503)
 
-    async def metrics_text(_: Request) -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    async def metrics_text(request: Request) -> Response:
+        data, content_type = metrics.exposed(request.headers.get("accept", ""))
+        return Response(data, headers={"content-type": content_type})
 
     async def not_found(request: Request, _: Exception) -> Response:
         return _error(request, 404, "not_found", f"nothing at {request.method} {request.url.path}")
@@ -268,6 +282,20 @@ def _answer(path: str, ask: Ask) -> Callable[[Request], Awaitable[Response]]:
         return response
 
     return endpoint
+
+
+def _told(answer: RankResponse) -> RankResponse:
+    """The answer, after the `served` hook for each of its segments."""
+    now = clock.now_ms()
+    sides: dict[Side, Mapping[str, SegmentFreshness]] = {"user": answer.segments, "item": answer.item_segments}
+    for side, segments in sides.items():
+        for name, found in segments.items():
+            if found.as_of is None:
+                telemetry.emit("served", side=side, segment=name, state=found.state)
+            else:
+                seconds = (now - found.as_of) / 1000
+                telemetry.emit("served", side=side, segment=name, state=found.state, seconds=seconds)
+    return answer
 
 
 async def _parse(request: Request, kind: type[T], most: int) -> T:

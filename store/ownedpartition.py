@@ -25,6 +25,7 @@ from forebay.segments.state.fold import Fold
 from forebay.segments.state.ids import Ids
 from forebay.segments.state.layout import NEWEST, UPDATED
 from forebay.segments.state.stretch import Stretch
+from forebay.store.census import Census
 from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
 from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow
 from forebay.store.rowindex import RowIndex
@@ -70,6 +71,7 @@ class OwnedPartition:
         self._encoders = codec.column(codec.empty(1), "encoder")
         self._deleted: set[bytes] = set()
         self._no_marks: list[tuple[int, bytes]] = []  # of idle entities in the store, to be taken away
+        self._stored = meta.offset
         # Windows and retirement are moved by ticks, which touch every row: those layouts are read whole. An entity
         # whose windows are empty may leave all the same, with a mark in the store of when it retires.
         self.whole = retire_after_ms > 0 or any(b.feature.over_ms for b in self.layout.blocks)
@@ -272,13 +274,14 @@ class OwnedPartition:
         rows = np.flatnonzero(self._changed)
         waits, names = self.pending[rows], self.index.names(rows)
         self.store.write(
-            puts=list(zip(names, self._stored(rows), strict=True)),
+            puts=list(zip(names, self._rows_stored(rows), strict=True)),
             deletes=sorted(self._deleted),
             pending=[(name, mask) for name, mask in zip(names, waits.tolist(), strict=True) if mask],
             settled=self.index.names(rows[self._marked[rows] & (waits == 0)]),
             busy=self._no_marks,
             meta=self.meta,
         )
+        self._stored = self.meta.offset
         self._marked[rows] = waits != 0
         self._changed[:] = False
         self._deleted.clear()
@@ -320,7 +323,22 @@ class OwnedPartition:
         """Let go of the store without writing: what was not flushed is in the log."""
         self.store.close()
 
-    def _stored(self, rows: Ints) -> list[StoredRow]:
+    def census(self) -> Census:
+        """What is in memory and what waits. It looks at all rows for what waits, as each batch does."""
+        waits = self.waiting()
+        segments = (segment.name for segment in self.codec.segments)
+        return Census(
+            stored=self._stored,
+            held={"entities": len(self)},
+            pending={name: len(waits.of(place)) for place, name in enumerate(segments)},
+            memory={
+                "state": self.rows.nbytes,
+                "vectors": self.vectors.nbytes,
+                "index": self.index.nbytes + self.pending.nbytes + self._changed.nbytes + self._marked.nbytes,
+            },
+        )
+
+    def _rows_stored(self, rows: Ints) -> list[StoredRow]:
         states, vectors = self.rows[rows].tobytes(), self.vectors[rows].tobytes()
         width, size = self.layout.width * 8, self.codec.dtype.itemsize
         return [

@@ -33,6 +33,12 @@ class RowIndex:
         return self.capacity - len(self._free)
 
     @property
+    def nbytes(self) -> int:
+        """Memory in bytes."""
+        columns = (self.hashes, self._starts, self._lengths, self._cells, self._names, self._free, self._in_use)
+        return sum(column.nbytes for column in columns)
+
+    @property
     def capacity(self) -> int:
         """How many rows there are room for by now: all row numbers are below it."""
         return len(self.hashes)

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import msgspec
 
+from forebay import tracing
 from forebay.errors import EventError, PublishError, TopicMissing, UsageError
 from forebay.events import Attributes, Behaviour, ItemUpdate, Published, UserProfile, check, decode, encode, stamped
 from forebay.streams.clients import publisher_producer
@@ -152,7 +153,7 @@ class EventPublisher:
                     self._producer = connected("KafkaProducer", self.bootstrap, **self._settings)
                 producer = self._producer
             try:
-                future = producer.send(topic, value=value, key=key)
+                future = producer.send(topic, value=value, key=key, headers=tracing.of_producer())
                 break
             except errors.IllegalStateError:  # another thread gave up and dropped this producer
                 if producer is self._producer:

@@ -9,7 +9,10 @@ import forebay.telemetry
 from reference.markdown import code, plain, table
 from reference.source import calls, text
 
-KINDS = ("Counter", "Enum", "Gauge", "Histogram", "Info", "Summary")
+KINDS = (
+    "Counter", "CounterMetricFamily", "Enum", "Gauge", "GaugeMetricFamily", "Histogram", "HistogramMetricFamily",
+    "Info", "Summary",
+)  # fmt: skip
 _ROW = re.compile(r"^\| (\w+) \| (.*?) \| (.*) \|$", re.MULTILINE)
 
 
@@ -30,12 +33,12 @@ def prometheus() -> str:
         given |= {k.arg: k.value for k in call.keywords if k.arg}
         if "documentation" not in given:
             continue  # an Enum of Python's own
-        labels = given.get("labelnames")
+        labels = given.get("labelnames") or given.get("labels")
         names = ast.literal_eval(labels) if labels is not None else ()
         rows.append(
             (
                 code(text(given["name"])),
-                call.func.id.lower(),
+                call.func.id.removesuffix("MetricFamily").lower(),
                 ", ".join(map(code, names)),
                 plain(text(given["documentation"])),
             )

@@ -71,6 +71,7 @@ class Settings:
     kafka_user: str = ""  # of SASL
     kafka_password_file: Path | None = None  # its first line; or the variable of kafka_password
     kafka_password: Secret = NO_SECRET  # from the environment only
+    status: str = ""  # host:port at which work answers GET /ready, /health and /metrics; absent: nobody is answered
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
     server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask

@@ -5,12 +5,15 @@
 | name | said by | details |
 | --- | --- | --- |
 | step | worker | number 1–5 (streams/worker/processor.py), name, stage (intake, user, item), seconds, events |
+| aborted | worker | stage, error (its class): a commit failed, and its batch is done again or by another worker |
 | restored | worker | stage, partition, events applied silently, seconds |
 | left_memory | Processor | stage, partition, rows of idle entities that left memory |
 | fetched | worker | stage, partition, bytes, seconds: a partition's state came from a checkpoint |
 | checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
 | checkpoint_failed | worker | stage, partition: none was made, and it is tried again |
 | rebalanced | faust transport, faust app | stage (`app`: the app's own group), seconds |
+| accepted | Intake | stage, events of a batch, duplicates that it dropped |
+| encoded | Processor | stage, segment, rows whose vector was made in a batch |
 | dead_letter | Intake | stage, reason |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |
@@ -21,6 +24,7 @@
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |
+| served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |
 """
 
 from __future__ import annotations

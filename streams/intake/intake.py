@@ -41,6 +41,7 @@ from forebay.streams.intake.fields import ABSENT, updates_of
 from forebay.streams.intake.guard import SourceGuard
 from forebay.streams.intake.note import Note
 from forebay.streams.intake.ownedsource import OwnedSource
+from forebay.streams.intake.traced import traced
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
 from forebay.streams.topics import Topics
@@ -96,6 +97,7 @@ class Intake:
         self._acceptor = Acceptor(self._names, rules, self._translators)
         self.catalogue = Catalogue(catalogue_bytes)
         self.guard = None if breaker is None else SourceGuard(self._sources, self._acceptor, breaker)
+        self._counts_of = {topics.events(side): (side, partitions[side]) for side in SIDES}
         self._ticked, self._full = 0, False
 
     @property
@@ -113,6 +115,10 @@ class Intake:
         filled = replace(accepted, fields=catalogue.fill(accepted.fields, accepted.rows))
         for side in SIDES:
             self._acceptor.blocks(filled, side, 1)
+
+    def memory(self) -> dict[str, int]:
+        """See Stage."""
+        return {"catalogue": self.catalogue.nbytes}
 
     def open(
         self, partition: int, source: Source, offset: int, *, create: bool = True, folder: Path | None = None
@@ -157,14 +163,17 @@ class Intake:
             self.guard.took(batches, accepted.letters)
         records = self._newest(accepted)  # first: behaviours of the batch get them, too
         accepted = replace(accepted, fields=self.catalogue.fill(accepted.fields, accepted.rows))
-        records += [record for side in SIDES for record in self._told(accepted, side)]
+        blocks = [record for side in SIDES for record in self._told(accepted, side)]
+        spans, blocks = traced(batches, accepted, blocks, self._sources, self._counts_of)
+        records += blocks
         records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
         assembled = time.perf_counter()
         for letter in accepted.letters:
             emit("dead_letter", stage=self.name, reason=letter.reason)
+        emit("accepted", stage=self.name, events=len(accepted.rows), duplicates=accepted.duplicates)
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
-        return Outcome(records, offsets, (), taken, taken)
+        return Outcome(records, offsets, (), taken, taken, spans)
 
     def waits(self, batches: Sequence[PartitionBatch]) -> dict[int, str]:
         """See Stage: foreign records whose schemas are not there yet."""

@@ -10,6 +10,7 @@ import msgspec
 
 from forebay.clock import HOUR_MS
 from forebay.errors import StoreCorrupt, StoreMissing, TopicMismatch
+from forebay.store.census import Census
 from forebay.store.sourcestore import RESTORE, SourceMeta, SourceStore
 from forebay.streams.intake.duplicates import HourSets
 
@@ -20,6 +21,7 @@ class OwnedSource:
     def __init__(self, store: SourceStore, meta: SourceMeta) -> None:
         self.store, self.meta, self.sets = store, meta, HourSets()
         self.sets.since = meta.since
+        self._stored = meta.offset
         self._blobs: Counter[int] = Counter()  # kept, by hour
 
     @classmethod
@@ -75,6 +77,7 @@ class OwnedSource:
         blobs = self.sets.taken()
         meta = msgspec.structs.replace(self.meta, since=self.sets.since)
         self.meta = self.store.write(meta, blobs, forget=gone, forgotten=sum(self._blobs[hour] for hour in gone))
+        self._stored = self.meta.offset
         for hour in gone:
             del self._blobs[hour]
         self._blobs.update(hour for hour, _ in blobs)
@@ -86,6 +89,10 @@ class OwnedSource:
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""
         self.store.close()
+
+    def census(self) -> Census:
+        """How many identities are known."""
+        return Census(stored=self._stored, held={"identities": len(self.sets)}, memory={"identities": self.sets.nbytes})
 
     def _load(self) -> None:
         blobs = list(self.store.blobs())

@@ -12,7 +12,7 @@ UNASKED_S = 30.0  # then it is tried whoever was answered: the one who asks may 
 
 
 class Absence:
-    """From the first failure to the first success after it. One thread, but `reason` may be read from any."""
+    """From the first failure to the first success after it. One thread; `reason` and `seconds` may be read from any."""
 
     def __init__(self, most_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """`most_s` is how long a broker may be away: a deployment or a failover takes minutes."""
@@ -24,6 +24,12 @@ class Absence:
     def __bool__(self) -> bool:
         """Whether the broker is away."""
         return self._since is not None
+
+    @property
+    def seconds(self) -> float:
+        """For how long it is away; 0.0 while it answers."""
+        since = self._since
+        return 0.0 if since is None else self._clock() - since
 
     def failed(self, error: ForebayError) -> None:
         """Something failed for want of an answer. Raises BrokerUnavailable when this has gone on for too long."""

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from forebay.tracing import Span
+
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
 
 
@@ -48,10 +50,12 @@ class PartitionBatch:
 @dataclass(frozen=True)
 class Outcome:
     """What one batch gives to the log. `offsets`: the next one to read, for each partition that had records; `told`:
-    other partitions that `records` tell of. So many records were `taken`, and so many `events` were in them."""
+    other partitions that `records` tell of. So many records were `taken`, and so many `events` were in them. `spans`
+    end with its commit."""
 
     records: Sequence[Record] = ()
     offsets: Mapping[int, int] = field(default_factory=dict)
     told: Collection[int] = ()
     taken: int = 0
     events: int = 0
+    spans: Sequence[Span] = ()

@@ -20,6 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from forebay import tracing
 from forebay.errors import BlockError, BlockTooNew, RecordRefused
 from forebay.segments.blocks.block import Block
 from forebay.segments.bundle import Bundle
@@ -37,6 +38,7 @@ from forebay.streams.worker.halving import too_small
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import emit
+from forebay.tracing import Span
 
 MEMORY_BYTES = 4 << 30
 ROW_BYTES = 96  # of an entity's place in the index, its id and marks, about
@@ -95,6 +97,10 @@ class Processor:
         )  # fmt: skip
         return self.partitions[partition]
 
+    def memory(self) -> dict[str, int]:
+        """See Stage: all is the partitions'."""
+        return {}
+
     def close(self, partition: int) -> None:
         """See Stage."""
         if (owned := self.partitions.pop(partition, None)) is not None:
@@ -140,7 +146,8 @@ class Processor:
         seconds = {"read": read - started, "fold": folded - read, "encode": encoded - folded}
         for number, (name, took) in enumerate(seconds.items(), start=1):
             emit("step", number=number, name=name, stage=self.name, seconds=took, events=events)
-        return Outcome([*retired, *spoken], offsets, {record.partition for record in spoken}, taken, events)
+        told = {record.partition for record in spoken}
+        return Outcome([*retired, *spoken], offsets, told, taken, events, self._spans(batches))
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: it follows nothing."""
@@ -181,11 +188,31 @@ class Processor:
         """Step 3: the records of all rows that waited."""
         pending = {number: waits for number, owned in self.partitions.items() if len(waits := owned.waiting())}
         found = encode_pending(self._encoders, self.partitions, pending)
+        for place, segment in enumerate(self.codec.segments):
+            if rows := sum(len(vectors[place]) for vectors in found.values() if place in vectors):
+                emit("encoded", stage=self.name, segment=segment.name, rows=rows)
         return [
             Record(self._vectors, number, name, value)
             for number, waits in pending.items()
             for name, value in self.partitions[number].put(waits, found[number])
         ]
+
+    def _spans(self, batches: Sequence[PartitionBatch]) -> list[Span]:
+        """One for each sampled event that the batches' Blocks have, below the Intake's."""
+        if (tracer := tracing.tracer()) is None:
+            return []
+        found = [
+            tracer.begin(
+                f"{self.name} processor", context, batch.append_times[place],
+                {"forebay.stage": self.name, "forebay.generation": self.generation,
+                 "messaging.destination.name": self.topic, "messaging.destination.partition.id": str(batch.partition),
+                 "messaging.kafka.offset": batch.offsets[place]},
+            )
+            for batch in batches
+            for place, headers in enumerate(batch.headers)
+            for context in tracing.contexts_in(headers)
+        ]  # fmt: skip
+        return [span for span in found if span is not None]
 
     def _tell_undeclared(self, blocks: Sequence[Block]) -> None:
         for block in blocks:

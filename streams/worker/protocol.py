@@ -19,20 +19,24 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from forebay.clock import now_ms
 from forebay.errors import BrokerError, BrokerUnavailable, CheckpointError, RecordRefused, StoreLeads, TransactionLost
+from forebay.store.census import Census
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.worker.absence import Absence
+from forebay.streams.worker.ages import Ages
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.claims import Claims
 from forebay.streams.worker.halving import Halving
 from forebay.streams.worker.keeper import Keeper
 from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.paused import Paused
 from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.stage import Owned, Stage
-from forebay.streams.worker.standing import Standing
+from forebay.streams.worker.standing import Report, Standing
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
@@ -40,6 +44,7 @@ from forebay.streams.worker.waits import Waits
 from forebay.streams.worker.watchdog import Progress
 from forebay.telemetry import emit
 
+COUNT_EVERY_S = 1.0  # of what partitions hold: a scrape is rarer
 log = logging.getLogger("forebay.worker")
 
 
@@ -71,9 +76,10 @@ class Worker:
         self._absence = Absence(options.broker_away_s, clock)
         self._halving = Halving(options.batch_records)
         self._claims, self._waits = Claims(), Waits(clock)
-        self._standing = Standing(stage, transport)
+        self._paused = Paused(stage, transport)
         self._applying = Typical()
-        self._under_way: Outcome | None = None  # of the commit that is not settled
+        self._under_way: tuple[Outcome, Mapping[int, int]] | None = None  # what is not settled, newest append times
+        self._ages = Ages()
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
         self._put_off: dict[int, Absence] = {}  # of those whose Checkpoints do not arrive
@@ -82,6 +88,10 @@ class Worker:
         self._met_end: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._progress: Mapping[int, Progress] = {}
+        self._report = Report(stage.name)
+        self._counts: Mapping[int, Census] = {}
+        self._memory: Mapping[str, int] = {}
+        self._counted_at = float("-inf")
         self._since_flush, self._flushed_at, self._beat_at = 0, clock(), float("-inf")
         self.turned_at = clock()
 
@@ -109,6 +119,17 @@ class Worker:
         """Which partition of which topic has this number."""
         return self._transport.source(partition)
 
+    def report(self) -> Report:
+        """How the worker stands as of its last turn, and what the broker has told since."""
+        report = self._report
+        partitions = {
+            number: replace(standing, end=self.readable_end(number)) for number, standing in report.partitions.items()
+        }
+        return replace(
+            report, partitions=partitions, away_s=self._absence.seconds, turned_s=self._clock() - self.turned_at,
+            ready=not self.not_ready(),
+        )  # fmt: skip
+
     def readable_end(self, partition: int) -> int | None:
         """The end of a partition, as the broker last told it."""
         end = self._transport.end(partition)
@@ -125,11 +146,11 @@ class Worker:
 
     def paused(self) -> str:
         """Which sources stand still, and why; "" when all are read."""
-        return self._standing.why
+        return self._paused.why
 
     def resume(self, topic: str) -> bool:
         """Ask that a source be read again that stands still; returns whether it does."""
-        return self._standing.resume(topic)
+        return self._paused.resume(topic)
 
     # -- the loop
 
@@ -207,10 +228,10 @@ class Worker:
             self._restore(partition)
         if self._restoring:  # told to stop in the middle: half a state has nothing to tell
             return
-        if self._standing.is_due:
+        if self._paused.is_due:
             self._settle()
-            self._standing.look(self._stop, self._turned)
-        for partition in self._standing.move(self._stop):
+            self._paused.look(self._stop, self._turned)
+        for partition in self._paused.move(self._stop):
             self._halving.forget(partition)  # else batches stay small until it goes on
         batches = self._takeable(self._poll())
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
@@ -225,18 +246,30 @@ class Worker:
                 self._applying.add(self._clock() - started)
         if beat:
             self._beat_at = self._clock()
-        self._submit(outcome, beat=beat)
+        self._submit(outcome, self._newest(batches), beat=beat)
 
     def _turned(self) -> None:
-        self.turned_at, found = self._clock(), {}
+        self.turned_at = self._clock()
+        if self.turned_at - self._counted_at >= COUNT_EVERY_S:
+            self._counted_at = self.turned_at
+            self._counts = {p: owned.census() for p, owned in self.stage.partitions.items()}
+            self._memory = self.stage.memory()
+        progress, standings = {}, {}
         for partition, done in self._committed.items():
-            if partition in self._waits:
-                continue  # it says why; a new start would not help
-            owned = self.stage.partitions.get(partition)
+            owned, end = self.stage.partitions.get(partition), self._transport.end(partition)
             applied = done if owned is None else owned.meta.offset
-            standing = partition in self._standing
-            found[partition] = Progress(done, applied, self._met_end.get(partition, -1), standing)
-        self._progress = found
+            at = Progress(done, applied, self._met_end.get(partition, -1), partition in self._paused)
+            if partition not in self._waits:  # it says why; a new start would not help
+                progress[partition] = at
+            if end is not None and end.offset <= at.position:
+                self._ages.nothing_before(partition, end.asked_ms)
+            standings[partition] = Standing(
+                self._transport.source(partition), at, None, self._ages.since(partition),
+                0 if owned is None else owned.meta.as_of, None if owned is None else self._counts.get(partition),
+            )  # fmt: skip
+        self._progress = progress
+        restoring = len(self._unopened) + len(self._restoring)
+        self._report = Report(self.stage.name, standings, restoring, memory=self._memory)
 
     def _poll(self) -> list[PartitionBatch]:
         options = self.options
@@ -280,7 +313,7 @@ class Worker:
             owned = self.stage.partitions.get(partition)
             if owned is None:
                 self._unopened.add(partition)
-            elif partition in self._standing:
+            elif partition in self._paused:
                 self._waits.forget(partition)  # it is asked again when it is read again
             else:
                 self._transport.go_on(partition, owned.meta.offset, self._stop)
@@ -301,9 +334,9 @@ class Worker:
 
     # -- steps 4 and 5
 
-    def _submit(self, outcome: Outcome, *, beat: bool) -> None:
+    def _submit(self, outcome: Outcome, newest: Mapping[int, int], *, beat: bool) -> None:
         """Begin the commit of this batch when that of the one before has ended; it runs while the next batch is
-        applied."""
+        applied. `newest` are its last append times (ms), by partition."""
         self._settle()
         records, stage = [*outcome.records], self.stage
         # What had waited may be told without an event: with it goes where its partition stands, as offsets are what a
@@ -315,21 +348,29 @@ class Worker:
         notes = {p: note for p in (stage.partitions if beat else spoken) if (note := stage.note(p))}
         offsets = {p: stage.partitions[p].meta.offset for p in sorted(spoken | notes.keys())}
         self._transport.submit(records, offsets, notes, outcome.events)
-        self._under_way = outcome
+        self._under_way = outcome, newest
         self._since_flush += bool(outcome.offsets or outcome.told)
 
     def _settle(self) -> None:
         """Wait for the commit under way, with a bound; raises what it raised, or TransactionLost."""
-        outcome, self._under_way = self._under_way, None
-        if outcome is None:
+        under_way, self._under_way = self._under_way, None
+        if under_way is None:
             return
+        outcome, newest = under_way
         try:
             if not self._transport.settle(self._stop):
                 return
-        except RecordRefused as error:
-            self._halving.refused(outcome, error)
+        except BrokerError as error:
+            emit("aborted", stage=self.stage.name, error=type(error).__name__)
+            for span in outcome.spans:
+                span.end(error)
+            if isinstance(error, RecordRefused):
+                self._halving.refused(outcome, error)
             raise
         self._halving.committed(outcome.offsets)
+        self._ages.committed(newest)
+        for span in outcome.spans:
+            span.end()
         self._committed.update(outcome.offsets)
         if (away_s := self._absence.ended()) is not None:
             log.info("%s: the broker was away for %.0f s, work goes on", self.name, away_s)
@@ -418,6 +459,8 @@ class Worker:
         self._committed[partition] = store if done is None else done
         if self.keeper is not None:
             self.keeper.opened(partition, found.checkpoints[0].created if found.checkpoints else 0)
+        # What the sources took before it is in the state, and a log has a record no earlier than its source.
+        self._ages.nothing_before(partition, owned.meta.as_of)
         if done is not None and store < done:
             self._restoring[partition] = done
         else:
@@ -453,6 +496,7 @@ class Worker:
                     return
                 if batch is not None:
                     events += self.stage.apply([batch], aloud=False).events
+                    self._ages.committed(self._newest([batch]))
                 self._turned()
         if self._stop.is_set():
             return
@@ -485,8 +529,9 @@ class Worker:
             self._committed.pop(partition, None)
             self._waits.forget(partition)
             self._claims.forget(partition)
+            self._ages.forget(partition)
             self._halving.forget(partition)
-            self._standing.forget((partition,))
+            self._paused.forget((partition,))
             self.stage.close(partition)
 
     def _drop(self) -> None:
@@ -499,8 +544,13 @@ class Worker:
             self._waits.forget(partition)
             self.stage.close(partition)
         self._unopened.update(owned)
-        self._standing.forget(owned)
+        self._paused.forget(owned)
         self._transport.hold(owned)
+
+    def _newest(self, batches: Sequence[PartitionBatch]) -> dict[int, int]:
+        """Append times (ms) of the last records. None is of later than now, whoever stamped it."""
+        now = self._wall_ms()
+        return {batch.partition: min(batch.append_times[-1], now) for batch in batches}
 
     def _place(self, partition: int) -> str:
         return str(self._transport.source(partition))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from forebay.store.census import Census
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
 
@@ -26,6 +27,10 @@ class Owned(Protocol):
 
     @property
     def meta(self) -> Meta: ...
+
+    def census(self) -> Census:
+        """What it holds now. Called about once a second, between two batches, on the stage's thread: it may look at all
+        rows, and reads no store."""
 
     def advance(self, offset: int, as_of: int) -> None:
         """All below `offset` is applied, and with it what the sources took before `as_of` (ms; 0 claims nothing
@@ -96,6 +101,9 @@ class Stage(Protocol):
     @property
     def partitions(self) -> Mapping[int, Owned]:
         """Those that are open."""
+
+    def memory(self) -> Mapping[str, int]:
+        """Bytes in memory that no partition has, by what they are of."""
 
     def warm(self) -> None:
         """Compile what a batch runs, before the first one waits for it."""

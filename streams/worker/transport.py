@@ -19,11 +19,12 @@ from forebay.streams.worker.source import Source
 class End:
     """`offset` is the one after a partition's last record, `readable` the one after the last that is in no open
     transaction, as of some questions ago. Whatever the sources took before `covers_ms` lies below `offset`; 0 where
-    nobody can tell."""
+    nobody can tell. `offset` was asked for at `asked_ms` (this machine's clock)."""
 
     offset: int
     readable: int
     covers_ms: int
+    asked_ms: int = 0
 
 
 @dataclass(frozen=True)

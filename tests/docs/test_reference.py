@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -19,9 +20,15 @@ from forebay.errors import EventError, ForebayError, MissingExtra, PublishError
 from forebay.events import Event
 from forebay.retrieval import messages
 from forebay.retrieval.engine import EngineLimits
-from forebay.retrieval.metrics import RequestMetrics
+from forebay.retrieval.messages import Readiness
+from forebay.retrieval.metrics import ServerMetrics
 from forebay.retrieval.server import MAX_BODY_BYTES
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
+from forebay.store.census import Census
+from forebay.streams.worker.metrics import WorkerMetrics
+from forebay.streams.worker.source import Source
+from forebay.streams.worker.standing import Report, Standing
+from forebay.streams.worker.watchdog import Progress
 
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -136,21 +143,35 @@ def test_every_event_of_telemetry_is_there_with_its_details(pages: Any, sources:
 
 
 def test_every_metric_is_there_with_its_kind_and_labels(pages: Any, sources: list[str]) -> None:
-    """By what a server's registry says, and by every name in the code that looks like a metric."""
+    """By what both registries say, and by every name in the code that looks like a metric."""
     rows = pages("metrics.md").table("Prometheus")
-    metrics = RequestMetrics()
-    metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001})
-    text = metrics.text().decode()
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE))
-    for name, kind in kinds.items():
-        if not name.endswith("_created"):
-            assert rows[name][1] == kind
-    labels = re.search(r"_count\{(.*?)\}", text)
-    assert labels is not None
-    for label in re.findall(r"(\w+)=", labels[1]):
-        assert f"`{label}`" in rows["forebay_request_seconds"][2]
+    texts = [_server_text(), _worker_text()]
+    for text in texts:
+        for name, kind in re.findall(r"^# TYPE (forebay_\S+) (\w+)$", text, re.MULTILINE):
+            if not name.endswith("_created"):
+                assert rows[name][1] == kind, name
+        for name, labels in re.findall(
+            r"^(forebay_\w+?)(?:_bucket|_count|_sum|_created)?\{(.*?)\} ", text, re.MULTILINE
+        ):
+            found = {f"`{label}`" for label in re.findall(r'(\w+)="', labels)} - {"`le`"}
+            assert found == set((rows.get(name) or rows[f"{name}_total"])[2].split(", ")), name
     named = {m for source in sources for m in re.findall(r'"(forebay_[a-z_]+)"', source)}
-    assert named and named <= set(rows), f"metrics.md has no {named - set(rows)}"
+    told = {name for name in rows if name.startswith("forebay_")}
+    assert len(named) > 25 and named == told, named ^ told
+
+
+def _server_text() -> str:
+    copy = SimpleNamespace(rows=lambda: {"user": 1}, as_of=lambda: 1)
+    metrics = ServerMetrics(copy, lambda: Readiness(True))
+    metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001})
+    metrics("served", {"side": "user", "segment": "recent", "state": "fresh", "seconds": 1.0})
+    return metrics.exposed("")[0].decode()
+
+
+def _worker_text() -> str:
+    census = Census(1, {"entities": 1}, {"recent": 1}, {"state": 8})
+    standing = Standing(Source("events.user", 0, ""), Progress(1, 1, 1), 1, 1, 1, census)
+    return WorkerMetrics([SimpleNamespace(report=lambda: Report("user", {0: standing}))]).exposed("")[0].decode()
 
 
 def test_every_message_and_limit_of_a_lookup_is_there(pages: Any, sources: list[str]) -> None:

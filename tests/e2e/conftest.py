@@ -32,9 +32,7 @@ class Installation:
 
     def __init__(self, folder: Path, kafka: DevKafka) -> None:
         self.folder, self.kafka, self.prefix = folder, kafka, f"e2e-{os.getpid()}-{next(_number)}."
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port, self.status = (free_port() for _ in range(2))
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = Client(self.url, timeout_s=10.0)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
@@ -111,6 +109,13 @@ class Installation:
                 "FOREBAY_PORT": str(self.port), "FOREBAY_SERVER": self.url, "FOREBAY_PARTITIONS": "2"}  # fmt: skip
 
 
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def write_history(path: Path, count: int = 1500, seed: int = 0) -> None:
     """Users who like one genre each and rate films of all, over the last ten days."""
     pick, now = random.Random(seed), time.time_ns() // 1_000_000
@@ -140,7 +145,7 @@ def installation(kafka: DevKafka, tmp_path_factory: pytest.TempPathFactory) -> I
     Bundle.load(bundle)
     made.forebay("topics", "create")
     made.forebay("backfill", "--bundle", str(bundle), "--from", str(history))
-    made.start("work")
+    made.start("work", "--status", f"127.0.0.1:{made.status}")
     made.start("serve")
     try:
         # The first worker of a machine compiles its kernels, and says nothing of how current it is until then.

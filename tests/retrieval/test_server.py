@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import urllib3
 
+from forebay.clock import now_ms
 from forebay.errors import ConfigError
 from forebay.retrieval.client import Client
 from forebay.retrieval.messages import MSGPACK, ErrorBody, RankRequest, RankResponse, Readiness
@@ -146,6 +147,41 @@ def test_requests_are_counted(url: str, http: urllib3.PoolManager) -> None:
     assert 'forebay_request_seconds_count{path="/v1/rank",status="400"} 1.0' in text
     assert 'forebay_request_seconds_count{path="/v1/entities",status="200"} 1.0' in text
     assert "secret" not in text
+
+
+def test_metrics_say_how_current_what_was_served_is(
+    url: str, http: urllib3.PoolManager, node: Any, door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each segment of an answer its age and state; a segment of which nothing is known has no age."""
+    body = msgspec.json.encode(RankRequest("u", ["i1", "i2"], 2))
+    monkeypatch.setattr("forebay.clock.now_ms", lambda: node.now_ms + 2500)  # as_of of all rows is the node's now
+    assert http.request("POST", url + "/v1/rank", body=body).status == 200
+    assert http.request("POST", url + "/v1/retrieve", body=b'{"user": "nobody"}').status == 200
+    text = http.request("GET", url + "/metrics").data.decode()
+    for side, segment in (("user", "recent"), ("user", "taste"), ("item", "content"), ("item", "stats")):
+        place = f'segment="{segment}",side="{side}"'
+        assert f'forebay_served_total{{{place},state="fresh"}} {2.0 if side == "item" else 1.0}' in text
+        assert f"forebay_served_age_seconds_count{{{place}}} {2.0 if side == 'item' else 1.0}" in text
+        assert f"forebay_served_age_seconds_sum{{{place}}} {5.0 if side == 'item' else 2.5}" in text
+    assert 'forebay_served_total{segment="recent",side="user",state="missing"} 1.0' in text
+
+
+def test_metrics_say_what_the_node_has(url: str, http: urllib3.PoolManager, node: Any, door: Door) -> None:
+    """Its generation, its rows, and whether it is ready; how old the copy is once every partition has said so."""
+
+    def text() -> str:
+        return http.request("GET", url + "/metrics").data.decode()
+
+    assert 'forebay_copy_rows{side="item"} 30.0' in text() and 'forebay_copy_rows{side="user"} 1.0' in text()
+    assert 'generation="g1"' in text() and f'bundle="{node.engine.bundle_hash}"' in text()
+    assert 'forebay_ready{stage="server"} 1.0' in text()
+    assert "\nforebay_copy_lag_seconds " not in text()
+    door.state = Readiness(False, "12 s behind")
+    for side in ("user", "item"):
+        for partition in range(4):
+            node.copy.advance(side, partition, now_ms() - 60_000)
+    assert 'forebay_ready{stage="server"} 0.0' in text()
+    assert 60 <= float(text().split("\nforebay_copy_lag_seconds ")[1].split()[0]) < 120
 
 
 def test_a_taken_port_is_named(node: Any) -> None:

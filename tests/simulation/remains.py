@@ -26,6 +26,7 @@ from forebay.streams.deadletter import DeadLetter
 from forebay.streams.intake.note import note_of
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import Group, MemoryLog, Stored, Write
+from forebay.streams.worker.standing import Report
 
 from ..segments import naive
 from .joins import Name
@@ -161,6 +162,13 @@ def check_claims(log: MemoryLog, topics: Topics, generation: str, intake: Group,
             block = _block(record)
             events = block.numbers("append")[block.numbers("kind") != TICK]
             assert (events >= as_of).all(), f"{what} says {as_of}, and {record.offset} is not folded"
+
+
+def check_ages(log: MemoryLog, report: Report) -> None:
+    """Raise AssertionError where a worker says that what waits is younger than it is."""
+    for standing in report.partitions.values():
+        source, what = standing.source[:2], f"the {report.stage} worker"
+        _nothing_before(standing.since, log, source, standing.progress.committed, what)
 
 
 def _nothing_before(as_of: int, log: MemoryLog, source: tuple[str, int], done: int, what: str) -> None:

@@ -3,7 +3,7 @@ with something lost, doubled or claimed too early."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -19,8 +19,8 @@ from forebay.streams.intake.note import note_of
 from forebay.streams.transports.memory.log import MemoryLog
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.paused import Paused
 from forebay.streams.worker.protocol import Worker
-from forebay.streams.worker.standing import Standing
 
 from . import world
 from .world import World
@@ -118,6 +118,16 @@ def _older_updates_written(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Catalogue, "take", all_told)
 
 
+def _applied_is_committed(patch: pytest.MonkeyPatch) -> None:
+    submit = Worker._submit
+
+    def told_too_early(self: Worker, outcome: Outcome, newest: Mapping[int, int], *, beat: bool) -> None:
+        self._ages.committed(newest)
+        submit(self, outcome, newest, beat=beat)
+
+    patch.setattr(Worker, "_submit", told_too_early)
+
+
 BUGS = {
     "the store leads the group": _store_leads,
     "the gap is not folded": _gap_skipped,
@@ -131,20 +141,21 @@ BUGS = {
     "behaviours get no item attributes": _join_skipped,
     "events are told before the catalogue is read": _catalogue_not_read,
     "updates of an aborted commit are known": _aborted_updates_kept,
+    "what is applied is taken for committed": _applied_is_committed,
     "an older update takes the place of a newer one": _older_updates_written,
 }
 
 
 def _paused_source_is_passed(patch: pytest.MonkeyPatch) -> None:
-    move = Standing.move
+    move = Paused.move
 
-    def passed(self: Standing, *rest: Any) -> list[int]:
+    def passed(self: Paused, *rest: Any) -> list[int]:
         going_on = [p for p in self._held if self._transport.source(p).topic not in self._paused()]
         for partition, end in self._ends(going_on).items():
             self._stage.partitions[partition].advance(end, 0)
         return move(self, *rest)
 
-    patch.setattr(Standing, "move", passed)
+    patch.setattr(Paused, "move", passed)
 
 
 def _paused_source_claims_its_end(patch: pytest.MonkeyPatch) -> None:

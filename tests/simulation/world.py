@@ -40,7 +40,7 @@ from ..segments import naive
 from .crashing import CrashingIntake, CrashingProcessor
 from .joins import Joins
 from .node import Node
-from .remains import Place, Remains, check_claims
+from .remains import Place, Remains, check_ages, check_claims
 
 PARTITIONS = 2  # of the clean logs
 SOURCES = {"s.behaviour": 3, "s.item-updates": 1}  # sources may be partitioned otherwise
@@ -327,7 +327,9 @@ class World:
 
     def _turn(self, process: Process, stage: str) -> None:
         try:
-            process.workers[stage][0].turn()
+            worker = process.workers[stage][0]
+            worker.turn()
+            check_ages(self.log, worker.report())
         except Crash:
             self.trace.append(f"crashed: {process.slot}")
             self._gone(process)

@@ -108,6 +108,32 @@ def test_rows_are_the_same_after_a_flush_and_a_reopening(
     partition.close()
 
 
+def test_a_census_counts_what_is_in_memory_and_what_waits(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
+    """By segment; and says up to where the store is, which a fold does not move."""
+    partition = _open(bundle, tmp_path, meta)
+    names = [segment.name for segment in partition.codec.segments]
+    assert (partition.census().stored, partition.census().held) == (7, {"entities": 0})
+    empty = sum(partition.census().memory.values())
+    _fold(bundle, partition, *(e for n in range(1500) for e in _clicks(f"u{n}")), encode=False)
+    partition.advance(1507, NOW)
+    census = partition.census()
+    assert (census.stored, census.held) == (7, {"entities": 1500})
+    assert census.pending == dict.fromkeys(names, 1500)  # new rows wait in every segment
+    assert sum(census.memory.values()) > empty + 476 * partition.rows.itemsize * partition.layout.width
+    _encode(partition)
+    assert partition.census().pending == dict.fromkeys(names, 0)
+    _fold(bundle, partition, *_clicks("u3", at=NOW + 5000), encode=False)
+    waits = partition.census().pending
+    assert waits["recent"] == 1 and waits["profile"] == 0  # a click is none of its features
+    partition.flush()
+    assert partition.census().stored == 1507
+    partition.close()
+    partition = _open(bundle, tmp_path, meta)
+    census = partition.census()
+    assert (census.stored, census.pending["recent"], census.held["entities"]) == (1507, 1, 1)
+    partition.close()
+
+
 def test_what_was_not_flushed_is_gone_after_a_reopening(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
     """The store is whole flushes: rows, deletions, what waits, the clock and the offset move together."""
     partition = _open(bundle, tmp_path, meta, whole=True)

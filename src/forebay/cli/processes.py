@@ -6,14 +6,21 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
 from forebay.streams import installation
+
+if TYPE_CHECKING:
+    from forebay.cli.readiness import Liveness, Readiness
+    from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
 TRANSPORTS = ("librdkafka", "faust")
@@ -27,16 +34,17 @@ def stop_event() -> threading.Event:
     return stop
 
 
-def work(settings: Settings, only: str | None, slot: str, *, status: str | None, transport: str) -> None:
+def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> None:
     """A worker of the Intake and of each side, or of `only` one of them, until stopped. An error in one ends all, and
     the process with them: a supervisor starts it again.
 
-    `status` (host:port) answers GET /ready with what a worker waits for, 200 or 503. `transport` is who carries them:
-    librdkafka, or faust. Does not return when a thread is stuck: the process ends.
+    The setting `status` (host:port) answers what status.py says. `transport` is who carries them: librdkafka, or faust.
+    Does not return when a thread is stuck: the process ends.
     """
     stop = stop_event()  # before the modules below are loaded, which takes seconds
     from forebay.cli.cluster import cluster
-    from forebay.cli.readiness import Readiness
+    from forebay.cli.readiness import Liveness, Readiness
+    from forebay.cli.traces import traces_sent
     from forebay.streams.worker.supervisor import stuck, supervise
 
     if transport not in TRANSPORTS:
@@ -55,12 +63,18 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None,
         for one in workers:
             log.info("%s, group %s", one.name, one.group)
     readiness = Readiness(workers, f"{what}, broker {settings.bootstrap}")
-    with letters_logged(), readiness.served_at(status) if status is not None else nullcontext():
+    liveness = Liveness(workers, options.stall_after_s)
+
+    def look() -> None:
+        liveness.look()
+        readiness.look()
+
+    with letters_logged(), traces_sent(), _status(settings, workers, readiness, liveness):
         try:
             if transport == "faust":
-                run(app, Stages(app, lambda _: workers, what, options, carried), stop, readiness.look)
+                run(app, Stages(app, lambda _: workers, what, options, carried), stop, look)
             else:
-                supervise(workers, stop, stall_after_s=options.stall_after_s, look=readiness.look)
+                supervise(workers, stop, stall_after_s=options.stall_after_s, look=look)
         except ForebayError as error:
             if not stuck():
                 raise
@@ -69,6 +83,33 @@ def work(settings: Settings, only: str | None, slot: str, *, status: str | None,
         log.error("a thread does not come back: what it had not committed is done again at the next start")
         logging.shutdown()
         os._exit(1)
+
+
+@contextmanager
+def _status(settings: Settings, workers: Sequence[Worker], readiness: Readiness, liveness: Liveness) -> Iterator[None]:
+    """Who asks is answered while the block runs, where the settings say at what address."""
+    if not settings.status:
+        yield
+        return
+    from forebay.cli.status import Status
+    from forebay.exposition import Build
+    from forebay.store.generation import Generation, numeric_platform
+    from forebay.streams.worker.metrics import WorkerMetrics
+    from forebay.telemetry import add_hook
+
+    build = Build(platform=numeric_platform())
+    if any(worker.stage.name != "intake" for worker in workers):
+        generation = Generation.load(settings.generation_dir, name=settings.generation)
+        build = replace(build, generation=generation.name, bundle=generation.bundle_hash)
+    metrics = WorkerMetrics(workers, build)
+    remove = add_hook(metrics)
+    try:
+        with Status(readiness.waits, liveness.stands, metrics.exposed, readiness.paused, readiness.resumed).served_at(
+            settings.status
+        ):
+            yield
+    finally:
+        remove()
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:

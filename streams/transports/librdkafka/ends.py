@@ -18,6 +18,7 @@ from typing import Protocol
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from forebay.clock import now_ms
 from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.worker.source import Source
@@ -96,5 +97,6 @@ class EndWatch:
             known = self._readable.get_watermark_offsets(place, ANSWER_S)[1]
         else:
             known = before.readable
-        self._ends[number] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, covers_ms)
+        asked_ms = now_ms()
+        self._ends[number] = End(self._all.get_watermark_offsets(place, ANSWER_S)[1], known, covers_ms, asked_ms)
         self.answered_at = time.monotonic()

@@ -123,6 +123,10 @@ class MemoryLog:
         self._epochs: dict[str, int] = {}
         self.open: list[Write] = []
 
+    def now_ms(self) -> int:
+        """By the clock of append times."""
+        return self._wall_ms()
+
     # -- topics
 
     def create(self, topic: str, partitions: int) -> None:

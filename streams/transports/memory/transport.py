@@ -85,10 +85,10 @@ class MemoryTransport:
         brings along are read from their beginning at once, which Kafka's consumers do, too."""
         if not self._log.up:
             return Polled()
-        covers_ms = self._moment()
+        covers_ms, asked_ms = self._moment(), self._log.now_ms()
         for partition in range(len(self._sources)):
             end = self._end(partition)
-            self._ends[partition] = End(end, end, covers_ms)
+            self._ends[partition] = End(end, end, covers_ms, asked_ms)
         fresh = self._membership()
         followed = self._more_followed(self.brought(most))
         found, ends = [], {}

@@ -150,6 +150,20 @@ def test_what_does_not_fit_is_refused_by_name(folder: Path) -> None:
         shutil.rmtree(copy)
 
 
+def test_a_census_counts_identities_and_says_up_to_where_the_store_is(folder: Path) -> None:
+    """The store lags until the next flush."""
+    owned = OwnedSource.open(folder, FRESH, create=True)
+    _accept(owned, [(0, 2), (1, 2), (0, 2)], 3)
+    census = owned.census()
+    assert (census.stored, census.held, census.pending) == (0, {"identities": 2}, {})
+    assert census.memory == {"identities": owned.sets.nbytes}
+    owned.flush(DAY_MS)
+    assert owned.census().stored == 3
+    owned = _reopened(owned, folder)
+    assert (owned.census().stored, owned.census().held) == (3, {"identities": 2})
+    owned.close()
+
+
 def _damage(folder: Path, key: bytes, damage: object) -> None:
     from rocksdict import WriteBatch
 

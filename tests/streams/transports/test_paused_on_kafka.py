@@ -9,6 +9,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from forebay.cli.doctor import _Doctor
 from forebay.cli.readiness import Readiness
+from forebay.cli.status import Status
 from forebay.config import load
 from forebay.events import Behaviour, Event, ItemUpdate
 from forebay.segments.bundle import Bundle
@@ -35,6 +37,12 @@ BATCH = 500
 OPTIONS = WorkerOptions(batch_records=BATCH, heartbeat_interval_s=0.2, flush_interval_s=0.2)
 BREAKER = BreakerOptions(records=200, retry_s=1.0, most_retry_s=2.0)
 GARBAGE = 20_000
+
+
+def _answers(readiness: Readiness) -> AbstractContextManager[str]:
+    return Status(readiness.waits, str, lambda accept: (b"", ""), readiness.paused, readiness.resumed).served_at(
+        "127.0.0.1:0"
+    )
 
 
 def _now() -> int:
@@ -84,7 +92,7 @@ def test_a_source_that_turns_to_garbage_stands_still_until_it_is_well_or_told_to
         work(there, "intake", tmp_path, options=OPTIONS, breaker=BREAKER) as intake,
         work(there, "user", tmp_path, options=OPTIONS) as user,
         work(there, "item", tmp_path, options=OPTIONS) as item,
-        Readiness([intake.worker, user.worker], "").served_at("127.0.0.1:0") as url,
+        _answers(Readiness([intake.worker, user.worker], "")) as url,
     ):
         good(200)
         wait_for(lambda: max(claims(), default=0) > _now() - 5000, "a claim")

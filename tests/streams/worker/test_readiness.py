@@ -1,4 +1,4 @@
-"""Readiness of a worker process: a line when it changes, and an answer over HTTP."""
+"""Readiness and liveness of a worker process: a line when the one changes, and answers over HTTP."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 
 import pytest
 
-from forebay.cli.readiness import Readiness
+from forebay.cli.readiness import Liveness, Readiness
 from forebay.cli.sourceverbs import resume
+from forebay.cli.status import Status
 from forebay.errors import ConfigError, ForebayError, UsageError
 
 
@@ -19,7 +21,7 @@ class Worker:
     """A worker that waits for what it is told."""
 
     def __init__(self, name: str, waits: str) -> None:
-        self.name, self.waits = name, waits
+        self.name, self.waits, self.turned_at = name, waits, 100.0
         self.why, self.stands, self.asked = "", list[str](), list[str]()
 
     def not_ready(self) -> str:
@@ -31,6 +33,14 @@ class Worker:
     def resume(self, topic: str) -> bool:
         self.asked.append(topic)
         return topic in self.stands
+
+
+def _status(waits: Callable[[], str] = str, stands: Callable[[], str] = str, text: bytes = b"a_metric 1\n") -> Status:
+    return Status(waits, stands, lambda accept: (text, f"text/plain; for={accept}"))
+
+
+def _of(readiness: Readiness) -> Status:
+    return Status(readiness.waits, str, lambda accept: (b"", ""), readiness.paused, readiness.resumed)
 
 
 def _asked(url: str) -> tuple[int, dict[str, object]]:
@@ -45,8 +55,8 @@ def _asked(url: str) -> tuple[int, dict[str, object]]:
 def test_the_answer_names_what_each_worker_waits_for() -> None:
     """503 with the reason until all are at work, then 200."""
     user, item = Worker("user worker", "joining the group"), Worker("item worker", "")
-    readiness = Readiness([user, item], "generation g1")
-    with readiness.served_at("127.0.0.1:0") as url:
+    status = _status(waits=Readiness([user, item], "generation g1").waits)
+    with status.served_at("127.0.0.1:0") as url:
         assert _asked(f"{url}/ready") == (503, {"ready": False, "reason": "user worker: joining the group"})
         user.waits = ""
         assert _asked(f"{url}/ready") == (200, {"ready": True, "reason": ""})
@@ -57,10 +67,41 @@ def test_a_source_that_stands_still_is_told_and_leaves_the_process_ready() -> No
     """The others are read; and a roll-out that would mend it must not wait for it."""
     user, intake = Worker("user worker", ""), Worker("intake", "")
     intake.why = "t is paused: x"
-    with Readiness([user, intake], "").served_at("127.0.0.1:0") as url:
+    with _of(Readiness([user, intake], "")).served_at("127.0.0.1:0") as url:
         assert _asked(f"{url}/ready") == (200, {"ready": True, "reason": "intake: t is paused: x"})
         user.waits = "joining the group"
         assert _asked(f"{url}/ready") == (503, {"ready": False, "reason": "user worker: joining the group"})
+
+
+def test_metrics_are_given_as_they_are_asked_for() -> None:
+    """With their content type, and whatever stands behind the path."""
+    with _status().served_at("127.0.0.1:0") as url:
+        asked = urllib.request.Request(f"{url}/metrics?x=1", headers={"accept": "openmetrics"})
+        with urllib.request.urlopen(asked, timeout=10) as answer:
+            assert answer.read() == b"a_metric 1\n"
+            assert answer.headers["content-type"] == "text/plain; for=openmetrics"
+
+
+def test_a_process_is_alive_while_its_threads_turn() -> None:
+    """Those of the workers and the one that watches them: each is named when it has stood for as long as a watchdog
+    lets it. Not being ready is no reason to be started anew."""
+    now = [100.0]
+    user, item = Worker("user worker", "waiting for the broker"), Worker("item worker", "")
+    liveness = Liveness([user, item], 60.0, lambda: now[0])
+    with _status(stands=liveness.stands).served_at("127.0.0.1:0") as url:
+        for _ in range(4):
+            now[0] += 50
+            user.turned_at = item.turned_at = now[0]
+            liveness.look()
+            assert _asked(f"{url}/health") == (200, {"status": "ok"})
+        now[0] += 50
+        item.turned_at = now[0]
+        liveness.look()
+        now[0] += 11
+        said = "user worker has stood still for 61 s"
+        assert _asked(f"{url}/health") == (503, {"status": "stuck", "reason": said})
+        user.turned_at = item.turned_at = now[0] = now[0] + 50
+        assert _asked(f"{url}/health")[1]["reason"] == "the watchdog has stood still for 61 s"
 
 
 def test_one_line_says_that_it_became_ready_and_one_that_it_is_so_no_more(caplog: pytest.LogCaptureFixture) -> None:
@@ -83,7 +124,7 @@ def test_a_source_is_resumed_over_http(capsys: pytest.CaptureFixture[str]) -> No
     named."""
     intake, user = Worker("intake, slot 0", ""), Worker("user worker", "")
     intake.stands = ["t.a b/ü"]
-    with Readiness([intake, user], "").served_at("127.0.0.1:0") as url:
+    with _of(Readiness([intake, user], "")).served_at("127.0.0.1:0") as url:
         resume("t.a b/ü", url)
         assert capsys.readouterr().out == "t.a b/ü is read again by: intake, slot 0\n"
         resume("t.a b/ü", url.removeprefix("http://"), as_json=True)
@@ -124,5 +165,5 @@ def unused() -> int:
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "127.0.0.1:x", "nowhere.invalid:80", ""])
 def test_an_address_that_cannot_be_is_named(address: str) -> None:
     """Before any worker starts."""
-    with pytest.raises(ConfigError, match="--status"), Readiness([], "").served_at(address):
+    with pytest.raises(ConfigError, match="--status"), _status().served_at(address):
         pass

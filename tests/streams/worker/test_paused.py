@@ -23,7 +23,7 @@ from forebay.streams.intake.note import as_of, note_of
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
-from forebay.streams.worker import standing
+from forebay.streams.worker import paused
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.source import Source
@@ -222,7 +222,7 @@ def test_a_source_that_is_another_workers_now_is_no_longer_this_ones_to_stop(wor
 
 def test_a_sample_is_of_few_partitions_and_of_the_newest_records(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """However much waits: by how much of it is in each."""
-    monkeypatch.setattr(standing, "SAMPLE", 20)
+    monkeypatch.setattr(paused, "SAMPLE", 20)
     asked: list[tuple[int, int, int]] = []
     read = world.transport.read
 
@@ -239,7 +239,7 @@ def test_a_sample_is_of_few_partitions_and_of_the_newest_records(world: World, m
     world.turns(1)
     world.turns(1, 31_000)
     assert asked == [(0, 160 + 900 - 18, 160 + 900), (1, 98, 100)]
-    monkeypatch.setattr(standing, "PARTITIONS", 1)
+    monkeypatch.setattr(paused, "PARTITIONS", 1)
     asked.clear()
     world.turns(1, 61_000)
     assert asked == [(0, 160 + 900 - 20, 160 + 900)]

@@ -1,0 +1,145 @@
+"""What a worker says of itself to another thread: over a log in memory, from its first turn to its last commit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.errors import BrokerError
+from forebay.events import Behaviour, encode
+from forebay.streams.intake.intake import Intake
+from forebay.streams.topics import Topics
+from forebay.streams.transports.memory.log import MemoryLog, Sent
+from forebay.streams.transports.memory.transport import MemoryTransport
+from forebay.streams.worker.options import WorkerOptions
+from forebay.streams.worker.protocol import COUNT_EVERY_S, Worker
+from forebay.streams.worker.source import Source
+from forebay.streams.worker.standing import Standing
+from forebay.telemetry import add_hook
+
+START = 1_790_000_000_000
+TOPICS = Topics("t.")
+
+
+class Place:
+    """An Intake over one partition of behaviours, and a clock that tests set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_ms, self.log = START, MemoryLog(lambda: self.now_ms)
+        for topic in (*TOPICS.sources, TOPICS.events("user"), TOPICS.events("item"), TOPICS.catalogue):
+            self.log.create(topic, 1)
+        options = WorkerOptions(poll_s=0, flush_batches=1000, flush_interval_s=1e9, broker_away_s=1e9)
+        self.transport = MemoryTransport(
+            self.log, list(TOPICS.sources), "group", options, moment=lambda: self.now_ms, clock=self._clock
+        )
+        sources = [Source(topic, 0, topic) for topic in TOPICS.sources]
+        intake = Intake(TOPICS, sources, {"user": 1, "item": 1}, folder)
+        self.worker = Worker(intake, self.transport, options, clock=self._clock, wall_ms=lambda: self.now_ms)
+
+    def _clock(self) -> float:
+        return self.now_ms / 1000
+
+    def send(self, count: int) -> None:
+        """So many behaviours of now."""
+        for n in range(count):
+            event = Behaviour("u", "i", "rate", 1.0, self.now_ms, f"e{self.now_ms}-{n}")
+            self.log.append(Sent(TOPICS.behaviour, 0, b"u", encode(event), ()))
+
+    def turn(self, times: int = 1, seconds: float = 0.1) -> None:
+        """Time goes on by so much before each turn."""
+        for _ in range(times):
+            self.now_ms += int(seconds * 1000)
+            self.worker.turn()
+
+    @property
+    def standing(self) -> Standing:
+        """Of the behaviours."""
+        return self.worker.report().partitions[0]
+
+    @property
+    def lag_s(self) -> float | None:
+        return self.standing.lag_s(self.now_ms)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Its worker has joined, and has had some idle turns."""
+    place = Place(tmp_path)
+    place.worker.join(threading.Event())
+    place.turn(5)
+    yield place
+    place.worker.leave()
+
+
+def test_an_idle_worker_has_no_lag_however_long_nothing_comes(place: Place) -> None:
+    """Nor a large one at the moment at which something comes: nobody asked for an hour what there is to read."""
+    place.turn(3, seconds=1200)
+    assert place.lag_s == 0.0
+    place.send(3)
+    place.turn(2)
+    assert place.standing.progress.applied > place.standing.progress.committed
+    assert place.lag_s is not None and place.lag_s <= 1.0
+    place.turn(15)  # how its commit ended is heard with the next heartbeat
+    assert place.lag_s == 0.0
+
+
+def test_a_lag_is_the_age_of_the_oldest_record_that_is_not_committed(place: Place) -> None:
+    """While nobody works, to the second."""
+    place.send(1)
+    place.turn(15)
+    first = place.now_ms
+    place.send(5)
+    for _ in range(4):
+        place.now_ms += 10_000
+        place.transport.poll(0, 0)  # the ends are told by another thread
+        assert place.lag_s == pytest.approx((place.now_ms - first) / 1000, abs=0.2)
+        assert place.standing.waiting == 5
+    place.turn(15)
+    assert (place.lag_s, place.standing.waiting) == (0.0, 0)
+
+
+def test_a_commit_that_fails_leaves_the_lag_and_is_told(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Applied again and again, the batch gets nowhere and grows old."""
+
+    told, before = [], place.now_ms
+    remove = add_hook(lambda name, details: told.append((name, dict(details))) if name == "aborted" else None)
+    try:
+        monkeypatch.setattr(place.log, "_refusal", lambda write: BrokerError("a transaction was aborted"))
+        place.send(2)
+        place.turn(40, seconds=0.5)
+        assert 19 <= (place.lag_s or 0.0) <= (place.now_ms - before) / 1000
+        assert set(map(str, told)) == {str(("aborted", {"stage": "intake", "error": "BrokerError"}))}
+    finally:
+        remove()
+
+
+def test_what_a_partition_holds_is_counted_once_a_second(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not with every turn, of which there may be hundreds."""
+    counted = []
+    owned = place.worker.stage.partitions[0]
+    census: Callable[[], object] = type(owned).census
+    monkeypatch.setattr(type(owned), "census", lambda self: counted.append(self) or census(self))
+    place.send(7)
+    place.turn(30, seconds=0.1)
+    assert 2 * (3 / COUNT_EVERY_S - 1) <= len(counted) <= 2 * (3 / COUNT_EVERY_S + 1)  # of two sources
+    assert place.standing.census is not None
+    assert place.standing.census.held == {"identities": 7}
+    assert place.standing.progress.applied - place.standing.census.stored == 7  # nothing was flushed
+    assert place.worker.report().memory["catalogue"] >= 0
+
+
+def test_a_broker_that_is_away_is_told_with_how_long(place: Place) -> None:
+    """Meanwhile nobody can tell what waits, and the age grows from what was last known."""
+    place.log.up = False
+    place.send(1)
+    place.turn(30, seconds=1.0)
+    report = place.worker.report()
+    assert report.away_s > 20 and not report.ready
+    assert (place.lag_s or 0.0) >= 20
+    place.log.up = True
+    place.turn(60, seconds=1.0)
+    report = place.worker.report()
+    assert (report.away_s, report.ready, place.lag_s) == (0.0, True, 0.0)
