@@ -74,7 +74,8 @@ def redrive(settings: Settings, letters: LetterFlags, flags: RedriveFlags, as_js
 
         asks = flags.to is None and not flags.dry_run and not flags.yes and sys.stdin.isatty()
         if asks and not _agreed(run(_nothing, "looking through")):
-            return 130
+            out.print("Nothing was sent.")
+            return 1
         with _delivery(kafka, flags) as deliver:
             driven = run(deliver, "driving")
     _tell(driven, flags, time.monotonic() - started, as_json)

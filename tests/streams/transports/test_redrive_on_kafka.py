@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -20,10 +21,14 @@ from forebay.clock import HOUR_MS, MINUTE_MS
 from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode, encode
 from forebay.segments.bundle import Bundle
 from forebay.store.partitionstore import PartitionStore
+from forebay.streams.deadletter import DeadLetter
 from forebay.streams.deadletters import read as read_letters
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.intake.accept import Rules
-from forebay.streams.topics import Topics
+from forebay.streams.letterfilter import Placed
+from forebay.streams.redrive import sender
+from forebay.streams.redrive.judge import Verdict
+from forebay.streams.topics import Topics, ensure
 
 from .conftest import PARTITIONS
 
@@ -151,6 +156,56 @@ def test_a_drive_that_was_killed_and_two_more_leave_the_state_of_one(
     assert updates == {(e.item, e.time, e.id) for e in refused if isinstance(e, ItemUpdate)}
     letters = read_letters(kafka.bootstrap, there, 10_000)
     assert Counter(d.reason for d in letters) == {"future": len(refused), "undecodable": 1, "late": 1}
+
+
+def test_a_person_is_asked_before_many_are_sent(
+    kafka: DevKafka, there: Topics, tmp_path: Path, refused: list[Event], whole: Callable[..., list[Any]]
+) -> None:
+    """At a terminal, with their number; a script, `--yes` and a few are not asked."""
+    environment = {n: v for n, v in os.environ.items() if not n.startswith("FOREBAY_")} | {"PYTHONPATH": SOURCE}
+    words = [sys.executable, "-m", "forebay.cli", "deadletters", "redrive", "--bootstrap", kafka.bootstrap]
+
+    def answered(answer: bytes, *more: str) -> tuple[int, bytes]:
+        ours, theirs = pty.openpty()
+        try:
+            os.write(ours, answer)
+            done = subprocess.run(
+                [*words, "--prefix", there.prefix, *more],
+                check=False, cwd=tmp_path, stdin=theirs, capture_output=True, timeout=120, env=environment,
+            )  # fmt: skip
+        finally:
+            os.close(ours)
+            os.close(theirs)
+        return done.returncode, done.stdout + done.stderr
+
+    before = sum(len(whole(topic)) for topic in there.sources)
+    code, said = answered(b"n\n")
+    assert code == 1 and b"Send %d records" % len(refused) in said and b"Nothing was sent" in said
+    assert sum(len(whole(topic)) for topic in there.sources) == before
+    code, said = answered(b"", "--source", there.item_updates)
+    assert code == 0 and b"records to their" not in said
+    assert answered(b"y\n", "--source", there.behaviour)[0] == answered(b"", "--yes")[0] == 0
+    assert sum(len(whole(topic)) for topic in there.sources) == before + 2 * len(refused)
+
+
+def test_what_is_not_acknowledged_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record that is too large fails alone; when the broker is gone no more is tried."""
+    monkeypatch.setattr(sender, "TIMEOUT_S", 3.0)
+    monkeypatch.setattr(sender, "GRACE_S", 1.0)
+    with DevKafka(tmp_path / "broker") as mortal:
+        topics = Topics("m.")
+        ensure(mortal.bootstrap, topics, generation=None, partitions=1)
+
+        def verdict(offset: int, value: bytes = b"{}") -> Verdict:
+            letter = DeadLetter(b"k", value, "late", "", topics.behaviour, 0, offset, 1, "intake")
+            return Verdict(Placed(letter, 0, offset, 1), "", b"k", value, [("h", b"1")])
+
+        with sender.opened(mortal.bootstrap) as sending:
+            mixed = sending.send([verdict(1), verdict(2, bytes(2_000_000)), verdict(3)])
+            assert [f.placed.offset for f in mixed.failed] == [2] and not mixed.stopped
+            mortal.kill()
+            gone = sending.send([verdict(4), verdict(5)])
+            assert [f.placed.offset for f in gone.failed] == [4, 5] and gone.stopped
 
 
 def test_letters_go_into_a_file_for_import(
