@@ -334,7 +334,7 @@ class OwnedPartition:
             memory={
                 "state": self.rows.nbytes,
                 "vectors": self.vectors.nbytes,
-                "index": self.index.nbytes + self.pending.nbytes + self._changed.nbytes + self._marked.nbytes,
+                "index": sum(c.nbytes for c in (self.index, self.pending, self._changed, self._marked, self._touched)),
             },
         )
 

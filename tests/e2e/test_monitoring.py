@@ -9,6 +9,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,7 +85,15 @@ def test_a_worker_tells_its_lag_its_steps_and_what_it_holds(busy: Installation) 
         lags = _scraped(busy)["forebay_lag_seconds"]
         return len(lags) == 8 and set(lags.values()) == {0.0}  # two sources and two clean logs of two partitions each
 
+    def all_counted() -> bool:
+        found, held = _scraped(busy), Counter[str]()
+        for place, count in found["forebay_entries"].items():
+            held[json.loads(place)["stage"]] += int(count)
+        rows = {json.loads(place)["side"]: count for place, count in found["forebay_copy_rows"].items()}
+        return held["user"] == 30 and {side: held[side] for side in rows} == rows
+
     busy.until(caught_up)
+    busy.until(all_counted)  # once a second
     found = _scraped(busy)
     steps = {
         (place["stage"], place["number"], place["step"])
@@ -98,13 +107,6 @@ def test_a_worker_tells_its_lag_its_steps_and_what_it_holds(busy: Installation) 
         assert {s for s in steps if s[0] == stage} == {(stage, str(n), s) for n, s in enumerate(names, 1) if s}
     assert found["forebay_events_total"]['{"stage": "intake"}'] >= 51
     assert found["forebay_dead_letters_total"] == {'{"reason": "late", "stage": "intake"}': 1.0}
-    held = {side: 0.0 for side in ("user", "item")}
-    for place, count in found["forebay_entries"].items():
-        if (stage := json.loads(place)["stage"]) in held:
-            held[stage] += count
-    assert held["user"] == 30 and held == {
-        side: found["forebay_copy_rows"][json.dumps({"side": side})] for side in ("user", "item")
-    }
     assert set(found["forebay_pending_pairs"].values()) == {0.0}
     builds = [json.loads(build) for build in found["forebay_build_info"]]
     assert {build["generation"] for build in builds} == {"g1"} and len({build["bundle"] for build in builds}) == 1
