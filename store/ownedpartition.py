@@ -347,14 +347,20 @@ class OwnedPartition:
         ]
 
     def _load(self, rows: Ints, found: Sequence[StoredRow | None]) -> None:
-        for row, stored in zip(rows.tolist(), found, strict=True):
-            if stored is None:
-                continue
-            self.rows[row] = self.layout.unpack(stored.state)
-            vectors = np.frombuffer(stored.vectors, self.codec.dtype)
-            # Else they are those of other encoders over the same state, and all of the row waits.
-            if len(vectors) == 1 and (self.codec.column(vectors, "encoder") == self._encoders).all():
-                self.vectors[row], self.pending[row] = vectors[0], 0
+        """Put what the store has into `rows`; where it has nothing they stay as they are."""
+        here = [n for n, stored in enumerate(found) if stored is not None]
+        if not here:
+            return
+        kept = [stored for stored in found if stored is not None]
+        at, size = rows[here], 8 * self.layout.width
+        states = b"".join(stored.state.ljust(size, b"\0") for stored in kept)
+        self.rows[at] = np.frombuffer(states, np.int64).reshape(len(kept), self.layout.width)
+        # Others are those of other encoders over the same state, and all of the row waits.
+        fits = np.array([len(stored.vectors) == self.codec.dtype.itemsize for stored in kept])
+        vectors = np.frombuffer(b"".join(s.vectors for s, fit in zip(kept, fits, strict=True) if fit), self.codec.dtype)
+        same = (self.codec.column(vectors, "encoder") == self._encoders).all(axis=1)
+        current = at[fits][same]
+        self.vectors[current], self.pending[current] = vectors[same], 0
 
     def _stored_of(self, names: Sequence[bytes]) -> list[StoredRow | None]:
         """What the store has of entities, without those that were forgotten since it was written to."""

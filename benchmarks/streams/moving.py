@@ -80,7 +80,7 @@ def main() -> int:
                     lost = "ab"[number % 2]
                     away = site.lose(lost)
                     found.append(max(away.values()))
-                    print(f"{lost} lost: {away}", file=sys.stderr)
+                    print(f"{lost} lost: {away}", *site.said("ab".replace(lost, "")), sep="\n    ", file=sys.stderr)
                     site.start(lost)
         finally:
             site.stop()
@@ -140,6 +140,11 @@ class Site:
                 raise SystemExit(f"not back after {BACK_S:.0f} s: {back}")
         consumer.close()
         return back
+
+    def said(self, slot: str) -> list[str]:
+        """What a worker has said of partitions that it took over."""
+        lines = (self.folder / f"{slot}.log").read_text().splitlines()
+        return [line for line in lines if "came from a checkpoint" in line or "folded again" in line][-8:]
 
     def stop(self) -> None:
         for child in self.children.values():
