@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from forebay.arrays import Bools, Ints
 from forebay.errors import StoreError, StoreMissing, TopicMismatch
@@ -32,6 +33,7 @@ from forebay.store.rowindex import RowIndex
 from forebay.telemetry import emit
 
 T = TypeVar("T")
+A = TypeVar("A", bound=npt.NDArray[Any])
 CHUNK = 4096  # rows of a scan that are in memory at once
 
 
@@ -388,12 +390,18 @@ class OwnedPartition:
     def _fit(self) -> None:
         if (more := self.index.capacity - len(self.pending)) <= 0:
             return
-        self.rows = np.concatenate([self.rows, np.zeros((more, self.layout.width), np.int64)])
+        self.rows, self.pending = _grown(self.rows, more), _grown(self.pending, more)
         self.vectors = np.concatenate([self.vectors, self.codec.empty(more)])
-        self.pending = np.concatenate([self.pending, np.zeros(more, np.int64)])
-        self._changed = np.concatenate([self._changed, np.zeros(more, np.bool_)])
-        self._marked = np.concatenate([self._marked, np.zeros(more, np.bool_)])
-        self._touched = np.concatenate([self._touched, np.zeros(more, np.int64)])
+        self._changed, self._marked = _grown(self._changed, more), _grown(self._marked, more)
+        self._touched = _grown(self._touched, more)
+
+
+def _grown(array: A, more: int) -> A:
+    """With so many zeros behind it. They are not touched, so that the system gives no memory for them yet: a row of
+    state has kilobytes."""
+    grown = np.zeros((len(array) + more, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return cast("A", grown)
 
 
 def _chunks(found: Iterable[T]) -> Iterator[list[T]]:
