@@ -317,9 +317,11 @@ class OwnedPartition:
         self._all_here = False
         return len(names)
 
-    def snapshot(self, folder: Path) -> None:
-        """Make `folder`, which must not exist, a copy of the store as of the last flush."""
+    def snapshot(self, folder: Path) -> PartitionMeta:
+        """Make `folder`, which must not exist, a copy of the store, and return what that is of: memory may be ahead of
+        it."""
         self.store.snapshot(folder)
+        return self.store.meta() or self.meta  # opening wrote one
 
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""

@@ -82,9 +82,11 @@ class OwnedSource:
             del self._blobs[hour]
         self._blobs.update(hour for hour, _ in blobs)
 
-    def snapshot(self, folder: Path) -> None:
-        """Make `folder`, which must not exist, a copy of the store as of the last flush."""
+    def snapshot(self, folder: Path) -> SourceMeta:
+        """Make `folder`, which must not exist, a copy of the store, and return what that is of: memory may be ahead of
+        it."""
         self.store.snapshot(folder)
+        return self.store.meta() or self.meta  # opening wrote one
 
     def close(self) -> None:
         """Let go of the store without writing: what was not flushed is in the log."""

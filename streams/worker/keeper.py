@@ -81,13 +81,12 @@ class Keeper:
         name, started = stage.names[partition], time.perf_counter()
         folder = stage.folder / f".snapshot-{os.getpid()}-{name}"
         shutil.rmtree(folder, ignore_errors=True)
-        made = about(f"{stage.scope}/{name}", owned.meta, self._wall_ms())
         self._due[partition] = self._clock() + self._every_s
         self._offsets[partition] = offset
         try:
-            owned.snapshot(folder)
+            made = about(f"{stage.scope}/{name}", owned.snapshot(folder), self._wall_ms())
         except StoreError as error:  # a full disk: the store itself is asked again by its next flush
-            self._failed(partition, made, error)
+            self._failed(partition, f"{stage.scope}/{name}", offset, error)
             return
         self.run(lambda: self._save(partition, folder, made, started))
 
@@ -96,7 +95,7 @@ class Keeper:
             saved = self._checkpoints.save(folder, made)
             self._checkpoints.prune(made.of, self._kept)
         except CheckpointError as error:
-            self._failed(partition, made, error)
+            self._failed(partition, made.of, made.offset, error)
         else:
             emit(
                 "checkpoint", stage=self._stage.name, partition=partition, offset=made.offset,
@@ -105,8 +104,8 @@ class Keeper:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _failed(self, partition: int, made: Checkpoint, error: StoreError) -> None:
-        log.warning("no checkpoint of %s at offset %d: %s", made.of, made.offset, error)
+    def _failed(self, partition: int, of: str, offset: int, error: StoreError) -> None:
+        log.warning("no checkpoint of %s at offset %d: %s", of, offset, error)
         emit("checkpoint_failed", stage=self._stage.name, partition=partition)
         self._due[partition] = self._clock() + min(AGAIN_S, self._every_s)
         self._offsets.pop(partition, None)

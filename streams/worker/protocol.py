@@ -501,6 +501,7 @@ class Worker:
         if self._stop.is_set():
             return
         owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
+        self._since_flush += 1  # the store has not been told: else the next start folds the same again
         del self._restoring[partition]
         self._go_on(partition, end)
         seconds = time.perf_counter() - started

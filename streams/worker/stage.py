@@ -36,8 +36,9 @@ class Owned(Protocol):
         """All below `offset` is applied, and with it what the sources took before `as_of` (ms; 0 claims nothing
         new)."""
 
-    def snapshot(self, folder: Path) -> None:
-        """Make `folder`, which must not exist, a copy of the store. Called after a `flush` only."""
+    def snapshot(self, folder: Path) -> Meta:
+        """Make `folder`, which must not exist, a copy of the store, and return what that is of: what was folded since
+        the last `flush` is not in it."""
 
 
 class Guard(Protocol):

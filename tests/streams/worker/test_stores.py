@@ -269,6 +269,25 @@ def test_a_folder_that_fell_behind_by_much_is_replaced(
     assert digests(third) == undisturbed()
 
 
+def test_a_checkpoint_says_what_its_store_is_of(here: Installation) -> None:
+    """Also right after a restore, when memory is ahead of the store; and the restored state is written by itself."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first)
+    here.kill(first)
+    second, checkpoints = here.worker(here.folder / "two"), Checkpoints(str(here.place))
+    for turn in range(12):
+        here.turn(second, times=1, each_ms=61_000)
+        for of in checkpoints.of_scope("g1"):
+            newest = checkpoints.load(of, checkpoints.names(of)[0])
+            checkpoints.fetch(newest, folder := here.folder / f"fetched-{turn}-{of.partition('/')[2]}")
+            with PartitionStore.open(folder, create=False) as store:
+                meta = store.meta()
+            assert meta is not None and meta.offset == newest.offset
+    assert all(checkpoints.load(of, checkpoints.names(of)[0]).offset > 0 for of in checkpoints.of_scope("g1"))
+    second.leave()
+
+
 def test_a_checkpoint_that_came_less_far_replaces_nothing(here: Installation) -> None:
     """Not even a folder that the log no longer reaches back to: an Intake goes on from it, past the hole."""
     first = here.worker(here.folder / "one")
