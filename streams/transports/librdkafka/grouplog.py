@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ OFFSETS_S = 5.0  # of asking; without an answer the loop goes on waiting, and ca
 SILENCE_S = 15.0  # a broker that says nothing for so long is away
 
 
-class GroupLog:
+class GroupLog(ABC):
     """The part of a Transport that is no membership. A subclass is the member: it says who it is in the group, and
     reads. Two threads of its own: one for the commit under way, and one that asks for ends."""
 
@@ -62,14 +63,14 @@ class GroupLog:
 
     # -- what a subclass says
 
+    @abstractmethod
     def _member_id(self) -> str:
         """This member's id as it is now; "" before it has one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _membership(self) -> Any:
         """The group's metadata of this member, as librdkafka writes them: a commit is refused when they are not those
         of the group any more."""
-        raise NotImplementedError
 
     # -- places and ends
 
