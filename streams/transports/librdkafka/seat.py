@@ -23,6 +23,9 @@ from pathlib import Path
 
 from forebay.errors import Fenced
 
+# Beyond two sessions. A coordinator that has just started gives everyone a whole session anew, one that rebalances does
+# not count, and a busy one misses the dead late: with a session and 2 s, one move after a broker's restart was refused.
+PATIENCE_S = 10.0
 _TOUCH_S = 1.0
 _ASK_AGAIN_S = 0.2
 
@@ -38,13 +41,15 @@ class Seat:
         self._toucher: threading.Thread | None = None
         self._predecessor = self._member = ""
 
-    def take(self, session_s: float, others: Callable[[], set[str]], stop: threading.Event) -> None:
+    def take(
+        self, session_s: float, others: Callable[[], set[str]], stop: threading.Event, patience_s: float = PATIENCE_S
+    ) -> None:
         """Sit down. `others()` are the ids of the members in this slot of the group.
 
         A predecessor of this folder that has ended, or that has not moved for a session, is not waited for. Raises
-        Fenced where somebody runs in the slot for longer than a session, and what `others` raises.
+        Fenced where somebody is in the slot for longer than two sessions and `patience_s`, and what `others` raises.
         """
-        deadline = time.monotonic() + session_s + 2
+        deadline = time.monotonic() + 2 * session_s + patience_s
         while not stop.is_set():
             if (self._handle is not None or self._lock(session_s)) and others() <= {self._predecessor}:
                 return

@@ -52,7 +52,7 @@ def sit(tmp_path: Path) -> Iterator[Callable[..., Seat]]:
     def take(*members: str) -> Seat:
         seat = Seat(tmp_path / "seat", "0", "g")
         made.append(seat)
-        seat.take(SESSION_S, lambda: set(members), NEVER)
+        seat.take(SESSION_S, lambda: set(members), NEVER, patience_s=1)
         return seat
 
     yield take
