@@ -22,7 +22,7 @@ from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.cluster import Address
 from forebay.streams.transports.librdkafka.ends import Moment
-from forebay.streams.transports.librdkafka.grouplog import SILENCE_S, GroupLog
+from forebay.streams.transports.librdkafka.grouplog import GroupLog
 from forebay.streams.transports.librdkafka.groups import leave, members
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.seat import Seat
@@ -32,6 +32,7 @@ from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import Owner, Polled
 
 SEEK_S = 2.0
+COORDINATED_S = 60.0  # until a broker that answers knows its groups: after a crash a busy one took half a minute
 log = logging.getLogger("forebay.librdkafka")
 
 
@@ -185,7 +186,7 @@ class LibrdkafkaTransport(GroupLog):
         return self._numbers.get((message.topic(), message.partition()), -1)
 
     def _take_seat(self, stop: threading.Event) -> None:
-        deadline = time.monotonic() + SILENCE_S
+        deadline = time.monotonic() + COORDINATED_S
         while self._seat is not None and not stop.is_set():
             try:
                 self._seat.take(self._slot.session_timeout_ms / 1000, self._in_my_slot, stop)
