@@ -20,6 +20,7 @@ from mode import Service
 
 from forebay.errors import BrokerUnavailable, ForebayError
 from forebay.streams.transports.faust.transport import FaustTransport
+from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.supervisor import END_WITHIN_S, stuck, supervise
@@ -44,9 +45,9 @@ class Carried:
         self._app = app
         self.transports: list[FaustTransport] = []
 
-    def __call__(self, *given: Any, **named: Any) -> FaustTransport:
+    def __call__(self, membership: Membership) -> FaustTransport:
         """See FaustTransport."""
-        self.transports.append(FaustTransport(self._app, *given, **named))
+        self.transports.append(FaustTransport(self._app, membership))
         return self.transports[-1]
 
 

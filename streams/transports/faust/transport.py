@@ -7,7 +7,6 @@ import contextlib
 import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import TimeoutError as Late
-from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer
@@ -16,14 +15,11 @@ from faust.exceptions import ConsumerNotStarted
 from forebay.errors import BrokerUnavailable, Fenced
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import asking_consumer
-from forebay.streams.cluster import Address
 from forebay.streams.transports.faust.consumer import StageConsumer
 from forebay.streams.transports.faust.identity import Identity
 from forebay.streams.transports.faust.member import Member, News
-from forebay.streams.transports.librdkafka.ends import Moment
 from forebay.streams.transports.librdkafka.grouplog import GroupLog
-from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.source import Source
+from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.worker.transport import Owner, Polled
 
 T = TypeVar("T")
@@ -33,25 +29,13 @@ ANSWER_S = 10.0  # of the consumer's loop: it has a thread of its own and nothin
 class FaustTransport(GroupLog):
     """Transport of one stage. The app's loop has no part in it: neither waits for the other."""
 
-    def __init__(
-        self,
-        app: Any,
-        bootstrap: Address,
-        sources: Sequence[Source],
-        group: str,
-        options: WorkerOptions,
-        *,
-        name: str,
-        moment: Moment,
-        follows: Sequence[Source] = (),
-        seats: Path | None = None,
-    ) -> None:
-        """See GroupLog. The app's own settings say where its consumer connects to, `bootstrap` where all else does.
-        `seats` are not taken: a worker that is killed is missed for a session."""
-        super().__init__(bootstrap, sources, group, options, name=name, moment=moment, follows=follows)
+    def __init__(self, app: Any, membership: Membership) -> None:
+        """The app's own settings say where its consumer connects to, those of `membership` where all else does. Seats
+        are not taken."""
+        super().__init__(membership)
         self._app = app
-        self._member = Member(self._sources, self.where, name)
-        self._asking = Consumer(asking_consumer(bootstrap, committed=True) | {"group.id": group})
+        self._member = Member(self._sources, self.where, membership.name)
+        self._asking = Consumer(asking_consumer(membership.bootstrap, committed=True) | {"group.id": self.group})
         self._owner: Owner | None = None
         self._service: StageConsumer | None = None
         self._identity = Identity()  # as the owner knows it: see `_membership`

@@ -14,14 +14,13 @@ from confluent_kafka import OFFSET_INVALID, Consumer, TopicPartition
 from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import worker_consumer
-from forebay.streams.cluster import Address
 from forebay.streams.offsets import bounds, committed
-from forebay.streams.transports.librdkafka.ends import EndWatch, Moment
+from forebay.streams.transports.librdkafka.ends import EndWatch
 from forebay.streams.transports.librdkafka.follower import Follower
+from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
 from forebay.streams.worker.batch import PartitionBatch, Record
-from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End
 
@@ -36,30 +35,18 @@ class GroupLog(ABC):
 
     _asking: Consumer  # a subclass's: one with the group's id, to ask where the group and the log are
 
-    def __init__(
-        self,
-        bootstrap: Address,
-        sources: Sequence[Source],
-        group: str,
-        options: WorkerOptions,
-        *,
-        name: str,
-        moment: Moment,
-        follows: Sequence[Source] = (),
-    ) -> None:
-        """`sources` are all partitions of some topics; a member of `group` reads its share of them. `name` is the
-        stage's, for threads and metrics; `moment` is what ends are asked after. `follows` are all partitions of a topic
-        that is read whole."""
-        self.group, self.where = group, str(bootstrap)
-        self._bootstrap, self._options, self._sources = bootstrap, options, tuple(sources)
-        self._numbers = {(s.topic, s.partition): number for number, s in enumerate(sources)}
+    def __init__(self, membership: Membership) -> None:
+        m, options = membership, membership.options
+        self.group, self.where = m.group, str(m.bootstrap)
+        self._bootstrap, self._options, self._sources = m.bootstrap, options, tuple(m.sources)
+        self._numbers = {(s.topic, s.partition): number for number, s in enumerate(m.sources)}
         self._slot = Slot(
-            bootstrap, name, options.slot, group, f"{group}.{options.slot}",
+            m.bootstrap, m.name, options.slot, m.group, f"{m.group}.{options.slot}",
             options.session_timeout_ms, options.transaction_timeout_ms,
         )  # fmt: skip
         self._writer = Writer(self._slot, self._member_id)
-        self._ends = EndWatch(bootstrap, sources, moment, options.heartbeat_interval_s)
-        self._follower = Follower(bootstrap, follows) if follows else None
+        self._ends = EndWatch(m.bootstrap, m.sources, m.moment, options.heartbeat_interval_s)
+        self._follower = Follower(m.bootstrap, m.follows) if m.follows else None
 
     # -- what a subclass says
 

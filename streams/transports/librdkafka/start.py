@@ -16,7 +16,7 @@ from forebay.streams.intake.catalogue import CATALOGUE_BYTES
 from forebay.streams.intake.intake import MEMORY_BYTES, Intake
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.topics import TopicInfo, Topics, describe, describe_foreign
-from forebay.streams.transports.librdkafka.ends import Moment
+from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
@@ -33,18 +33,7 @@ CLOCK_MARGIN_MS = 1000
 class Carry(Protocol):
     """What makes a Transport: LibrdkafkaTransport, or another whose membership is not librdkafka's."""
 
-    def __call__(
-        self,
-        bootstrap: Address,
-        sources: Sequence[Source],
-        group: str,
-        options: WorkerOptions,
-        *,
-        name: str,
-        moment: Moment,
-        follows: Sequence[Source] = (),
-        seats: Path | None = None,
-    ) -> Transport: ...
+    def __call__(self, membership: Membership) -> Transport: ...
 
 
 def intake_worker(
@@ -73,11 +62,11 @@ def intake_worker(
         topics, sources, counts, folder, rules, memory_bytes, catalogue_bytes, breaker,
         foreign=foreign, stamped_elsewhere=stamped,
     )  # fmt: skip
-    transport = carry(
-        bootstrap, sources, topics.intake_group, options,
-        name=intake.name, moment=_ThisMoment(), follows=_sources([info[intake.follows]]), seats=intake.folder,
+    membership = Membership(
+        bootstrap, sources, topics.intake_group, options, intake.name, _ThisMoment(),
+        follows=_sources([info[intake.follows]]), seats=intake.folder,
     )  # fmt: skip
-    return _started(intake, transport, options, checkpoints)
+    return _started(intake, carry(membership), options, checkpoints)
 
 
 def side_worker(
@@ -97,11 +86,11 @@ def side_worker(
     for one in info.values():
         if one.partitions != processor.count:
             raise other_count(one.name, one.partitions, processor.count, str(bootstrap))
-    transport = carry(
-        bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options,
-        name=processor.name, moment=Notes(bootstrap, topics), seats=processor.folder,
+    membership = Membership(
+        bootstrap, _sources([info[processor.topic]]), topics.group(generation, side), options, processor.name,
+        Notes(bootstrap, topics), seats=processor.folder,
     )  # fmt: skip
-    return _started(processor, transport, options, checkpoints)
+    return _started(processor, carry(membership), options, checkpoints)
 
 
 def _started(

@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from confluent_kafka import (
@@ -20,15 +19,12 @@ from confluent_kafka import (
 
 from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
-from forebay.streams.cluster import Address
-from forebay.streams.transports.librdkafka.ends import Moment
 from forebay.streams.transports.librdkafka.grouplog import GroupLog
 from forebay.streams.transports.librdkafka.groups import leave, members
+from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.seat import Seat
-from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import grown
-from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import Owner, Polled
 
 SEEK_S = 2.0
@@ -39,26 +35,15 @@ log = logging.getLogger("forebay.librdkafka")
 class LibrdkafkaTransport(GroupLog):
     """Transport of one stage: a consumer of librdkafka's is the member."""
 
-    def __init__(
-        self,
-        bootstrap: Address,
-        sources: Sequence[Source],
-        group: str,
-        options: WorkerOptions,
-        *,
-        name: str,
-        moment: Moment,
-        follows: Sequence[Source] = (),
-        seats: Path | None = None,
-    ) -> None:
-        """See GroupLog. With a folder of `seats` the membership is static: a worker that was killed has its partitions
-        again at its next start from there, and no other member notices. Without one it is missed for a session
-        first."""
-        super().__init__(bootstrap, sources, group, options, name=name, moment=moment, follows=follows)
-        static = {} if seats is None else {"group.instance.id": self._slot.client}
-        self._consumer = Consumer(self._settings(group) | {"client.id": self._slot.client} | static)
+    def __init__(self, membership: Membership) -> None:
+        super().__init__(membership)
+        seats, slot = membership.seats, self._slot
+        static = {} if seats is None else {"group.instance.id": slot.client}
+        self._consumer = Consumer(self._settings(self.group) | {"client.id": slot.client} | static)
         self._asking = self._consumer
-        self._seat = None if seats is None else Seat(seats / f".seat-{name}-{self._slot.name}", self._slot.name, group)
+        self._seat = (
+            None if seats is None else Seat(seats / f".seat-{membership.name}-{slot.name}", slot.name, self.group)
+        )
         self._owner: Owner | None = None
         self._next: dict[int, int] = {}  # of partitions that are read: no record below it is delivered
 

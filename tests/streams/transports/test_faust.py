@@ -36,10 +36,7 @@ class FaustPlace(KafkaPlace):
 
     def transport(self, slot: str = "0", *, follows: bool = True) -> FaustTransport:  # type: ignore[override]
         options = WorkerOptions(slot=slot, heartbeat_interval_s=0.2, session_timeout_ms=3000)
-        transport = FaustTransport(
-            self._host.app, self._kafka.bootstrap, self._numbered, f"{self.topics.prefix}group", options,
-            name="test", moment=self, follows=self.followed if follows else (),
-        )  # fmt: skip
+        transport = FaustTransport(self._host.app, self.membership(options, follows=follows))
 
         async def start() -> None:
             await self._host.app.add_runtime_dependency(transport.carrier())
