@@ -8,9 +8,23 @@ from typing import Annotated, Any
 import typer
 
 from forebay import __version__
-from forebay.cli.console import print_json, print_table
+from forebay.cli.checkpointverbs import checkpoints_app
+from forebay.cli.flags import (
+    Bootstrap,
+    CheckpointPlace,
+    Data,
+    GenerationName,
+    Json,
+    Prefix,
+    help_where_nothing_is_asked,
+    noun,
+    print_rows,
+    settings,
+)
+from forebay.cli.letterverbs import deadletters_app
 from forebay.cli.sourceverbs import source_app
-from forebay.config import Settings, load
+from forebay.cli.topicverbs import topics_app
+from forebay.config import load
 from forebay.errors import ForebayError, UsageError
 from forebay.secret import Secret
 
@@ -22,33 +36,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-topics_app = typer.Typer(help="The topics: what is there, and making what is missing.", invoke_without_command=True)
-app.add_typer(topics_app, name="topics")
-spec_app = typer.Typer(help="Specs: checking one, and seeing what it declares.", invoke_without_command=True)
-app.add_typer(spec_app, name="spec")
-deadletters_app = typer.Typer(
-    help="Records that the Intake refused: how many and why, one of them, and sending them again.",
-    invoke_without_command=True,
-)
-app.add_typer(deadletters_app, name="deadletters")
-checkpoints_app = typer.Typer(
-    help="Copies of the workers' state, from which another machine goes on.", invoke_without_command=True
-)
-app.add_typer(checkpoints_app, name="checkpoints")
-app.add_typer(source_app, name="source")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs")]
-Bootstrap = Annotated[str | None, typer.Option(help="Kafka, host:port, several by comma", show_default=False)]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="In front of every topic and group", show_default=False)]
-Data = Annotated[Path | None, typer.Option("--data", help="Folder of bundles and generations", show_default=False)]
-CheckpointPlace = Annotated[
-    str | None, typer.Option("--checkpoints", help="Where they are: a folder, or an fsspec URL", show_default=False)
-]
-GenerationName = Annotated[str | None, typer.Option("--generation", help="Name of the generation", show_default=False)]
-
-
-def settings(**flags: Any) -> Settings:
-    return load(flags)[0]
+spec_app = noun("Specs: checking one, and seeing what it declares.")
+for name, verbs in {
+    "topics": topics_app, "spec": spec_app, "deadletters": deadletters_app, "checkpoints": checkpoints_app,
+    "source": source_app,
+}.items():  # fmt: skip
+    app.add_typer(verbs, name=name)
 
 
 def _show_version(asked: bool) -> None:
@@ -65,20 +58,7 @@ def forebay(
     ] = False,
 ) -> None:
     del version
-    _help_where_nothing_is_asked(context)
-
-
-@topics_app.callback()
-@spec_app.callback()
-@deadletters_app.callback()
-@checkpoints_app.callback()
-@source_app.callback()
-def _help_where_nothing_is_asked(context: typer.Context) -> None:
-    """Nothing is done, so that it is a usage error; typer's own `no_args_is_help` has another form in each of its
-    versions."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help(), err=True)
-        raise typer.Exit(2)
+    help_where_nothing_is_asked(context)
 
 
 @app.command()
@@ -110,68 +90,6 @@ def kafka(
         while not stop.wait(0.5):
             if broker.pid is None:
                 raise ForebayError("Kafka ended by itself", where=str(broker.log_file), do="Read its log")
-
-
-@topics_app.command("create")
-def topics_create(
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    generation: GenerationName = None,
-    partitions: Annotated[int | None, typer.Option(help="Of new topics", show_default=False)] = None,
-    replication: Annotated[int, typer.Option(help="Copies of each partition; 3 in production")] = 1,
-    json: Json = False,
-) -> None:
-    """Create the topics that are missing; check the settings of those that are there."""
-    from forebay.cli.cluster import cluster
-    from forebay.streams.topics import Topics, ensure
-
-    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation, partitions=partitions)
-    found = ensure(
-        cluster(s), Topics(s.topic_prefix), generation=s.generation, partitions=s.partitions, replication=replication
-    )
-    rows = [
-        (f.info.name, f.info.partitions, f.info.cleanup_policy, "created" if f.created else "was there") for f in found
-    ]
-    _print(json, ("topic", "partitions", "cleanup", "state"), rows)
-
-
-@topics_app.command("list")
-def topics_list(
-    bootstrap: Bootstrap = None, prefix: Prefix = None, generation: GenerationName = None, json: Json = False
-) -> None:
-    """The topics of this installation and their settings."""
-    from forebay.cli.cluster import cluster
-    from forebay.streams.topics import SIDES, Topics, describe
-
-    s = settings(bootstrap=bootstrap, topic_prefix=prefix, generation=generation)
-    topics = Topics(s.topic_prefix)
-    names = [*topics.own_sources, *(topics.events(side) for side in SIDES), topics.catalogue, topics.dead_letters]
-    names += [topics.vectors(s.generation, side) for side in SIDES]
-    found = describe(cluster(s), names).values()
-    rows = [(i.name, i.partitions, i.replication, i.timestamp_type, i.cleanup_policy, i.retention_ms) for i in found]
-    _print(json, ("topic", "partitions", "replication", "timestamps", "cleanup", "retention_ms"), rows)
-
-
-@source_app.command("list")
-def source_list(bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False) -> None:
-    """Every source: our own two topics, and those of [[source]] tables in forebay.toml."""
-    from forebay.cli.sources import list_sources
-
-    list_sources(settings(bootstrap=bootstrap, topic_prefix=prefix), json)
-
-
-@source_app.command("check")
-def source_check(
-    topic: Annotated[str | None, typer.Argument(help="One of the sources", show_default="all of them")] = None,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    json: Json = False,
-) -> int:
-    """Read the newest 100 records of each source, and show what they become, or why not. Nothing is committed. Exit
-    code 3 when some were refused."""
-    from forebay.cli.sources import check
-
-    return check(settings(bootstrap=bootstrap, topic_prefix=prefix), topic, json)
 
 
 @app.command()
@@ -497,7 +415,7 @@ def config(json: Json = False) -> None:
     """Every setting, its value and where that came from."""
     found, origins = load({})
     rows = [(name, _shown(getattr(found, name)), origin) for name, origin in origins.items()]
-    _print(json, ("setting", "value", "from"), rows)
+    print_rows(json, ("setting", "value", "from"), rows)
 
 
 def _shown(value: Any) -> Any:
@@ -505,133 +423,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value) if isinstance(value, Secret) else value
-
-
-Reasons = Annotated[list[str] | None, typer.Option("--reason", help="Of this reason only", show_default=False)]
-Sources = Annotated[
-    list[str] | None, typer.Option("--source", help="From this topic only, or TOPIC/PARTITION", show_default=False)
-]
-Since = Annotated[
-    str | None, typer.Option(help="Refused since then: 2h (ago), 2026-11-27T09:30, or ms", show_default=False)
-]
-Until = Annotated[str | None, typer.Option(help="Refused before then; written as --since", show_default=False)]
-Last = Annotated[int, typer.Option(min=0, help="How many of the newest offsets are looked through; 0 for all")]
-
-
-@deadletters_app.command("list")
-def deadletters_list(
-    reason: Reasons = None,
-    source: Sources = None,
-    since: Since = None,
-    until: Until = None,
-    last: Last = 1_000_000,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    json: Json = False,
-) -> None:
-    """Reasons: how many, the newest, and where that one is."""
-    from forebay.cli.deadletters import list_reasons
-    from forebay.cli.letterflags import LetterFlags
-
-    flags = LetterFlags(reason or (), source or (), since, until, last)
-    list_reasons(settings(bootstrap=bootstrap, topic_prefix=prefix), flags, json)
-
-
-@deadletters_app.command("show")
-def deadletters_show(
-    place: Annotated[
-        str | None,
-        typer.Argument(
-            help="TOPIC-PARTITION-OFFSET of the record, or the letter's own [PARTITION:]OFFSET; without it the newest",
-            show_default=False,
-        ),
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Write the value's bytes as they are, and nothing else")] = False,
-    reason: Reasons = None,
-    source: Sources = None,
-    since: Since = None,
-    until: Until = None,
-    last: Last = 1_000_000,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    json: Json = False,
-) -> None:
-    """One dead letter with all that is known about it and its bytes, safe for a terminal."""
-    from forebay.cli.deadletters import show
-    from forebay.cli.letterflags import LetterFlags
-
-    flags = LetterFlags(reason or (), source or (), since, until, last)
-    show(settings(bootstrap=bootstrap, topic_prefix=prefix), place, flags, raw, json)
-
-
-@checkpoints_app.command("list")
-def checkpoints_list(place: CheckpointPlace = None, data: Data = None, json: Json = False) -> int:
-    """Every checkpoint, the newest of each store first. Exit code 3 when one cannot be read."""
-    from forebay.cli.checkpoints import list_all
-
-    return list_all(settings(checkpoints=place, data_dir=data), json)
-
-
-@checkpoints_app.command("show")
-def checkpoints_show(
-    of: Annotated[str, typer.Argument(help="GENERATION/STORE, as g1/user-3: its newest; or …/CHECKPOINT")],
-    place: CheckpointPlace = None,
-    data: Data = None,
-    json: Json = False,
-) -> None:
-    """One checkpoint: where it stands in the log, and its files."""
-    from forebay.cli.checkpoints import show
-
-    show(settings(checkpoints=place, data_dir=data), of, json)
-
-
-@checkpoints_app.command("prune")
-def checkpoints_prune(
-    keep: Annotated[
-        int | None, typer.Option(min=1, help="Of each store", show_default="the setting checkpoints_kept")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and remove nothing")] = False,
-    place: CheckpointPlace = None,
-    data: Data = None,
-    json: Json = False,
-) -> int:
-    """Remove all but the newest checkpoints of each store, and what a crash left. Workers do so after each that they
-    make."""
-    from forebay.cli.checkpoints import prune
-
-    return prune(settings(checkpoints=place, data_dir=data), keep, dry_run, json)
-
-
-@deadletters_app.command("redrive")
-def deadletters_redrive(
-    reason: Reasons = None,
-    source: Sources = None,
-    since: Since = None,
-    until: Until = None,
-    last: Last = 0,
-    to: Annotated[
-        Path | None,
-        typer.Option(help="Write the events to this file, for forebay import, and send nothing", show_default=False),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be sent, and send nothing")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before many are sent")] = False,
-    bootstrap: Bootstrap = None,
-    prefix: Prefix = None,
-    json: Json = False,
-) -> int:
-    """Send the records of letters to their source topics again: those that the Intake would accept now. Each counts
-    once, however often that is done. Exit code 3 when some were left."""
-    from forebay.cli.letterflags import LetterFlags
-    from forebay.cli.redrive import RedriveFlags, redrive
-
-    letters = LetterFlags(reason or (), source or (), since, until, last)
-    return redrive(settings(bootstrap=bootstrap, topic_prefix=prefix), letters, RedriveFlags(to, dry_run, yes), json)
-
-
-def _print(as_json: bool, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
-    if as_json:
-        print_json(
-            [{c: str(v) if isinstance(v, Path) else v for c, v in zip(columns, row, strict=True)} for row in rows]
-        )
-    else:
-        print_table(columns, rows)

@@ -1,4 +1,4 @@
-"""`forebay source`: what an operator does about one source of a running Intake."""
+"""`forebay source`"""
 
 from __future__ import annotations
 
@@ -10,13 +10,33 @@ from urllib.parse import quote
 import typer
 
 from forebay.cli.console import out, print_json
+from forebay.cli.flags import Bootstrap, Json, Prefix, noun, settings
 from forebay.errors import ForebayError, UsageError
 
 ANSWER_S = 10.0
-source_app = typer.Typer(
-    help="The topics that the Intake reads: what they are, what their records become, and reading one again.",
-    invoke_without_command=True,
-)
+source_app = noun("The topics that the Intake reads: what they are, what their records become, and reading one again.")
+
+
+@source_app.command("list")
+def source_list(bootstrap: Bootstrap = None, prefix: Prefix = None, json: Json = False) -> None:
+    """Every source: our own two topics, and those of [[source]] tables in forebay.toml."""
+    from forebay.cli.sources import list_sources
+
+    list_sources(settings(bootstrap=bootstrap, topic_prefix=prefix), json)
+
+
+@source_app.command("check")
+def source_check(
+    topic: Annotated[str | None, typer.Argument(help="One of the sources", show_default="all of them")] = None,
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    json: Json = False,
+) -> int:
+    """Read the newest 100 records of each source, and show what they become, or why not. Nothing is committed. Exit
+    code 3 when some were refused."""
+    from forebay.cli.sources import check
+
+    return check(settings(bootstrap=bootstrap, topic_prefix=prefix), topic, json)
 
 
 @source_app.command("resume")
