@@ -98,7 +98,9 @@ class Checkpoints:
                 f"checkpoints cannot be reached: {error}", where=url, do="Install what it names, or mend the URL"
             ) from None
         self._is_local = "file" in _protocols(self._fs)
-        self._hashes: dict[tuple[int, int, int], str] = {}  # of sorted files that this process has read before
+        # Of sorted files that this process has read before, by device, inode, bytes and time of writing: compaction
+        # frees inodes, which the next files get, and small ones have the same size.
+        self._hashes: dict[tuple[int, int, int, int], str] = {}
 
     # -- writing
 
@@ -125,12 +127,20 @@ class Checkpoints:
         return Saved(made, new_bytes)
 
     def prune(self, of: str, keep: int, unnamed_for_s: float = UNNAMED_FOR_S, *, dry_run: bool = False) -> Pruned:
-        """Remove all but the `keep` newest Checkpoints of a store, and the files that none of those names and that are
-        older than `unnamed_for_s`. With `dry_run` only count. Raises CheckpointError."""
+        """Remove all but the `keep` Checkpoints of a store that were made last, manifests that cannot be read, and the
+        files that none of those kept names and that are older than `unnamed_for_s`. With `dry_run` only count. Raises
+        CheckpointError."""
         with self._named(of):
-            found = self._manifests(of)
-            kept, gone = found[:keep], found[keep:]
-            named = {file.sha256 for name in kept for file in self._read(of, name).files}
+            found, gone = [], []
+            for name in self._manifests(of):
+                try:
+                    found.append((self._read(of, name), name))
+                except CheckpointError:
+                    gone.append(name)
+            # Not by offset: a topic that was made anew, and a group that was set back, begin low again.
+            found.sort(key=lambda one: (one[0].created, one[1]), reverse=True)
+            gone += [name for _, name in found[keep:]]
+            named = {file.sha256 for one, _ in found[:keep] for file in one.files}
             if not dry_run:  # manifests first: a file that a manifest names is there
                 for name in gone:
                     self._fs.rm_file(self._path(of, f"{name}.json"))
@@ -230,7 +240,7 @@ class Checkpoints:
 
     def _hash(self, path: Path) -> str:
         state = path.stat()
-        key = (state.st_dev, state.st_ino, state.st_size)
+        key = (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns)
         if path.suffix == ".sst" and key in self._hashes:
             return self._hashes[key]
         digest = hashlib.sha256()
@@ -270,6 +280,8 @@ class Checkpoints:
         return {posixpath.basename(e["name"]): int(e["size"] or 0) for e in self._entries(path)}
 
     def _modified(self, path: str) -> float:
+        if self._is_local:  # a link has the time of writing of the store's own file; when it was linked is another one
+            return os.stat(path).st_ctime
         try:
             return float(self._fs.modified(path).timestamp())
         except (NotImplementedError, AttributeError):  # a place that keeps no times: nothing is ever old enough

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,14 +52,22 @@ def keep(tmp_path: Path) -> Callable[..., Any]:
     numbers = itertools.count()
     store = PartitionStore.open(tmp_path / "store", create=True)
 
-    def kept(checkpoints: Checkpoints, offset: int, ids: range) -> Any:
-        meta = PartitionMeta("events.user", 3, "topic-1", 4, "layout", offset, as_of=offset * 10)
+    def kept(checkpoints: Checkpoints, offset: int, ids: range, created: int = 7) -> Any:
+        meta = _meta(offset)
         store.write(meta=meta, puts=[(b"u%d" % n, StoredRow(b"state%d" % n * 40, b"v" * 600)) for n in ids])
         copy = tmp_path / f"copy-{next(numbers)}"
         store.snapshot(copy)
-        return checkpoints.save(copy, about(OF, meta, 7))
+        return checkpoints.save(copy, about(OF, meta, created))
 
     return kept
+
+
+def _meta(offset: int) -> PartitionMeta:
+    return PartitionMeta("events.user", 3, "topic-1", 4, "layout", offset, as_of=offset * 10)
+
+
+def _about(offset: int) -> Checkpoint:
+    return about(OF, _meta(offset), 7)
 
 
 def _entities(path: Path) -> dict[bytes, StoredRow]:
@@ -150,6 +159,52 @@ def test_prune_keeps_the_newest_and_what_they_name(place: str, keep: Callable[..
     checkpoints.remove("g1")
     assert checkpoints.stores() == []
     checkpoints.remove("g1")
+
+
+def test_prune_keeps_what_was_made_last(place: str, keep: Callable[..., Any]) -> None:
+    """Whatever its offset: a topic that was made anew begins at 0 again, and so does a group that was set back."""
+    checkpoints = Checkpoints(place)
+    for number, offset in enumerate([90_000, 91_000, 100, 200]):
+        made = keep(checkpoints, offset, range(10 * number), created=number).checkpoint
+        checkpoints.prune(OF, 2)
+        assert made.name in checkpoints.names(OF)
+    assert [checkpoints.load(OF, name).offset for name in checkpoints.names(OF)] == [200, 100]
+
+
+def test_prune_removes_manifests_that_cannot_be_read(place: str, keep: Callable[..., Any]) -> None:
+    """As their error says; the others stay."""
+    checkpoints = Checkpoints(place)
+    names = [keep(checkpoints, offset, range(10)).checkpoint.name for offset in (100, 200)]
+    fs, root = fsspec.core.url_to_fs(place)
+    fs.pipe_file(f"{root}/{OF}/{names[1]}.json", b"not this")
+    assert checkpoints.prune(OF, 2).checkpoints == 1
+    assert checkpoints.names(OF) == [names[0]]
+
+
+def test_a_file_that_was_linked_just_now_is_not_old(keep: Callable[..., Any], tmp_path: Path) -> None:
+    """A store's file may be of last week. It is named by nobody before the manifest of its first Checkpoint."""
+    checkpoints, store = Checkpoints(str(tmp_path / "kept")), tmp_path / "week-old.sst"
+    keep(checkpoints, 100, range(10))
+    store.write_bytes(b"of last week")
+    os.utime(store, (1.0, 1.0))
+    linked = tmp_path / "kept" / OF / "files" / "on-its-way"
+    os.link(store, linked)
+    assert checkpoints.prune(OF, 1).files == 0 and linked.exists()
+
+
+def test_a_file_that_has_another_s_inode_is_not_taken_for_it(tmp_path: Path) -> None:
+    """Compaction frees inodes, and the next sorted file of the same size may have one of them."""
+    checkpoints, folder = Checkpoints(f"memory://lake/{next(_names)}"), tmp_path / "copy"
+    folder.mkdir()
+    path = folder / "000009.sst"
+    kept = []
+    for number, content in enumerate([b"one file", b"another "]):
+        path.write_bytes(content)  # in place: the inode stays
+        os.utime(path, ns=(number, number))
+        kept.append(checkpoints.save(folder, _about(number)).checkpoint)
+    assert kept[0].files[0].sha256 != kept[1].files[0].sha256
+    checkpoints.fetch(kept[1], tmp_path / "here")
+    assert (tmp_path / "here" / "000009.sst").read_bytes() == b"another "
 
 
 def test_a_manifest_that_is_not_what_was_written_is_refused(place: str, keep: Callable[..., Any]) -> None:
