@@ -59,6 +59,8 @@ class LibrdkafkaTransport(GroupLog):
         """See Transport."""
         self._owner = owner
         self._take_seat(stop)
+        if stop.is_set():  # whoever has the slot would be fenced by a member of its name
+            return
         topics = list(dict.fromkeys(source.topic for source in self._sources))
         self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         self._begin()

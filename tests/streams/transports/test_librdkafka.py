@@ -17,13 +17,14 @@ from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
 from forebay.streams.transports.librdkafka.follower import Follower
+from forebay.streams.transports.librdkafka.groups import members
 from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.source import Source
 
-from .contract import PARTITIONS, Taking, TransportContract
+from .contract import PARTITIONS, Ear, Taking, TransportContract
 
 pytestmark = pytest.mark.broker
 
@@ -162,6 +163,16 @@ class TestLibrdkafka(TransportContract):
         assert held >= 1.5 - 0.001  # librdkafka waits for whole milliseconds, rounded down
         assert waited(0.0, behind=False) < held
         assert waited(5.0, behind=True) < held
+
+    def test_a_start_that_was_told_to_stop_joins_nothing(self, kafka: DevKafka, place: KafkaPlace) -> None:
+        """Somebody else may be in its slot: a member of that name would fence them."""
+        transport, stop = place.transport(), threading.Event()
+        stop.set()
+        transport.join(Ear("late", []), stop)
+        for _ in range(20):  # its own thread joins within a second, where it was told to
+            assert not members(kafka.bootstrap, transport.group)
+            time.sleep(0.2)
+        transport.close()
 
     def test_a_batch_is_of_about_a_megabyte_however_large_the_records_are(
         self, place: KafkaPlace, taking: Taking
