@@ -52,12 +52,16 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self.run: Runner = self._on_a_thread
 
-    def opened(self, partition: int, newest_ms: int) -> None:
-        """A partition was opened whose newest Checkpoint was made at `newest_ms`; 0: there is none."""
+    def opened(self, partition: int, newest_ms: int | None) -> None:
+        """A partition was opened whose newest Checkpoint was made at `newest_ms`. 0: there is none; None: nobody asked,
+        and what was due stays so."""
+        self._offsets.pop(partition, None)
+        if newest_ms is None:
+            self._due.setdefault(partition, self._clock())
+            return
         # Another machine made it, and its clock may be ahead of this one's.
         age_s = max(0.0, (self._wall_ms() - newest_ms) / 1000)
         self._due[partition] = self._clock() + max(0.0, self._every_s - age_s)
-        self._offsets.pop(partition, None)
 
     def flushed(self) -> None:
         """All that is committed is in the stores: begin a Checkpoint where one is due."""
@@ -93,16 +97,22 @@ class Keeper:
     def _save(self, partition: int, folder: Path, made: Checkpoint, started: float) -> None:
         try:
             saved = self._checkpoints.save(folder, made)
-            self._checkpoints.prune(made.of, self._kept)
         except CheckpointError as error:
             self._failed(partition, made.of, made.offset, error)
         else:
+            self._prune(made.of)
             emit(
                 "checkpoint", stage=self._stage.name, partition=partition, offset=made.offset,
                 bytes=saved.checkpoint.bytes, new_bytes=saved.new_bytes, seconds=time.perf_counter() - started,
             )  # fmt: skip
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def _prune(self, of: str) -> None:
+        try:
+            self._checkpoints.prune(of, self._kept)
+        except CheckpointError as error:  # the Checkpoint is made all the same; the next one tries again
+            log.warning("older checkpoints of %s stay: %s", of, error)
 
     def _failed(self, partition: int, of: str, offset: int, error: StoreError) -> None:
         log.warning("no checkpoint of %s at offset %d: %s", of, offset, error)

@@ -5,10 +5,10 @@ committed one. It goes on aloud from there when the topic that its stage follows
 batch under way is committed, the store written and closed before the group may give the partition away. The store may
 lag the group and never lead it.
 
-No wait is without a bound, but for that of a partition whose records cannot be read for want of something outside: it
-stands still alone, and says so. A broker that does not answer is waited for: the state in memory is dropped, the slot
-taken anew, and everything read again when the broker is back. Whatever makes no progress otherwise is for the
-supervisor to end.
+No wait is without a bound, but for that of a partition whose records cannot be read, or whose state does not arrive,
+for want of something outside: it stands still alone, and says so. A broker that does not answer is waited for: the
+state in memory is dropped, the slot taken anew, and everything read again when the broker is back. Whatever makes no
+progress otherwise is for the supervisor to end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Worker:
         Raises StoreMissing where the state of a partition is nowhere: nothing is joined by then.
         """
         self.stage, self.options = stage, options
-        self._stores = Stores(stage, checkpoints)
+        self._stores = Stores(stage, checkpoints, wall_ms)
         self._stores.check()
         self.keeper = None if checkpoints is None else Keeper(checkpoints, stage, options, clock, wall_ms)
         self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
@@ -82,7 +82,6 @@ class Worker:
         self._ages = Ages()
         self._joined = False
         self._unopened: set[int] = set()  # assigned, and standing still until their stores are open
-        self._put_off: dict[int, Absence] = {}  # of those whose Checkpoints do not arrive
         self._restoring: dict[int, int] = {}  # partition -> fold silently up to this offset
         self._catching_up = False
         self._met_end: dict[int, int] = {}
@@ -416,17 +415,11 @@ class Worker:
         for partition in sorted(self._unopened):
             if self._stop.is_set():
                 return
-            if partition in self._put_off and not self._put_off[partition].over(self._clock()):
-                continue
             try:
                 self._take_over(partition)
             except CheckpointError as error:  # the others go on meanwhile
-                log.warning("%s: %s", self._place(partition), error)
-                waits = self._put_off.setdefault(partition, Absence(self.options.broker_away_s, self._clock))
-                waits.failed(error)
-            else:
-                self._put_off.pop(partition, None)
-                self._unopened.discard(partition)
+                self._waits.put(partition, self._place(partition), str(error))
+            self._unopened.discard(partition)
             self._turned()
 
     def _take_over(self, partition: int) -> None:
@@ -437,14 +430,14 @@ class Worker:
         source = self._transport.source(partition)
         self._met_end.pop(partition, None)
         self._claims.forget(partition)
-        found = self._stores.find(partition, source)
+        found = self._stores.find(partition, source, self._turned, self._stop)
         try:
             self._transport.take(self._stop)
             done, first = self._transport.committed(partition), self._transport.first(partition)
-            owned = self._stores.take(partition, source, found, done, first, self._turned, self._stop)
+            found = self._stores.take(partition, source, found, done, first, self._turned, self._stop)
             if self._stop.is_set():
                 return
-            if owned is None:
+            if (owned := found.owned) is None:
                 if found.checkpoints and self.stage.needs_all:
                     raise self._leads(partition, found.checkpoints[0].offset, done or 0)
                 # Where the group has been already, an empty store needs the log from its beginning on.
@@ -458,12 +451,13 @@ class Worker:
             raise
         self._committed[partition] = store if done is None else done
         if self.keeper is not None:
-            self.keeper.opened(partition, found.checkpoints[0].created if found.checkpoints else 0)
+            self.keeper.opened(partition, found.newest_ms)
         # What the sources took before it is in the state, and a log has a record no earlier than its source.
         self._ages.nothing_before(partition, owned.meta.as_of)
         if done is not None and store < done:
             self._restoring[partition] = done
         else:
+            self._waits.went_on(partition, self._place(partition))
             self._go_on(partition, store)
 
     def _past_what_is_gone(self, owned: Owned, partition: int, done: int | None, first: int) -> None:
@@ -503,6 +497,7 @@ class Worker:
         owned.advance(end, 0)  # the last offsets before it may be a transaction's own marks
         self._since_flush += 1  # the store has not been told: else the next start folds the same again
         del self._restoring[partition]
+        self._waits.went_on(partition, self._place(partition))
         self._go_on(partition, end)
         seconds = time.perf_counter() - started
         log.info("%s: %d events folded again in %.2f s", self._place(partition), events, seconds)
@@ -524,7 +519,6 @@ class Worker:
     def _let_go(self, partitions: Sequence[int]) -> None:
         for partition in partitions:
             self._unopened.discard(partition)
-            self._put_off.pop(partition, None)
             self._restoring.pop(partition, None)
             self._met_end.pop(partition, None)
             self._committed.pop(partition, None)

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+from forebay.clock import now_ms
 from forebay.errors import CheckpointError, StoreCorrupt, StoreLocked, StoreMissing
 from forebay.store.checkpoints import Checkpoint, Checkpoints
 from forebay.store.rocks import discard
@@ -41,18 +42,24 @@ log = logging.getLogger("forebay.worker")
 
 @dataclass(frozen=True)
 class Found:
-    """What there is of a partition: its store, open, or None; and its Checkpoints, the newest first."""
+    """What there is of a partition: its store, open, or None; and its Checkpoints, the furthest first, None where
+    nobody has asked for them."""
 
     owned: Owned | None
-    checkpoints: Sequence[Checkpoint]
+    checkpoints: Sequence[Checkpoint] | None
+
+    @property
+    def newest_ms(self) -> int | None:
+        """When the last Checkpoint was made; 0 where there is none, None where nobody has asked."""
+        return None if self.checkpoints is None else max((one.created for one in self.checkpoints), default=0)
 
 
 class Stores:
     """Opens the stores of one stage. One thread at a time."""
 
-    def __init__(self, stage: Stage, checkpoints: Checkpoints | None) -> None:
+    def __init__(self, stage: Stage, checkpoints: Checkpoints | None, wall_ms: Callable[[], int] = now_ms) -> None:
         """Without `checkpoints`, what is not in a folder of this machine is folded from the log."""
-        self._stage, self._checkpoints = stage, checkpoints
+        self._stage, self._checkpoints, self._wall_ms = stage, checkpoints, wall_ms
         self._sweep()
 
     def check(self) -> None:
@@ -66,22 +73,22 @@ class Stores:
             if self._of(name) not in kept:
                 raise self._nowhere(name)
 
-    def find(self, partition: int, source: Source) -> Found:
-        """What there is of a partition, before anything is taken from anybody. Raises StoreMissing where that is
-        nothing and all is needed, StoreLocked or StoreCorrupt where the folder is of no use and no Checkpoint can take
-        its place, and the errors of Stage.open."""
+    def find(self, partition: int, source: Source, turned: Callable[[], None], stop: threading.Event) -> Found:
+        """What there is of a partition, before anything is taken from anybody; Checkpoints are asked for where no store
+        is. `turned` is called while they are waited for.
+
+        Raises StoreMissing where there is nothing and all is needed, StoreLocked or StoreCorrupt where the folder is of
+        no use and no Checkpoint can take its place, CheckpointError, and the errors of Stage.open.
+        """
         name, refused = self._stage.names[partition], None
         try:
-            owned = self._open_furthest(partition, source)
+            if (owned := self._open_furthest(partition, source)) is not None:
+                return Found(owned, None)
         except (StoreLocked, StoreCorrupt) as error:
-            owned, refused = None, error
-        try:
-            kept = self._kept(name, source)
-        except CheckpointError as error:
-            if owned is None:
-                raise
-            log.warning("%s: goes on with the state that is here: %s", source, error)
-            kept = []
+            refused = error
+        kept = self._kept(name, source, turned, stop)
+        if stop.is_set():
+            return Found(None, ())
         if refused is not None:
             # What needs no more than the log begins beside a folder that is locked; one that is damaged is a loss.
             by_the_log = self._checkpoints is not None and not self._stage.needs_all and type(refused) is StoreLocked
@@ -90,39 +97,47 @@ class Stores:
             log.error("%s: %s", source, refused)
             if type(refused) is StoreCorrupt:
                 self._set_aside(Path(refused.where))
-        elif owned is None and not kept and self._stage.needs_all and self._checkpoints is not None:
+        elif not kept and self._stage.needs_all and self._checkpoints is not None:
             raise self._nowhere(name)
-        return Found(owned, kept)
+        return Found(None, kept)
 
     def take(
         self, partition: int, source: Source, found: Found, done: int | None, first: int, turned: Callable[[], None],
         stop: threading.Event,
-    ) -> Owned | None:  # fmt: skip
+    ) -> Found:  # fmt: skip
         """The partition's store, open: what was found here, or the Checkpoint where it is worth its way. None where
         there is neither. The group is at `done`, and the log begins at `first`; `turned` is called while it arrives.
 
         Raises CheckpointError where what is needed does not arrive.
         """
-        owned = found.owned
-        # Others are of before the group was set back.
-        kept = [one for one in found.checkpoints if done is None or one.offset <= done]
-        if not kept:
-            return owned
+        owned, kept = found.owned, found.checkpoints
         here = owned is not None and owned.meta.offset >= first
-        if owned is not None and (
-            owned.meta.offset >= kept[0].offset or (here and owned.meta.as_of + WORTH_MS >= kept[0].as_of)
-        ):
-            return owned
+        if owned is not None and kept is None:
+            # No Checkpoint has come further than the group, nor is of later than now.
+            if here and (owned.meta.offset >= (done or 0) or owned.meta.as_of + WORTH_MS >= self._wall_ms()):
+                return found
+            try:
+                kept = self._kept(self._stage.names[partition], source, turned, stop)
+            except CheckpointError as error:
+                if not here:
+                    raise
+                log.warning("%s: goes on with the state that is here: %s", source, error)
+                return found
+        at = -1 if owned is None else owned.meta.offset
+        # Others have nothing that is not here, or are of before the group was set back.
+        ahead = [one for one in kept or () if at < one.offset and (done is None or one.offset <= done)]
+        if not ahead or (here and owned is not None and owned.meta.as_of + WORTH_MS >= ahead[0].as_of):
+            return Found(owned, kept)
         self._stage.close(partition)
         refused = None
-        for one in kept:
+        for one in ahead:
             try:
-                return self._bring(partition, source, one, turned, stop)
+                return Found(self._bring(partition, source, one, turned, stop), kept)
             except CheckpointError as error:
                 log.warning("%s: %s", source, error)
                 refused = refused or error
         if here:
-            return self._open_furthest(partition, source)
+            return Found(self._open_furthest(partition, source), kept)
         assert refused is not None
         raise refused
 
@@ -192,20 +207,25 @@ class Stores:
 
     # -- Checkpoints
 
-    def _kept(self, name: str, source: Source) -> list[Checkpoint]:
-        """The Checkpoints of a store that can be read and are of this very topic, the newest first."""
-        if self._checkpoints is None:
+    def _kept(self, name: str, source: Source, turned: Callable[[], None], stop: threading.Event) -> list[Checkpoint]:
+        """The Checkpoints of a store that can be read and are of this very topic, the furthest first."""
+        if (checkpoints := self._checkpoints) is None:
             return []
         found = []
-        for manifest in self._checkpoints.names(self._of(name)):
-            try:
-                one = self._checkpoints.load(self._of(name), manifest)
-            except CheckpointError as error:
-                log.warning("%s: %s", source, error)
-                continue
-            if one.topic_id == source.topic_id:
-                found.append(one)
-        return found
+
+        def ask(heard: Callable[[], None]) -> None:
+            for manifest in checkpoints.names(self._of(name)):
+                heard()
+                try:
+                    one = checkpoints.load(self._of(name), manifest)
+                except CheckpointError as error:
+                    log.warning("%s: %s", source, error)
+                    continue
+                if one.topic_id == source.topic_id:
+                    found.append(one)
+
+        _asked(checkpoints.url, ask, turned, stop)
+        return list(found)
 
     def _bring(
         self, partition: int, source: Source, kept: Checkpoint, turned: Callable[[], None], stop: threading.Event
@@ -214,12 +234,17 @@ class Stores:
         name, started = self._stage.names[partition], time.perf_counter()
         # The number: one that was given up may still be written to.
         arriving = self._stage.folder / f".arriving-{os.getpid()}-{next(_NUMBERS)}.{name}"
-        _fetched(self._checkpoints, kept, arriving, turned, stop)
+        checkpoints = self._checkpoints
+        _asked(checkpoints.url, lambda heard: checkpoints.fetch(kept, arriving, lambda size: heard()), turned, stop)
         if stop.is_set():
             return None
         path = self._unused(name)
         os.rename(arriving, path)
-        owned = self._stage.open(partition, source, 0, create=False, folder=path)
+        try:
+            owned = self._stage.open(partition, source, 0, create=False, folder=path)
+        except StoreCorrupt as error:  # its files are what was written, and do not fit together
+            discard(path)
+            raise CheckpointError(f"{kept.name} does not open: {error.what}", where=checkpoints.url) from None
         self._remove(other for other in self._folders(name) if other != path)
         seconds = time.perf_counter() - started
         log.info("%s: %.1f MB came from a checkpoint in %.2f s", source, kept.bytes / 1e6, seconds)
@@ -234,31 +259,35 @@ class Stores:
         return no_state(name, str(self._stage.folder), self._checkpoints.url)
 
 
-def _fetched(
-    checkpoints: Checkpoints, kept: Checkpoint, folder: Path, turned: Callable[[], None], stop: threading.Event
+def _asked(
+    url: str, ask: Callable[[Callable[[], None]], None], turned: Callable[[], None], stop: threading.Event
 ) -> None:
-    """Fetch on another thread: a place that does not answer must not keep this one. Ends early when `stop` is set."""
-    heard, failed = [time.monotonic()], list[BaseException]()
+    """Ask the place at `url` on another thread: one that does not answer must not keep this one. `ask` calls what it is
+    given whenever something has arrived. Ends early when `stop` is set. Raises what `ask` raises, and CheckpointError
+    after a minute of silence."""
+    heard_at, failed = [time.monotonic()], list[BaseException]()
 
-    def told(_: int) -> None:
-        heard[0] = time.monotonic()
-        if stop.is_set():
-            raise CheckpointError("told to stop", where=kept.of)
+    def heard() -> None:
+        heard_at[0] = time.monotonic()
+        if stop.is_set() or given_up.is_set():
+            raise CheckpointError("nobody waits for it any more", where=url)
 
-    def fetch() -> None:
+    def run() -> None:
         try:
-            checkpoints.fetch(kept, folder, told)
+            ask(heard)
         except BaseException as error:  # noqa: BLE001 - raised below
             failed.append(error)
 
-    thread = threading.Thread(target=fetch, name=f"fetch-{kept.of}", daemon=True)
+    given_up = threading.Event()
+    thread = threading.Thread(target=run, name="checkpoints", daemon=True)
     thread.start()
     while thread.is_alive() and not stop.is_set():
         thread.join(0.2)
         turned()
-        if time.monotonic() - heard[0] > SILENCE_S:
+        if thread.is_alive() and time.monotonic() - heard_at[0] > SILENCE_S:
+            given_up.set()
             raise CheckpointError(
-                f"nothing arrived for {SILENCE_S:.0f} s", where=checkpoints.url, do="Can this machine reach the place?"
+                f"nothing arrived for {SILENCE_S:.0f} s", where=url, do="Can this machine reach the place?"
             )
     if failed and not stop.is_set():
         raise failed[0]

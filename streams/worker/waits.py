@@ -1,4 +1,5 @@
-"""Partitions that stand still for want of something that is neither in the log nor at the broker: a schema, say.
+"""Partitions that stand still for want of something that is neither in the log nor at the broker: a schema, or the
+Checkpoint that their state is to come from.
 
 The others go on. A partition that waits is tried again after growing pauses, for as long as it takes: its records stay
 in the log, and nothing is claimed for it.

@@ -297,10 +297,70 @@ def test_a_checkpoint_that_came_less_far_replaces_nothing(here: Installation) ->
     here.kill(first)
     second = here.worker(here.folder / "one")
     source = Source(TOPIC, 0, TOPIC)
-    found = second._stores.find(0, source)
-    assert found.owned is not None and found.checkpoints[0].offset < (at := found.owned.meta.offset)
-    assert second._stores.take(0, source, found, at, at + 5, lambda: None, NEVER) is found.owned
+    found = second._stores.find(0, source, lambda: None, NEVER)
+    assert found.owned is not None and found.checkpoints is None
+    at = found.owned.meta.offset
+    taken = second._stores.take(0, source, found, at, at + 5, lambda: None, NEVER)
+    assert taken.owned is found.owned and taken.checkpoints and taken.checkpoints[0].offset < at
     here.kill(second)
+
+
+def test_a_checkpoint_behind_the_folder_takes_its_place_never(
+    here: Installation, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """The one that is ahead does not arrive. The next one is behind the folder, and the log begins at the folder."""
+    first = here.worker(here.folder / "one")
+    here.send(16)
+    here.turn(first, each_ms=61_000)
+    first.finish()
+    here.kill(first)
+    shutil.copytree(here.folder / "one", here.folder / "behind")
+    again = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(again, each_ms=1_000_000)
+    here.kill(again)
+    kept = Checkpoints(str(here.place))
+    for of in kept.of_scope("g1"):
+        newest, older = (kept.load(of, name) for name in kept.names(of))
+        only = {file.sha256 for file in newest.files} - {file.sha256 for file in older.files}
+        for name in only:
+            (here.place / of / "files" / name).unlink()
+    second = here.worker(here.folder / "behind")
+    for partition, name in enumerate(second.stage.names):
+        found = second._stores.find(partition, source := Source(TOPIC, partition, TOPIC), lambda: None, NEVER)
+        assert found.owned is not None
+        at, done = found.owned.meta.offset, here.log.end(TOPIC, partition)
+        taken = second._stores.take(partition, source, found, done, at, lambda: None, NEVER)
+        assert taken.owned is not None and taken.owned.meta.offset == at
+        assert (here.folder / "behind" / name).exists()
+        second.stage.close(partition)
+    assert digests(second) == undisturbed()
+
+
+def test_a_checkpoint_that_does_not_open_gives_way_to_an_older_one(
+    here: Installation, digests: Digests, undisturbed: Undisturbed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its files are what was written, and are no store."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    first.finish()
+    kept = Checkpoints(str(here.place))
+    for partition, owned in first.stage.partitions.items():
+        copy = here.folder / "copy"
+        meta = owned.snapshot(copy)
+        (copy / "CURRENT").write_bytes(b"not this")
+        for name in kept.names(of := f"g1/user-{partition}"):
+            if kept.load(of, name).offset == meta.offset:
+                (here.place / of / f"{name}.json").unlink()
+        kept.save(copy, about(of, meta, here.now_ms))
+        shutil.rmtree(copy)
+    here.kill(first)
+    second = here.worker(here.folder / "two")
+    with caplog.at_level(logging.WARNING):
+        here.turn(second)
+    assert caplog.text.count("does not open") == 2
+    assert digests(second) == undisturbed()
 
 
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(
@@ -339,8 +399,12 @@ def test_a_place_that_does_not_answer_is_waited_for(
     names, second._stores._checkpoints.names = second._stores._checkpoints.names, _away  # type: ignore[union-attr]
     here.send(40)
     here.turn(second)
-    assert second.not_ready() == "1 partitions are being restored"
+    assert second.not_ready().startswith(f"{TOPIC}[1] waits: nobody answers (there)")
     assert second.stage.partitions.keys() == {0}
+    assert second.progress()[0].committed == here.log.end(TOPIC, 0)
+    here.turn(second, each_ms=1_000_000)  # longer than a broker may be away
+    here.send(8)
+    here.turn(second)
     assert second.progress()[0].committed == here.log.end(TOPIC, 0)
     second._stores._checkpoints.names = names  # type: ignore[union-attr]
     here.turn(second)
@@ -396,6 +460,78 @@ def test_what_a_killed_process_left_on_its_way_goes(here: Installation) -> None:
     worker = here.worker(here.folder / "one")
     assert [p.name for p in (here.folder / "one").glob(".*")] == [".snapshot-1-user-0"]
     here.kill(worker)
+
+
+def test_a_place_that_hangs_keeps_nobody(
+    here: Installation, monkeypatch: pytest.MonkeyPatch, digests: Digests, undisturbed: Undisturbed
+) -> None:
+    """It is given up after a time, the loop turning meanwhile; and it is not asked for what is here."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first, each_ms=61_000)
+    here.kill(first)
+    monkeypatch.setattr("forebay.streams.worker.stores.SILENCE_S", 0.3)
+    second, over, asked = here.worker(here.folder / "one"), threading.Event(), list[str]()
+    checkpoints = second._stores._checkpoints
+    assert checkpoints is not None
+    names = checkpoints.names
+
+    def hang(of: str) -> list[str]:
+        asked.append(of)
+        over.wait(60)
+        return []
+
+    checkpoints.names = hang  # type: ignore[method-assign]
+    here.send(8)
+    here.turn(second)
+    assert second.not_ready() == "" and not asked
+    second._drop()  # as after a transaction that was aborted
+    here.turn(second)
+    assert second.not_ready() == "" and not asked
+    here.kill(second)
+
+    third, turns = here.worker(here.folder / "two"), list[float]()
+    third._stores._checkpoints.names = hang  # type: ignore[union-attr]
+    turned, third._turned = third._turned, lambda: (turns.append(1), turned())  # type: ignore[method-assign,assignment]
+    here.turn(third, times=2)
+    assert sorted(asked) == ["g1/user-0", "g1/user-1"] and len(turns) > 3
+    assert "nothing arrived for 0 s" in third.not_ready()
+    over.set()
+    third._stores._checkpoints.names = names  # type: ignore[union-attr]
+    assert digests(third) == undisturbed()
+
+
+def test_a_partition_that_waited_half_restored_is_ready_when_it_is_restored(here: Installation) -> None:
+    """What it waited for is there, and no new record has to come for the worker to say so."""
+    first = here.worker(here.folder / "one")
+    here.send(40)
+    here.turn(first)
+    here.kill(first)
+    shutil.rmtree(here.folder / "one")
+    second, reasons = here.worker(here.folder / "two"), {0: "no schema"}
+    second.stage.waits = lambda batches: {p: r for p, r in reasons.items() if p in {b.partition for b in batches}}  # type: ignore[method-assign]
+    here.turn(second)
+    assert second.not_ready() == f"{TOPIC}[0] waits: no schema" and second.stage.partitions.keys() == {1}
+    reasons.clear()
+    here.turn(second)
+    assert second.not_ready() == "" and second.stage.partitions.keys() == {0, 1}
+    here.kill(second)
+
+
+def test_checkpoints_that_cannot_be_pruned_are_made_all_the_same(
+    here: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A place may let nobody remove anything. That is told, and no Checkpoint is made again for it."""
+    first = here.worker(here.folder / "one")
+    first.keeper._checkpoints.prune = _away  # type: ignore[union-attr,assignment]
+    here.send(40)
+    with caplog.at_level(logging.WARNING):
+        here.turn(first, times=40, each_ms=10_000)
+    assert "older checkpoints of g1/user-0 stay: nobody answers" in caplog.text
+    assert "no checkpoint" not in caplog.text
+    kept = Checkpoints(str(here.place))
+    assert [len(kept.names(of)) for of in kept.of_scope("g1")] == [2, 2]
+    here.kill(first)
 
 
 def _away(*_: object) -> list[str]:
