@@ -171,7 +171,9 @@ def _server_text() -> str:
 def _worker_text() -> str:
     census = Census(1, {"entities": 1}, {"recent": 1}, {"state": 8})
     standing = Standing(Source("events.user", 0, ""), Progress(1, 1, 1), 1, 1, 1, census)
-    return WorkerMetrics([SimpleNamespace(report=lambda: Report("user", {0: standing}))]).exposed("")[0].decode()
+    stage = SimpleNamespace(name="user", names=("user-0",))
+    worker = SimpleNamespace(stage=stage, report=lambda: Report("user", {0: standing}))
+    return WorkerMetrics([worker]).exposed("")[0].decode()
 
 
 def test_every_message_and_limit_of_a_lookup_is_there(pages: Any, sources: list[str]) -> None:
