@@ -39,13 +39,22 @@ class WorkerMetrics:
             registry=registry,
         )
         self._accepted = Counter(
-            "forebay_accepted_total", "Events that the Intake accepted", ["stage"], registry=registry
+            "forebay_accepted_total",
+            "Committed events that the Intake accepted",
+            ["stage"],
+            registry=registry,
         )
         self._duplicates = Counter(
-            "forebay_duplicates_total", "Events that the Intake had accepted before", ["stage"], registry=registry
+            "forebay_duplicates_total",
+            "Committed events that the Intake had accepted before",
+            ["stage"],
+            registry=registry,
         )
         self._letters = Counter(
-            "forebay_dead_letters_total", "Records that the Intake refused", ["stage", "reason"], registry=registry
+            "forebay_dead_letters_total",
+            "Committed records that the Intake refused",
+            ["stage", "reason"],
+            registry=registry,
         )
         self._encoded = Counter(
             "forebay_encoded_total",
