@@ -15,7 +15,6 @@ from forebay.arrays import Doubles, Floats, Ints
 
 # What a column of an entry becomes.
 ITEM, AGE, THOUSANDTH, CODE, SET, NUMBER = range(6)
-_EMPTY = np.int32(0)
 
 
 def table_of(hashes: Ints) -> npt.NDArray[np.int32]:

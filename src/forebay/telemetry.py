@@ -12,15 +12,15 @@
 | checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
 | checkpoint_failed | worker | stage, partition: none was made, and it is tried again |
 | rebalanced | faust transport, faust app | stage (`app`: the app's own group), seconds |
-| accepted | Intake | stage, events of a batch, duplicates that it dropped |
+| accepted | Intake | stage, events of a batch that is committed, duplicates that it dropped |
 | encoded | Processor | stage, segment, rows whose vector was made in a batch |
-| dead_letter | Intake | stage, reason |
+| dead_letter | Intake | stage, reason: a record's refusal is committed |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |
 | source_paused | Intake | stage, topic, share of its last records that are no events, records |
 | source_resumed | Intake | stage, topic, seconds that it stood still, by (`sample`, `command`, or `moved` elsewhere) |
 | stranger | Intake, Processor, jobs | stage, partition: no update in the catalogue, or no Block, was stepped over |
-| undeclared | Processor | stage, kind (`action`, or whose attribute), name (the first 100, then `(other)`), events |
+| undeclared | Processor | stage, kind (`action`, or whose attribute), name (100, then `(other)`), committed events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |
@@ -29,11 +29,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypeAlias
 
 Detail: TypeAlias = str | int | float
 Hook: TypeAlias = Callable[[str, Mapping[str, Detail]], None]
+
+
+class News(NamedTuple):
+    """What is told when it holds: see `later`."""
+
+    name: str
+    details: Mapping[str, Detail]
+
 
 _hooks: tuple[Hook, ...] = ()
 
@@ -57,3 +65,15 @@ def emit(name: str, /, **details: Detail) -> None:
     """Tell every hook. Costs an empty loop when there is none."""
     for hook in _hooks:
         hook(name, details)
+
+
+def later(name: str, /, **details: Detail) -> News:
+    """What `emit` would tell now, for `tell`: of what counts once it is committed."""
+    return News(name, details)
+
+
+def tell(news: Iterable[News]) -> None:
+    """Tell every hook all of it, in order."""
+    for name, details in news:
+        for hook in _hooks:
+            hook(name, details)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from forebay.streams.host.connection import conf_of
 from forebay.streams.host.stages import Stages
 from forebay.streams.transports.faust.hooks import check
 
-_LOOK_S = 0.2
+_STEP_S = 0.2
 
 
 class WithoutStreams(BootStrategy):  # type: ignore[misc]
@@ -35,22 +34,20 @@ def app_alone(cluster: Cluster, folder: Path) -> Any:
     return app
 
 
-def run(app: Any, stages: Stages, stop: threading.Event, look: Callable[[], None] = lambda: None) -> None:
-    """Run an app with `stages` in it on this thread, until `stop` is set or one of them ends. `look` is called every
-    0.2 s.
+def run(app: Any, stages: Stages, stop: threading.Event) -> None:
+    """Run an app with `stages` in it on this thread, until `stop` is set or one of them ends.
 
     Raises what ended a worker. Where a thread is stuck the process ends.
     """
     app.add_dependency(stages)
-    asyncio.run(_run(app, stages, stop, look))
+    asyncio.run(_run(app, stages, stop))
 
 
-async def _run(app: Any, stages: Stages, stop: threading.Event, look: Callable[[], None]) -> None:
+async def _run(app: Any, stages: Stages, stop: threading.Event) -> None:
     try:
         await app.start()
         while not stop.is_set() and stages.error is None:
-            look()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_STEP_S)
     finally:
         await app.stop()
     if stages.error is not None:

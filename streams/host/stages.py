@@ -62,14 +62,16 @@ class Stages(Service):  # type: ignore[misc]
         what: str,
         options: WorkerOptions = WorkerOptions(),
         carried: Carried | None = None,
+        look: Callable[[], None] = lambda: None,
     ) -> None:
         """`make` is called with what makes their transports, on a thread: it may take its time. Where they are made
-        already, `carried` made those. `what` they are is for people."""
+        already, `carried` made those. `what` they are is for people. `look` is called every 0.2 s by the thread that
+        watches the workers."""
         super().__init__(beacon=app.beacon)
         self.workers: Sequence[Worker] = ()
         self.error: BaseException | None = None  # what ended them
         self._make, self._what, self._options = make, what, options
-        self._carried = carried or Carried(app)
+        self._carried, self._look = carried or Carried(app), look
         self._ends = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -106,11 +108,7 @@ class Stages(Service):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         try:
             made = await loop.run_in_executor(None, self._make, self._carried)
-            for transport in self._carried.transports:
-                await self.add_runtime_dependency(transport.carrier())
-        except KafkaError as error:
-            self.error = BrokerUnavailable(f"no Kafka broker answers: {error}", where=self._carried.transports[0].where)
-            raise self.error from None
+            await self._carry()
         except Exception as error:
             self.error = error
             log.error("%s: %s", type(error).__name__, error)
@@ -127,10 +125,21 @@ class Stages(Service):  # type: ignore[misc]
         if self.error is not None:
             raise self.error
 
+    async def _carry(self) -> None:
+        """Start the consumers. Raises BrokerUnavailable."""
+        for transport in self._carried.transports:
+            try:
+                await self.add_runtime_dependency(transport.carrier())
+            except KafkaError as error:
+                raise BrokerUnavailable(
+                    f"no Kafka broker answers: {error}", where=transport.where,
+                    do="Is it running, and does the app's own broker= name it? Run: forebay doctor",
+                ) from None  # fmt: skip
+
     def _supervise(self, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
         """On a thread of its own: the watch goes on whatever the app's loop does."""
         try:
-            supervise(self.workers, self._ends, stall_after_s=self._options.stall_after_s)
+            supervise(self.workers, self._ends, stall_after_s=self._options.stall_after_s, look=self._look)
         except BaseException as error:  # noqa: BLE001 - raised on the app's loop
             self.error = error
             log.error("%s: %s", type(error).__name__, error)

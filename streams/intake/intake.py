@@ -47,7 +47,7 @@ from forebay.streams.sources.translator import Translator
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
-from forebay.telemetry import emit
+from forebay.telemetry import News, emit, later
 
 DUPLICATE_MARGIN_MS = 5 * MINUTE_MS  # clocks differ, and the bound of lateness is the record's own
 MEMORY_BYTES = 2 << 30
@@ -168,12 +168,11 @@ class Intake:
         records += blocks
         records += [Record(self._topics.dead_letters, -1, *letter.to_record()) for letter in accepted.letters]
         assembled = time.perf_counter()
-        for letter in accepted.letters:
-            emit("dead_letter", stage=self.name, reason=letter.reason)
-        emit("accepted", stage=self.name, events=len(accepted.rows), duplicates=accepted.duplicates)
+        news = [self._refused(letter) for letter in accepted.letters]
+        news.append(later("accepted", stage=self.name, events=len(accepted.rows), duplicates=accepted.duplicates))
         emit("step", number=1, name="accept", stage=self.name, seconds=read - started, events=taken)
         emit("step", number=2, name="assemble", stage=self.name, seconds=assembled - read, events=taken)
-        return Outcome(records, offsets, (), taken, taken, spans)
+        return Outcome(records, offsets, (), taken, taken, spans, news)
 
     def waits(self, batches: Sequence[PartitionBatch]) -> dict[int, str]:
         """See Stage: foreign records whose schemas are not there yet."""
@@ -214,9 +213,8 @@ class Intake:
         key, value, headers = letter.without_content().to_record()
         claims = batch.partition not in self._stamped
         self.partitions[batch.partition].took(offset + 1, batch.append_times[0], claims=claims)
-        emit("dead_letter", stage=self.name, reason=letter.reason)
         record = Record(self._topics.dead_letters, -1, key, value, headers)
-        return Outcome([record], {batch.partition: offset + 1}, (), 1, 1)
+        return Outcome([record], {batch.partition: offset + 1}, (), 1, 1, news=[self._refused(letter)])
 
     def beat(self, now_ms: int) -> list[Record]:
         """See Stage: a tick for every partition of both clean logs when an hour has begun. The owner of the first
@@ -256,6 +254,9 @@ class Intake:
     def _told(self, accepted: Accepted, side: Side) -> list[Record]:
         topic, found = self._topics.events(side), self._acceptor.blocks(accepted, side, self._counts[side])
         return [record for p, blocks in found.items() for block in blocks for record in _records(block, topic, p)]
+
+    def _refused(self, letter: DeadLetter) -> News:
+        return later("dead_letter", stage=self.name, reason=letter.reason)
 
     def _tell_full(self, left_out: int) -> None:
         emit("catalogue_full", stage=self.name, items=left_out, memory=self.catalogue.nbytes)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
+from forebay.telemetry import News
 from forebay.tracing import Span
 
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -51,7 +52,7 @@ class PartitionBatch:
 class Outcome:
     """What one batch gives to the log. `offsets`: the next one to read, for each partition that had records; `told`:
     other partitions that `records` tell of. So many records were `taken`, and so many `events` were in them. `spans`
-    end with its commit."""
+    end with its commit, and hooks are told `news` after it: what is done again is told once."""
 
     records: Sequence[Record] = ()
     offsets: Mapping[int, int] = field(default_factory=dict)
@@ -59,3 +60,4 @@ class Outcome:
     taken: int = 0
     events: int = 0
     spans: Sequence[Span] = ()
+    news: Sequence[News] = ()

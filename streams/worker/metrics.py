@@ -1,33 +1,23 @@
-"""Prometheus's view of a process's workers: what hooks tell is counted as it happens, and how the workers stand is
-asked when somebody scrapes.
+"""Prometheus's view of a process's workers: what hooks tell is counted as it happens, and how the workers stand
+(gauges.py) is asked when somebody scrapes.
 
 Labels are few by construction: stages, segments, partitions, and names that their tellers bound.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Counts
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from forebay.clock import now_ms
 from forebay.exposition import Build, exposed, registry_of
-from forebay.streams.worker.standing import Report, Standing
+from forebay.streams.worker.gauges import Reporting, Standings
 from forebay.telemetry import Detail
 
 # A batch's step takes 0.1 ms to some 100 ms; a commit waits for a broker, whose bad days take seconds.
 _STEP_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RESTORE_S = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0)
-
-
-class Reporting(Protocol):
-    """A worker that says how it stands, from any thread."""
-
-    def report(self) -> Report: ...
 
 
 class WorkerMetrics:
@@ -49,13 +39,22 @@ class WorkerMetrics:
             registry=registry,
         )
         self._accepted = Counter(
-            "forebay_accepted_total", "Events that the Intake accepted", ["stage"], registry=registry
+            "forebay_accepted_total",
+            "Committed events that the Intake accepted",
+            ["stage"],
+            registry=registry,
         )
         self._duplicates = Counter(
-            "forebay_duplicates_total", "Events that the Intake had accepted before", ["stage"], registry=registry
+            "forebay_duplicates_total",
+            "Committed events that the Intake had accepted before",
+            ["stage"],
+            registry=registry,
         )
         self._letters = Counter(
-            "forebay_dead_letters_total", "Records that the Intake refused", ["stage", "reason"], registry=registry
+            "forebay_dead_letters_total",
+            "Committed records that the Intake refused",
+            ["stage", "reason"],
+            registry=registry,
         )
         self._encoded = Counter(
             "forebay_encoded_total",
@@ -158,7 +157,7 @@ class WorkerMetrics:
             "catalogue_full": lambda d: self._left_out.labels(d["stage"]).inc(float(d["items"])),
         }
         self._begin({worker.report().stage for worker in workers})
-        registry.register(_Standings(workers))
+        registry.register(Standings(workers))
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if (told := self._told.get(name)) is not None:
@@ -200,117 +199,3 @@ class WorkerMetrics:
     def _restore(self, details: Mapping[str, Detail]) -> None:
         self._restores.labels(details["stage"]).observe(float(details["seconds"]))
         self._restored.labels(details["stage"]).inc(float(details["events"]))
-
-
-class _Standings(Collector):
-    """Asks every worker at each scrape."""
-
-    def __init__(self, workers: Sequence[Reporting]) -> None:
-        self._workers = workers
-
-    def describe(self) -> list[Metric]:
-        """Nothing is asked when it is registered: a worker may not have begun."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        reports, now = [worker.report() for worker in self._workers], now_ms()
-        yield from _of_workers(reports)
-        yield from _of_partitions(reports, now)
-        yield from _of_contents(reports)
-
-
-def _of_workers(reports: Sequence[Report]) -> Iterator[Metric]:
-    ready = GaugeMetricFamily("forebay_ready", "Whether it does its work: 1, or 0", labels=["stage"])
-    owned = GaugeMetricFamily("forebay_partitions", "Partitions that this worker owns", labels=["stage"])
-    restoring = GaugeMetricFamily(
-        "forebay_partitions_restoring",
-        "Partitions that stand still until their stores are open and up to date",
-        labels=["stage"],
-    )
-    away = GaugeMetricFamily(
-        "forebay_broker_away_seconds",
-        "For how long no work could be committed for want of a broker; 0 while it answers",
-        labels=["stage"],
-    )
-    turned = GaugeMetricFamily(
-        "forebay_turned_seconds",
-        "Since when the worker's loop stands still: below a second, and some seconds in a large batch",
-        labels=["stage"],
-    )
-    for report in reports:
-        ready.add_metric([report.stage], float(report.ready))
-        owned.add_metric([report.stage], len(report.partitions))
-        restoring.add_metric([report.stage], report.restoring)
-        away.add_metric([report.stage], report.away_s)
-        turned.add_metric([report.stage], report.turned_s)
-    yield from (ready, owned, restoring, away, turned)
-
-
-def _of_partitions(reports: Sequence[Report], now: int) -> Iterator[Metric]:
-    seconds = GaugeMetricFamily(
-        "forebay_lag_seconds",
-        "How old the oldest record is that is not committed, by the log's append times; 0 when there is none",
-        labels=["stage", "topic", "partition"],
-    )
-    records = GaugeMetricFamily(
-        "forebay_lag_records",
-        "Records that are readable and not committed; their end is asked every 10 s",
-        labels=["stage", "topic", "partition"],
-    )
-    store = GaugeMetricFamily(
-        "forebay_store_lag_records",
-        "Offsets that are applied and not in the partition's store yet",
-        labels=["stage", "topic", "partition"],
-    )
-    age = GaugeMetricFamily(
-        "forebay_as_of_age_seconds",
-        "Age of the moment up to which all that the sources took is applied",
-        labels=["stage", "topic", "partition"],
-    )
-    for report, one in _standings(reports):
-        place = [report.stage, one.source.topic, str(one.source.partition)]
-        if (lag_s := one.lag_s(now)) is not None:
-            seconds.add_metric(place, lag_s)
-        records.add_metric(place, one.waiting)
-        if one.census is not None:
-            store.add_metric(place, max(0, one.progress.applied - one.census.stored))
-        if one.as_of:
-            age.add_metric(place, (now - one.as_of) / 1000)
-    yield from (seconds, records, store, age)
-
-
-def _of_contents(reports: Sequence[Report]) -> Iterator[Metric]:
-    held = GaugeMetricFamily(
-        "forebay_entries",
-        "What a partition has in memory, by what it is: entities, or identities of accepted events",
-        labels=["stage", "topic", "partition", "of"],
-    )
-    pending = GaugeMetricFamily(
-        "forebay_pending_pairs",
-        "Pairs of an entity and a segment that wait to be encoded; between two batches none does, but in a restore",
-        labels=["stage", "segment"],
-    )
-    memory = GaugeMetricFamily(
-        "forebay_memory_bytes",
-        "Memory of a worker's tables, by what they are of",
-        labels=["stage", "of"],
-    )
-    pairs, sizes = Counts[tuple[str, str]](), Counts[tuple[str, str]]()
-    for report in reports:
-        sizes.update({(report.stage, of): size for of, size in report.memory.items()})
-    for report, one in _standings(reports):
-        if (census := one.census) is None:
-            continue
-        for of, count in census.held.items():
-            held.add_metric([report.stage, one.source.topic, str(one.source.partition), of], count)
-        pairs.update({(report.stage, segment): count for segment, count in census.pending.items()})
-        sizes.update({(report.stage, of): size for of, size in census.memory.items()})
-    for labels, count in pairs.items():
-        pending.add_metric(labels, count)
-    for labels, size in sizes.items():
-        memory.add_metric(labels, size)
-    yield from (held, pending, memory)
-
-
-def _standings(reports: Sequence[Report]) -> Iterator[tuple[Report, Standing]]:
-    return ((report, standing) for report in reports for standing in report.partitions.values())

@@ -37,7 +37,7 @@ from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.halving import too_small
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import Undeclared
-from forebay.telemetry import emit
+from forebay.telemetry import News, emit, later
 from forebay.tracing import Span
 
 MEMORY_BYTES = 4 << 30
@@ -141,13 +141,12 @@ class Processor:
             return Outcome(offsets=offsets, taken=taken, events=events)
         spoken = self._encoded()
         encoded = time.perf_counter()
-        for found in blocks.values():
-            self._tell_undeclared(found)
+        news = [one for found in blocks.values() for one in self._undeclared_in(found)]
         seconds = {"read": read - started, "fold": folded - read, "encode": encoded - folded}
         for number, (name, took) in enumerate(seconds.items(), start=1):
             emit("step", number=number, name=name, stage=self.name, seconds=took, events=events)
         told = {record.partition for record in spoken}
-        return Outcome([*retired, *spoken], offsets, told, taken, events, self._spans(batches))
+        return Outcome([*retired, *spoken], offsets, told, taken, events, self._spans(batches), news)
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: it follows nothing."""
@@ -214,7 +213,9 @@ class Processor:
         ]  # fmt: skip
         return [span for span in found if span is not None]
 
-    def _tell_undeclared(self, blocks: Sequence[Block]) -> None:
-        for block in blocks:
-            for (kind, name), events in self._undeclared.count(block).items():
-                emit("undeclared", stage=self.name, kind=kind, name=name, events=events)
+    def _undeclared_in(self, blocks: Sequence[Block]) -> list[News]:
+        return [
+            later("undeclared", stage=self.name, kind=kind, name=name, events=events)
+            for block in blocks
+            for (kind, name), events in self._undeclared.count(block).items()
+        ]

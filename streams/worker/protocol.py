@@ -42,7 +42,7 @@ from forebay.streams.worker.transport import Transport
 from forebay.streams.worker.typical import Typical
 from forebay.streams.worker.waits import Waits
 from forebay.streams.worker.watchdog import Progress
-from forebay.telemetry import emit
+from forebay.telemetry import emit, tell
 
 COUNT_EVERY_S = 1.0  # of what partitions hold: a scrape is rarer
 log = logging.getLogger("forebay.worker")
@@ -370,6 +370,7 @@ class Worker:
         self._ages.committed(newest)
         for span in outcome.spans:
             span.end()
+        tell(outcome.news)
         self._committed.update(outcome.offsets)
         if (away_s := self._absence.ended()) is not None:
             log.info("%s: the broker was away for %.0f s, work goes on", self.name, away_s)

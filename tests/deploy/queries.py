@@ -78,8 +78,9 @@ def _asked(node: Any, labels: frozenset[str]) -> Iterator[Asked]:
             by = frozenset(node.modifier.labels) if node.modifier is not None else frozenset()
             yield from _asked(node.expr, labels | by)
         case promql.BinaryExpr():
-            yield from _asked(node.lhs, labels)
-            yield from _asked(node.rhs, labels)
+            left, right = _sides(node.modifier, labels)
+            yield from _asked(node.lhs, left)
+            yield from _asked(node.rhs, right)
         case promql.Call():
             for argument in node.args:
                 yield from _asked(argument, labels)
@@ -89,3 +90,18 @@ def _asked(node: Any, labels: frozenset[str]) -> Iterator[Asked]:
             return
         case _:
             raise AssertionError(f"a query has a {type(node).__name__}")
+
+
+def _sides(modifier: Any, labels: frozenset[str]) -> tuple[frozenset[str], frozenset[str]]:
+    """What is asked of the two sides of an operator: `on` of both, and what group_left takes from the right of it
+    alone."""
+    if modifier is None or modifier.matching is None:
+        return labels, labels
+    on, taken = frozenset(modifier.matching.labels), frozenset(modifier.group_labels or ())
+    match modifier.card:
+        case promql.VectorMatchCardinality.ManyToOne:
+            return labels - taken | on, on | taken
+        case promql.VectorMatchCardinality.ManyToMany:
+            return labels | on, on
+        case _:
+            return labels | on, labels | on

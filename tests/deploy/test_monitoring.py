@@ -52,7 +52,11 @@ def test_a_query_of_something_else_would_be_noticed() -> None:
     """Names in sub-queries, behind offsets and in functions are found, and so are the labels around them."""
     query = "max by (stage) (rate(a_total{job='x'}[5m] offset 1h)) > on (stage) (max_over_time(b[1h:1m]) + abs(-c))"
     assert [(metric, sorted(labels)) for metric, labels in asked(query)] == [
-        ("a_total", ["job", "stage"]), ("b", []), ("c", []),
+        ("a_total", ["job", "stage"]), ("b", ["stage"]), ("c", ["stage"]),
+    ]  # fmt: skip
+    joined = "sum by (stage, generation) (a * on (job) group_left (generation) b) unless on (stage) c"
+    assert [(metric, sorted(labels)) for metric, labels in asked(joined)] == [
+        ("a", ["job", "stage"]), ("b", ["generation", "job"]), ("c", ["stage"]),
     ]  # fmt: skip
 
 

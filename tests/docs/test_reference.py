@@ -128,11 +128,13 @@ def test_every_reason_of_a_dead_letter_has_its_row_and_its_remedy(pages: Any, so
 
 
 def test_every_event_of_telemetry_is_there_with_its_details(pages: Any, sources: list[str]) -> None:
-    """What `emit` is called with, wherever it is called."""
+    """What `emit` and `later` are called with, wherever they are called."""
     rows, seen = pages("metrics.md").table("Hooks"), set()
     for text in sources:
         for node in ast.walk(ast.parse(text)):
-            if not isinstance(node, ast.Call) or ast.unparse(node.func).split(".")[-1] != "emit" or not node.args:
+            if not isinstance(node, ast.Call) or ast.unparse(node.func).split(".")[-1] not in ("emit", "later"):
+                continue
+            if not node.args:
                 continue
             name = ast.literal_eval(node.args[0])
             seen.add(name)
@@ -171,7 +173,9 @@ def _server_text() -> str:
 def _worker_text() -> str:
     census = Census(1, {"entities": 1}, {"recent": 1}, {"state": 8})
     standing = Standing(Source("events.user", 0, ""), Progress(1, 1, 1), 1, 1, 1, census)
-    return WorkerMetrics([SimpleNamespace(report=lambda: Report("user", {0: standing}))]).exposed("")[0].decode()
+    stage = SimpleNamespace(name="user", names=("user-0",))
+    worker = SimpleNamespace(stage=stage, report=lambda: Report("user", {0: standing}))
+    return WorkerMetrics([worker]).exposed("")[0].decode()
 
 
 def test_every_message_and_limit_of_a_lookup_is_there(pages: Any, sources: list[str]) -> None:

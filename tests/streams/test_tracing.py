@@ -205,8 +205,20 @@ def test_a_span_ends_with_its_commit(
     assert again.status.status_code is trace.StatusCode.UNSET
 
 
-def test_spans_go_where_opentelemetry_s_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To a collector's HTTP address, whole before the block ends; without a variable nobody traces."""
+@pytest.mark.parametrize(
+    ("variables", "service"),
+    [
+        ({}, "forebay-worker"),
+        ({"OTEL_SERVICE_NAME": "shop"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop,team=a"}, "shop"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "team=a"}, "forebay-worker"),
+    ],
+)
+def test_spans_go_where_opentelemetry_s_variables_say(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], service: str
+) -> None:
+    """To a collector's HTTP address, whole before the block ends, by the name that a variable gives; without an address
+    nobody traces."""
     taken: list[ExportTraceServiceRequest] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -223,8 +235,10 @@ def test_spans_go_where_opentelemetry_s_variables_say(monkeypatch: pytest.Monkey
         def log_message(self, format: str, *args: object) -> None:
             """Quiet."""
 
-    for name in VARIABLES:
+    for name in (*VARIABLES, "OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES"):
         monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with traces_sent():
         assert tracing.tracer() is None
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as server:
@@ -239,7 +253,7 @@ def test_spans_go_where_opentelemetry_s_variables_say(monkeypatch: pytest.Monkey
         server.shutdown()
     assert tracing.tracer() is None
     ((resource,),) = [request.resource_spans for request in taken]
-    assert ("service.name", "forebay-worker") in [(a.key, a.value.string_value) for a in resource.resource.attributes]
+    assert ("service.name", service) in [(a.key, a.value.string_value) for a in resource.resource.attributes]
     ((sent,),) = [scope.spans for scope in resource.scope_spans]
     assert (sent.name, sent.trace_id, sent.parent_span_id) == ("intake", (0xABC).to_bytes(16), (0x123).to_bytes(8))
 

@@ -19,8 +19,8 @@ log = logging.getLogger("forebay.deadletters")
 class LetterLog:
     """A hook that counts `dead_letter` and writes at the next `step`: a worker says one with every batch and heartbeat.
 
-    The first refusals are told at once, with their whole batch, those after them at most every minute. A batch whose
-    transaction is aborted is done again and counted again.
+    A refusal is told of when it is committed, so that a batch that is done again counts once. The first ones are
+    written with the next step of any worker, within a second or so; those after them at most every minute.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -72,7 +72,7 @@ def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> 
     with letters_logged(), traces_sent(), _status(settings, workers, readiness, liveness):
         try:
             if transport == "faust":
-                run(app, Stages(app, lambda _: workers, what, options, carried), stop, look)
+                run(app, Stages(app, lambda _: workers, what, options, carried, look), stop)
             else:
                 supervise(workers, stop, stall_after_s=options.stall_after_s, look=look)
         except ForebayError as error:

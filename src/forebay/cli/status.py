@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote
 
 from forebay.errors import ConfigError
 
 log = logging.getLogger("forebay")
 _RESUME = re.compile(r"/sources/([^/?#]{1,800})/resume")
-REQUEST_S = 5.0  # to read a request: a connection that says nothing is closed
+REQUEST_S = 5.0  # for a request as a whole, reading it and answering: then its connection is closed
+MOST_REQUESTS = 16  # at once, each on a thread: a few probes and a scrape. One more is closed unanswered
 
 
 @dataclass(frozen=True)
@@ -45,17 +51,18 @@ class Status:
         """
         host, _, port = address.rpartition(":")
         try:
-            server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), self._handler())
+            server = _Server(host.strip("[]") or "127.0.0.1", int(port), self._handler())
         except (OSError, ValueError, OverflowError) as error:
             said = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
-                f"--status {address}: {said}", do="Use host:port of this machine, as 127.0.0.1:8081"
+                f"--status {address}: {said}", do="Use host:port of this machine, as 127.0.0.1:8081 or [::1]:8081"
             ) from None
-        server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever, name="status", daemon=True)
         thread.start()
         bound_host, bound_port = server.server_address[:2]
-        url = f"http://{bound_host!s}:{bound_port}"
+        url = (
+            f"http://[{bound_host!s}]:{bound_port}" if ":" in str(bound_host) else f"http://{bound_host!s}:{bound_port}"
+        )
         log.info("status at %s/ready, /health and /metrics", url)
         try:
             yield url
@@ -109,6 +116,46 @@ class Status:
                 """A probe every few seconds is no news."""
 
         return Handler
+
+
+class _Server(ThreadingHTTPServer):
+    """So many requests at once, each within its time, whatever a client does."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._until: dict[Any, float] = {}  # connection -> when its time is over
+        super().__init__((host, port), handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for one more; called by socketserver for each connection, on the server's thread."""
+        if len(self._until) >= MOST_REQUESTS:
+            return False
+        self._until[request] = time.monotonic() + REQUEST_S
+        return True
+
+    def service_actions(self) -> None:
+        """End what takes too long; called by socketserver twice a second, on the server's thread. The thread of such a
+        request reads an end, or cannot write."""
+        now = time.monotonic()
+        for request, until in list(self._until.items()):
+            if until < now:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Called by socketserver at the end of each connection, on its own thread."""
+        self._until.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news; anything else is a fault of ours."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            log.debug("status: %s went away: %r", client_address[0], error)
+        else:
+            log.error("status: a request failed: %r", error, exc_info=error)
 
 
 def _json(said: Mapping[str, object]) -> bytes:

@@ -24,14 +24,16 @@ def traces_sent() -> Iterator[None]:
         return
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError:
         raise MissingExtra("opentelemetry", "otel") from None
+    # By OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES, which what is given here would overrule.
+    named = OTELResourceDetector().detect().attributes.get("service.name")
     # The default sampler goes by the parent's flag, and every span here has a parent.
     provider = TracerProvider(
-        resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", "forebay-worker")}),
+        resource=Resource.create({} if named else {"service.name": "forebay-worker"}),
         shutdown_on_exit=False,  # it would wait for a collector that does not answer
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -26,6 +26,11 @@ from forebay.streams.worker.options import WorkerOptions
 
 MOST_FETCH = 1 << 20  # bytes of one partition that wait to be taken, and no less than one record
 MOST_FETCHED = 8 << 20  # bytes of one answer of a broker
+# As good as without end (25 days). aiokafka leaves the group when it is not asked for records for so long, and joins
+# again when it is asked: the member does not ask before it has joined. Nothing else hangs on it: heartbeats come from
+# the consumer's own thread, a rebalance has a bound of its own, and a worker that stands still is ended by its watchdog
+# (streams/worker/watchdog.py).
+MOST_SILENT_MS = 2**31 - 1
 
 
 class StageThread(AIOKafkaConsumerThread):  # type: ignore[misc]
@@ -44,7 +49,7 @@ class StageThread(AIOKafkaConsumerThread):  # type: ignore[misc]
             enable_auto_commit=False,  # offsets are committed by transactions alone
             auto_offset_reset="none",  # never skip silently
             isolation_level="read_committed",
-            max_poll_interval_ms=900_000,  # as in streams/clients.py: a silent fold stands between two polls
+            max_poll_interval_ms=MOST_SILENT_MS,
             max_partition_fetch_bytes=MOST_FETCH,
             fetch_max_bytes=MOST_FETCHED,
             fetch_max_wait_ms=100,

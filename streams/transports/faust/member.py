@@ -70,6 +70,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
         self._going: set[int] = set()  # of those: to be let go of
         self._reads: dict[int, int] = {}  # of those: partitions that are read, and the next offset of each
         self._told: dict[int, int] = {}  # the ends that were told
+        self._said: frozenset[int] = frozenset()  # what it had when it last joined: the group goes by it
         self._joining, self._began = True, 0.0
         self._unknown: Place | None = None  # a partition that was not there when the worker started
         self.news: deque[News] = deque()
@@ -91,6 +92,7 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
     def still(self) -> list[Place]:
         """What this member has, asked when it joins."""
         self._look_whether_lost()
+        self._said = frozenset(self._has)
         return [(self._sources[p].topic, self._sources[p].partition) for p in sorted(self._has)]
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -124,6 +126,10 @@ class Member(aiokafka.abc.ConsumerRebalanceListener):  # type: ignore[misc]
             self.news.append(News("assigned", tuple(sorted(fresh)), life))
         self.identity = Identity(life, coordinator.generation, coordinator.member_id)
         self._joining = False
+        # What the worker let go of after the join was given to nobody: the group took it for this member's. What
+        # `let_go` asked for is forgotten by aiokafka when it asks for the assignment, so it is asked for here.
+        if not self._said <= numbers.keys() | self._has:
+            coordinator.request_rejoin()
         emit("rebalanced", stage=self._stage, seconds=time.monotonic() - self._began)
 
     def _look_whether_lost(self) -> None:

@@ -44,6 +44,24 @@ def shares(places: Collection[Place], has: Mapping[str, Collection[Place]]) -> d
     return {member: sorted(found) for member, found in kept.items()}
 
 
+def shares_by_topic(
+    places: Collection[Place], has: Mapping[str, Collection[Place]], reads: Mapping[str, Collection[str]]
+) -> dict[str, list[Place]]:
+    """The same where not all members read the same topics: `reads` are those of each. In a rolling restart that adds a
+    source the older ones do not know its topic, and cannot take a partition of it. What comes out even is each set of
+    topics that the same members read."""
+    readers = {
+        topic: tuple(sorted(member for member in reads if topic in reads[member]))
+        for topic in sorted({topic for topics in reads.values() for topic in topics})
+    }
+    found: dict[str, list[Place]] = {member: [] for member in has}
+    for group in sorted(set(readers.values())):
+        part = {place for place in places if readers.get(place[0]) == group}
+        for member, got in shares(part, {member: has[member] for member in group}).items():
+            found[member] += got
+    return {member: sorted(got) for member, got in found.items()}
+
+
 class Shares(AbstractPartitionAssignor):  # type: ignore[misc]
     """aiokafka's way to ask: the leader of the group calls `assign`, and each member `metadata` when it joins. `still`
     returns what this member has."""
@@ -60,11 +78,12 @@ class Shares(AbstractPartitionAssignor):  # type: ignore[misc]
     def assign(
         self, cluster: Any, members: Mapping[str, ConsumerProtocolMemberMetadata]
     ) -> dict[str, ConsumerProtocolMemberAssignment]:
-        """What each member gets of the topics that are read. All members read the same ones."""
-        topics = sorted({topic for metadata in members.values() for topic in metadata.subscription})
+        """What each member gets of the topics that it reads."""
+        reads = {member: m.subscription for member, m in members.items()}
+        topics = {topic for found in reads.values() for topic in found}
         places = {(topic, p) for topic in topics for p in cluster.partitions_for_topic(topic) or ()}
         has = {member: msgspec.msgpack.decode(m.user_data, type=list[Place]) for member, m in members.items()}
-        return {member: _assignment(found) for member, found in shares(places, has).items()}
+        return {member: _assignment(found) for member, found in shares_by_topic(places, has, reads).items()}
 
     def on_assignment(self, assignment: ConsumerProtocolMemberAssignment) -> None:
         """Nothing is kept here."""

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import faust
@@ -20,7 +21,7 @@ import pytest
 
 from forebay import attach
 from forebay.config import Settings
-from forebay.errors import ConfigError, TopicMissing, UsageError
+from forebay.errors import BrokerUnavailable, ConfigError, TopicMissing, UsageError
 from forebay.events import Behaviour
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
@@ -30,11 +31,14 @@ from forebay.streams.host.connection import cluster_of_app, conf_of
 from forebay.streams.host.stages import Carried, Stages
 from forebay.streams.host.view import page
 from forebay.streams.topics import Topics, ensure
+from forebay.streams.transports.faust.consumer import StageConsumer
+from forebay.streams.transports.faust.member import Member
 from forebay.streams.transports.librdkafka.groups import members
 from forebay.streams.transports.librdkafka.start import side_worker
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.source import Source
 from forebay.telemetry import add_hook
 
 from ..faustapp import RunningApp
@@ -221,6 +225,47 @@ def test_what_ends_a_stage_ends_the_app_by_name(
     assert isinstance(stages.error, TopicMissing) and host.app.crash_reason is stages.error
     assert any(record.getMessage().startswith("TopicMissing: ") for record in caplog.records)
     assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # faust's thread raises, too
+def test_an_app_whose_broker_is_away_ends_by_name(
+    tmp_path: Path, wait_for: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a line that says where it looked and what to do; mode's traceback would hide it."""
+    nobody = "127.0.0.1:1"
+    host = RunningApp(nobody, tmp_path)
+    member = Member([Source("t", 0, "")], nobody, "user")
+    transport = SimpleNamespace(
+        where=nobody, carrier=lambda: StageConsumer(host.app, member, "g", "c", WorkerOptions())
+    )
+    carried = Carried(host.app)
+    carried.transports.append(transport)  # type: ignore[arg-type]
+    stages = Stages(host.app, lambda _: [], "the user side", carried=carried)
+    host.app.add_dependency(stages)
+    with host:
+        wait_for(lambda: host.app.crashed and stages.error, "the crash")
+    assert isinstance(stages.error, BrokerUnavailable) and stages.error.where == nobody and stages.error.do
+    said = [record.getMessage() for record in caplog.records if record.name == "forebay.host"]
+    assert [line for line in said if line.startswith(f"BrokerUnavailable: {stages.error}")]
+
+
+def test_who_watches_the_workers_looks_whatever_the_app_s_loop_does(
+    tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    """What says that the watch goes on is to say so when it does: a loop that an agent holds up is another matter."""
+    looks: list[str] = []
+    host = RunningApp("127.0.0.1:1", tmp_path)
+    stages = Stages(host.app, lambda _: [], "nothing", look=lambda: looks.append(threading.current_thread().name))
+    host.app.add_dependency(stages)
+    held, gate = threading.Event(), threading.Event()
+    with host:
+        wait_for(lambda: bool(looks), "a look")
+        host.loop.call_soon_threadsafe(lambda: (held.set(), gate.wait(WITHIN_S)))
+        assert held.wait(WITHIN_S)
+        before = len(looks)
+        wait_for(lambda: len(looks) > before + 3, "looks while the loop stands")
+        gate.set()
+    assert set(looks) == {"forebay"}
 
 
 @pytest.mark.broker

@@ -256,6 +256,7 @@ def test_what_the_broker_refuses_leaves_a_letter_without_content(opened: Callabl
     intake = opened()
     for offset, (value, reason) in enumerate([(encode(_click(1)), "refused"), (b"{", "undecodable")]):
         outcome = intake.withheld(_batch(0, [value], first=offset))
+        assert outcome.news == [("dead_letter", {"stage": "intake", "reason": reason})]
         (record,) = outcome.records
         letter = DeadLetter.from_record(record.key, record.value, record.headers)
         assert (letter.reason, letter.key, letter.value, letter.length) == (reason, None, None, len(value))

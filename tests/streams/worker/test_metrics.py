@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,10 +21,10 @@ from forebay.telemetry import add_hook, emit
 
 
 class Worker:
-    """One that says what it is told to."""
+    """One that says what it is told to, of a stage with so many partitions."""
 
-    def __init__(self, report: Report) -> None:
-        self.said = report
+    def __init__(self, report: Report, partitions: int = 3) -> None:
+        self.said, self.stage = report, SimpleNamespace(name=report.stage, names=["p"] * partitions)
 
     def report(self) -> Report:
         return self.said
@@ -68,6 +69,7 @@ def test_how_workers_stand_is_asked_at_each_scrape(user: Worker) -> None:
     assert at("forebay_memory_bytes", 'stage="user",of="state"') == 1600
     assert at("forebay_memory_bytes", 'stage="user",of="other"') == 5
     assert at("forebay_partitions", 'stage="user"') == 2
+    assert at("forebay_partitions_expected", 'stage="user"') == at("forebay_partitions_expected", 'stage="item"') == 3
     assert at("forebay_partitions_restoring", 'stage="item"') == 4
     assert at("forebay_broker_away_seconds", 'stage="item"') == 12.5
     assert at("forebay_turned_seconds", 'stage="item"') == 1.5
@@ -95,6 +97,16 @@ def test_counts_begin_at_zero() -> None:
     assert found['forebay_held_total{segment="stats",stage="item"}'] == 0
     assert found['forebay_events_total{stage="item"}'] == 0
     assert not any('stage="user"' in name for name in found) and 'forebay_forgotten_total{stage="item"}' not in found
+
+
+def test_a_partition_that_a_paused_source_stops_is_told_apart(user: Worker) -> None:
+    """What waits in it is its lag as before: an alert that asks who gets nowhere leaves it out by this."""
+    still = replace(_standing(1), progress=Progress(100, 100, 100, standing=True))
+    user.said = replace(user.said, partitions={**user.said.partitions, 1: still})
+    found = _samples(WorkerMetrics([user]))
+    places = [f'stage="user",topic="events.user",partition="{n}"' for n in range(2)]
+    assert [found[_key("forebay_partition_paused", place)] for place in places] == [0, 1]
+    assert [found[_key("forebay_lag_records", place)] for place in places] == [50, 50]
 
 
 def test_what_hooks_tell_is_counted() -> None:

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 
 import pytest
 
+from forebay.cli import status as status_module
 from forebay.cli.readiness import Liveness, Readiness
 from forebay.cli.sourceverbs import resume
-from forebay.cli.status import Status
+from forebay.cli.status import MOST_REQUESTS, Status
 from forebay.errors import ConfigError, ForebayError, UsageError
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 class Worker:
@@ -138,6 +151,101 @@ def test_a_source_is_resumed_over_http(capsys: pytest.CaptureFixture[str]) -> No
             assert refused.value.code == 404
             refused.value.close()
         assert intake.asked[-1] == "t.other"
+
+
+def _open(url: str, said: bytes) -> socket.socket:
+    """A connection that has sent so much of a request."""
+    port = int(url.rpartition(":")[2])
+    one = socket.create_connection(("127.0.0.1", port), timeout=20)
+    one.sendall(said)
+    return one
+
+
+def _is_closed(one: socket.socket) -> bool:
+    """Whether the other side ends it without an answer."""
+    try:
+        return one.recv(1) == b""
+    except ConnectionError:
+        return True
+
+
+def test_so_many_are_answered_at_once_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that say nothing cost a bounded number of threads, and whoever asks when one of them has ended is
+    answered."""
+    monkeypatch.setattr(status_module, "REQUEST_S", 600.0)
+    with _status().served_at("127.0.0.1:0") as url:
+        before = threading.active_count()
+        mute = [_open(url, b"GET /ready HTTP/1.0\r\n") for _ in range(MOST_REQUESTS)]
+        for _ in range(10):
+            with _open(url, b"") as one_more:
+                assert _is_closed(one_more)
+        assert threading.active_count() - before <= MOST_REQUESTS
+        for one in mute:
+            one.close()
+        for _ in range(200):  # each is known to have ended when its thread has read that
+            try:
+                assert _asked(f"{url}/ready")[0] == 200
+                break
+            except (OSError, http.client.HTTPException):
+                time.sleep(0.05)
+        else:
+            pytest.fail("nobody is answered any more")
+
+
+def test_a_client_that_never_ends_its_request_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then is no reason to go on: the time is that of the whole request."""
+    monkeypatch.setattr(status_module, "REQUEST_S", 0.5)
+    with _status().served_at("127.0.0.1:0") as url, _open(url, b"GET /ready HTTP/1.0\r\nX: ") as slow:
+        slow.settimeout(0.1)
+        for _ in range(200):
+            try:
+                slow.sendall(b"x")
+                if slow.recv(1) == b"":
+                    break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                break
+        else:
+            pytest.fail("it goes on and on")
+
+
+def test_a_client_that_goes_away_is_no_news_and_a_fault_of_ours_is(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is a traceback on standard error, where a supervisor looks for what ended a process."""
+    gone, fail = threading.Event(), threading.Event()
+
+    def metrics(accept: str) -> tuple[bytes, str]:
+        assert gone.wait(20)
+        if fail.is_set():
+            raise ValueError("a bug")
+        return b"x" * (16 << 20), "text/plain"
+
+    with caplog.at_level(logging.DEBUG, "forebay"), Status(str, str, metrics).served_at("127.0.0.1:0") as url:
+        for told in ("went away", "a request failed: ValueError('a bug')"):
+            one = _open(url, b"GET /metrics HTTP/1.0\r\n\r\n")
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # what waits is dropped
+            one.close()
+            gone.set()
+            for _ in range(400):
+                if any(told in record.getMessage() for record in caplog.records):
+                    break
+                time.sleep(0.05)
+            else:
+                pytest.fail(f"nobody said: {told}")
+            fail.set()
+    assert [r.levelname for r in caplog.records if "status: " in r.getMessage()] == ["DEBUG", "ERROR"]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no ::1")
+@pytest.mark.parametrize("address", ["[::1]:0", "::1:0"])
+def test_an_address_may_be_of_ipv6(address: str) -> None:
+    """The URL that is told is one that can be asked."""
+    with _status().served_at(address) as url:
+        assert url.startswith("http://[::1]:")
+        assert _asked(f"{url}/ready")[0] == 200
 
 
 @pytest.mark.parametrize("status", ["nowhere", "host:", "host:99999", "host:x"])

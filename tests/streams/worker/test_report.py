@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +14,9 @@ from forebay.errors import BrokerError
 from forebay.events import Behaviour, encode
 from forebay.streams.intake.intake import Intake
 from forebay.streams.topics import Topics
-from forebay.streams.transports.memory.log import MemoryLog, Sent
+from forebay.streams.transports.memory.log import MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
+from forebay.streams.worker.metrics import WorkerMetrics
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.protocol import COUNT_EVERY_S, Worker
 from forebay.streams.worker.source import Source
@@ -27,9 +30,10 @@ TOPICS = Topics("t.")
 class Place:
     """An Intake over one partition of behaviours, and a clock that tests set."""
 
-    def __init__(self, folder: Path) -> None:
-        self.now_ms, self.log = START, MemoryLog(lambda: self.now_ms)
-        for topic in (*TOPICS.sources, TOPICS.events("user"), TOPICS.events("item"), TOPICS.catalogue):
+    def __init__(self, folder: Path, **of_log: int) -> None:
+        self.now_ms, self.log = START, MemoryLog(lambda: self.now_ms, **of_log)
+        clean = [TOPICS.events("user"), TOPICS.events("item"), TOPICS.catalogue, TOPICS.dead_letters]
+        for topic in (*TOPICS.sources, *clean):
             self.log.create(topic, 1)
         options = WorkerOptions(poll_s=0, flush_batches=1000, flush_interval_s=1e9, broker_away_s=1e9)
         self.transport = MemoryTransport(
@@ -114,6 +118,56 @@ def test_a_commit_that_fails_leaves_the_lag_and_is_told(place: Place, monkeypatc
         assert set(map(str, told)) == {str(("aborted", {"stage": "intake", "error": "BrokerError"}))}
     finally:
         remove()
+
+
+def test_what_became_of_events_is_told_once_however_often_they_are_done_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And no earlier than it is committed: forebay_events_total and what of it was accepted and refused agree."""
+    metrics, told = WorkerMetrics([place.worker]), Counter[str]()
+    removes = [add_hook(metrics), add_hook(lambda name, details: told.update([name]))]
+    try:
+        monkeypatch.setattr(place.log, "_refusal", lambda write: BrokerError("a transaction was aborted"))
+        place.send(3)
+        place.log.append(Sent(TOPICS.behaviour, 0, b"u", b"no event", ()))
+        place.turn(20, seconds=0.5)
+        assert told["aborted"] > 3 and told["accepted"] == told["dead_letter"] == 0
+        monkeypatch.undo()
+        place.turn(20, seconds=0.5)
+    finally:
+        for remove in removes:
+            remove()
+    text = metrics.exposed("")[0].decode()
+    assert 'forebay_accepted_total{stage="intake"} 3.0' in text
+    assert 'forebay_duplicates_total{stage="intake"} 0.0' in text
+    assert 'forebay_dead_letters_total{reason="undecodable",stage="intake"} 1.0' in text
+
+
+def test_a_record_that_the_broker_refuses_is_told_once_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is cut out of its batch by halves and goes without its content, here after three commits that fail."""
+    place, told, fails = Place(tmp_path, max_record_bytes=4000), list[object](), iter(range(3))
+    refusal = place.log._refusal
+
+    def failing(write: Write) -> BrokerError | None:
+        letters = any(sent.topic == TOPICS.dead_letters for sent in write.records)
+        failed = letters and next(fails, None) is not None
+        return BrokerError("a transaction was aborted") if failed else refusal(write)
+
+    monkeypatch.setattr(place.log, "_refusal", failing)
+    place.worker.join(threading.Event())
+    remove = add_hook(lambda name, details: told.append(details["reason"]) if name == "dead_letter" else None)
+    try:
+        place.send(2)
+        wide = {f"a{n}": hashlib.sha256(bytes([n])).hexdigest() for n in range(60)}
+        event = Behaviour("u", "i", "rate", 1.0, place.now_ms, "big", {}, wide)
+        place.log.append(Sent(TOPICS.behaviour, 0, b"u", encode(event), ()))
+        place.turn(60, seconds=0.5)
+    finally:
+        remove()
+        place.worker.leave()
+    assert next(fails, None) is None
+    assert place.standing.progress.committed == 3
+    assert told == ["refused"]
 
 
 def test_what_a_partition_holds_is_counted_once_a_second(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

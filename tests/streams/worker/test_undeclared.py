@@ -33,7 +33,7 @@ from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import MAX_NAMES, OTHER, Undeclared
-from forebay.telemetry import add_hook
+from forebay.telemetry import News
 
 NOW = 1_790_000_000_000
 COUNT = 2  # partitions
@@ -64,7 +64,7 @@ def _block(events: Sequence[Event]) -> Block:
 
 
 def _applied(bundle: Bundle, side: Side, folder: Path, events: Sequence[Event], *, aloud: bool = True) -> Outcome:
-    """The outcome of one batch of all events; state is written to `folder`."""
+    """The outcome of one batch of all events, with the news of all; state is written to `folder`."""
     processor = Processor(bundle, side, Topics(), "g1", COUNT, folder)
     for partition in range(COUNT):
         processor.open(partition, Source(processor.topic, partition, "topic-1"), 0)
@@ -75,13 +75,14 @@ def _applied(bundle: Bundle, side: Side, folder: Path, events: Sequence[Event], 
         for start in range(0, len(mine), 50):  # attributes are a hundred and more: a block has 256 of them at most
             ((header, value),) = _block(mine[start : start + 50]).encode()
             batches.append(PartitionBatch(partition, [None], [value], [start], [NOW], [[(HEADER, header)]]))
-    outcome = Outcome()
+    outcome, news = Outcome(), list[News]()
     for batch in batches:
         outcome = processor.apply([batch], aloud=aloud)
+        news += outcome.news
     processor.flush()
     for partition in range(COUNT):
         processor.close(partition)
-    return outcome
+    return replace(outcome, news=news)
 
 
 def _click(user: str = "u1", action: str = "rate", own: Attributes | None = None, **fields: Any) -> Behaviour:
@@ -149,17 +150,11 @@ def test_what_the_spec_does_not_know_is_counted_once_an_event(own: Bundle, tmp_p
 def _counted(
     bundle: Bundle, side: Side, folder: Path, events: Sequence[Event], *, aloud: bool = True
 ) -> Counter[tuple[Any, ...]]:
+    """What hooks are to be told when a batch is committed."""
     found: Counter[tuple[Any, ...]] = Counter()
-
-    def listen(name: str, details: Any) -> None:
-        if name == "undeclared":
-            found[(details["stage"], details["kind"], details["name"])] += details["events"]
-
-    remove = add_hook(listen)
-    try:
-        _applied(bundle, side, folder, events, aloud=aloud)
-    finally:
-        remove()
+    for name, details in _applied(bundle, side, folder, events, aloud=aloud).news:
+        assert name == "undeclared"
+        found[(details["stage"], details["kind"], details["name"])] += int(details["events"])
     return found
 
 
