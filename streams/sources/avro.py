@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +34,9 @@ class Avro:
             raise MissingExtra("fastavro", "formats") from None
         self._schemas, self._read = Schemas(registry, compiled), schemaless_reader
 
-    def waits(self, values: list[bytes]) -> str:
+    def waits(self, batches: Sequence[list[bytes]]) -> list[str]:
         """See Codec."""
-        return self._schemas.waits(ids(values))
+        return self._schemas.waits([ids(values) for values in batches])
 
     def decode(self, value: bytes) -> Any:
         """See Codec."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 from forebay.errors import EventError
@@ -25,9 +26,11 @@ class CloudEvents:
         """`codec` is of the data."""
         self._codec, self._json = codec, Json()
 
-    def waits(self, records: list[Raw]) -> str:
+    def waits(self, batches: Sequence[list[Raw]]) -> list[str]:
         """See Form."""
-        return self._codec.waits(fitting([r.value for r in records if not _content_type(r).startswith(STRUCTURED)]))
+        return self._codec.waits(
+            [fitting([r.value for r in records if not _content_type(r).startswith(STRUCTURED)]) for records in batches]
+        )
 
     def found(self, record: Raw) -> Found:
         """See Form. Raises EventError `bad_envelope` for what is no CloudEvent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,9 +21,11 @@ class Debezium:
         """`codec` is of values and keys."""
         self._codec = codec
 
-    def waits(self, records: list[Raw]) -> str:
+    def waits(self, batches: Sequence[list[Raw]]) -> list[str]:
         """See Form."""
-        return self._codec.waits(fitting([part for record in records for part in (record.value, record.key)]))
+        return self._codec.waits(
+            [fitting([part for record in records for part in (record.value, record.key)]) for records in batches]
+        )
 
     def found(self, record: Raw) -> Found | None:
         """See Form. The tombstone that follows a delete says nothing. Raises EventError `bad_envelope` for what is no

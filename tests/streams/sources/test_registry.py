@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -18,44 +15,7 @@ from forebay.streams.sources import schemas as schemas_module
 from forebay.streams.sources.registry import Address, Registry, RegistryAway, Schema
 from forebay.streams.sources.schemas import Schemas
 
-Answer = tuple[int, bytes]
-
-
-class Server:
-    """Answers each path as it is told, and keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Answer] = {}
-        self.asked: list[tuple[str, str | None]] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append((self.path, self.headers.get("authorization")))
-                status, body = outer.answers.get(self.path, (404, b'{"error_code":40403}'))
-                self.send_response(status)
-                self.send_header("location", "/elsewhere")
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """A test has no log."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def schema(self, path: str, text: str, **more: Any) -> None:
-        """A schema at a path."""
-        self.answers[path] = 200, json.dumps({"schema": text} | more).encode()
-
-    def close(self) -> None:
-        """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+from .answering import Answer, Server
 
 
 @pytest.fixture
@@ -117,8 +77,8 @@ def test_any_other_answer_is_nobodys_fault(server: Server, answer: Answer) -> No
     assert [path for path, _ in server.asked] == ["/schemas/ids/1"]
 
 
-def _until(ask: Callable[[], str]) -> None:
-    while ask():
+def _ready(schemas: Schemas[Any], *groups: Sequence[int]) -> None:
+    while any(schemas.waits(groups)):
         pass
 
 
@@ -128,24 +88,24 @@ def test_schemas_are_asked_for_once_and_kept_to_a_bound(server: Server, monkeypa
     for number in range(1, 9):
         server.schema(f"/schemas/ids/{number}", f"s{number}")
     found = Schemas(Registry(Address.of(server.url)), lambda schema: schema.text)
-    for wanted in ({1, 2}, {1}, {2, 1}):
-        _until(lambda: found.waits(wanted))  # noqa: B023
+    for wanted in ((1, 2), (1,), (2, 1)):
+        _ready(found, wanted)
     assert sorted(path for path, _ in server.asked) == ["/schemas/ids/1", "/schemas/ids/2"]
-    _until(lambda: found.waits(set(range(3, 9))))
+    _ready(found, range(3, 9))
     assert [found.of(number) for number in range(3, 9)] == [f"s{number}" for number in range(3, 9)]
-    _until(lambda: found.waits({8}))
+    _ready(found, [8])
     with pytest.raises(EventError, match="was not asked for"):
         found.of(1)
 
-    _until(lambda: found.waits({99}))
+    _ready(found, [99])
     before = len(server.asked)
-    _until(lambda: found.waits({99}))
+    _ready(found, [99])
     with pytest.raises(EventError, match="no schema 99"):
         found.of(99)
     assert len(server.asked) == before
     server.schema("/schemas/ids/99", "late")
     monkeypatch.setattr(schemas_module.time, "monotonic", lambda: 1e12)
-    _until(lambda: found.waits({99}))
+    _ready(found, [99])
     assert found.of(99) == "late"
 
 
@@ -153,7 +113,7 @@ def test_a_schema_that_nothing_can_be_made_of_is_none(server: Server) -> None:
     """Whatever a library says of it."""
     server.schema("/schemas/ids/1", "x")
     found = Schemas(Registry(Address.of(server.url)), lambda schema: 1 // 0)
-    _until(lambda: found.waits({1}))
+    _ready(found, [1])
     with pytest.raises(EventError, match="cannot be used: ZeroDivisionError") as raised:
         found.of(1)
     assert raised.value.reason == "no_schema"

@@ -32,7 +32,7 @@ def _one(
     translator: Translator, value: bytes | None, key: bytes | None = None, headers: Headers = ()
 ) -> Event | EventError | None:
     batch = PartitionBatch(0, [key], [value], [5], [9], [headers])
-    assert translator.waits(batch) == ""
+    assert translator.waits([batch]) == [""]
     (found,) = translator.translated(batch)
     return decode(found) if isinstance(found, bytes) else found
 
