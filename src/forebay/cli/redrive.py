@@ -44,6 +44,7 @@ WHAT_TO_DO = {
     "future": "ahead of the clock still: drive it again when its time has come",
     why.TWICE: "another letter of the same record was taken",
     why.REFUSED: "raise max.message.bytes on the topics, then name it: --reason refused",
+    why.WAITS: "its registry does not answer: forebay source check says how. Drive it again when it does",
     why.GONE: "the letter holds a part of it, and the whole is no longer in its source topic",
     why.ELSEWHERE: "its topic or partition is no source of this installation",
     why.NO_ORIGIN: "the letter does not say which record it is of",
