@@ -16,7 +16,7 @@ def form_of(foreign: Foreign) -> Form:
     """How its records are read. Raises MissingExtra."""
     codec = codec_of(foreign)
     if foreign.format == "cloudevents":
-        return CloudEvents(codec)
+        return CloudEvents(codec, needs_schemas=foreign.registry is not None)
     return Debezium(codec) if foreign.format == "debezium" else Plain(codec)
 
 

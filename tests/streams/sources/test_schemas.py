@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import subprocess
 import sys
@@ -9,15 +11,21 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from forebay.config import SourceTable
 from forebay.errors import EventError
+from forebay.events import Behaviour, decode
 from forebay.streams.sources import schemas as module
+from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.registry import Address, Registry
 from forebay.streams.sources.schemas import MOST_ASKED, Schemas
+from forebay.streams.sources.translator import Translator
+from forebay.streams.worker.batch import PartitionBatch
 
 from .answering import Server
 
 ENDS = """
 import sys
+from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.registry import Address, Registry
 from forebay.streams.sources.schemas import Schemas
 schemas = Schemas(Registry(Address.of(sys.argv[1])), lambda schema: schema.text)
@@ -94,6 +102,30 @@ def test_what_waits_keeps_what_it_has_to_a_bound(server: Server, monkeypatch: py
     assert [found.of(number) for number in range(16, 21)] == [f"s{number}" for number in range(16, 21)]
     with pytest.raises(EventError, match="was not asked for"):
         found.of(15)
+
+
+@pytest.mark.parametrize("is_structured", [True, False])
+def test_a_cloud_events_data_are_asked_for_in_either_mode(server: Server, is_structured: bool) -> None:
+    """Of a structured one the bytes in its base64."""
+    fields = [{"name": "who", "type": "string"}]
+    server.schema("/schemas/ids/1", json.dumps({"type": "record", "name": "D", "fields": fields}))
+    table = {"format": "cloudevents", "encoding": "avro", "registry": server.url}
+    source = SourceTable({"topic": "t", "map": {"user": "data.who", "item": "subject"}} | table, "forebay.toml")
+    translator = Translator(Foreign.of(source))
+    event = {"specversion": "1.0", "id": "e", "source": "/", "type": "view", "subject": "i", "time": "2023-11-14"}
+    data = b"\0\0\0\0\1\x04u1"
+    headers = [(f"ce_{name}", text.encode()) for name, text in event.items()]
+    value = data
+    if is_structured:
+        headers = [("content-type", b"application/cloudevents+json")]
+        value = json.dumps(event | {"data_base64": base64.b64encode(data).decode()}).encode()
+    odd = [b"{", b"[1]", b'{"data_base64":"?"}', b'{"data_base64":7}', None]
+    batch = PartitionBatch(0, [None] * 6, [value, *odd], list(range(6)), [9] * 6, [headers] * 6)
+    while any(translator.waits([batch])):
+        pass
+    found, *rest = translator.translated(batch)
+    assert isinstance(found, bytes) and decode(found) == Behaviour("u1", "i", "view", 0.0, 1699920000000, "e")
+    assert all(isinstance(each, EventError) for each in rest)
 
 
 def test_a_process_ends_whatever_it_has_asked_for() -> None:
