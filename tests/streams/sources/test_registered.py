@@ -278,8 +278,10 @@ def test_a_schema_that_refers_to_itself_is_read_to_a_bound() -> None:
         "fields": [{"name": "next", "type": ["null", {"type": "map", "values": "N"}]}],
     }
     outer = {"type": "record", "name": "O", "fields": [{"name": "a", "type": inner}, {"name": "b", "type": "N"}]}
-    assert compiled_avro(Schema("AVRO", json.dumps(outer), {})).is_recursive
-    assert not compiled_avro(Schema("AVRO", json.dumps(CLICK), {"shop.Customer": json.dumps(CUSTOMER)})).is_recursive
+    assert compiled_avro(Schema("AVRO", json.dumps(outer), {})).shape.is_recursive
+    assert not compiled_avro(
+        Schema("AVRO", json.dumps(CLICK), {"shop.Customer": json.dumps(CUSTOMER)})
+    ).shape.is_recursive
 
 
 @pytest.mark.parametrize(
