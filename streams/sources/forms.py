@@ -17,7 +17,9 @@ def form_of(foreign: Foreign) -> Form:
     codec = codec_of(foreign)
     if foreign.format == "cloudevents":
         return CloudEvents(codec, needs_schemas=foreign.registry is not None)
-    return Debezium(codec) if foreign.format == "debezium" else Plain(codec)
+    if foreign.format == "debezium":
+        return Debezium(codec, foreign.shape.columns.values())
+    return Plain(codec)
 
 
 def codec_of(foreign: Foreign) -> Codec:

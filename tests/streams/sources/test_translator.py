@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forebay.config import SourceTable
 from forebay.errors import ConfigError, EventError
-from forebay.events import Behaviour, Event, ItemUpdate, decode
+from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
 from forebay.streams.worker.batch import Headers, PartitionBatch
@@ -233,6 +233,54 @@ def test_a_deleted_row_is_refused_or_skipped_where_the_source_says_so() -> None:
     assert _one(made, gone) is None
     with pytest.raises(ConfigError, match="a behaviour cannot be cleared"):
         _debezium(map=orders, set={"type": "behaviour", "action": "order"}, deletes="clear")
+
+
+UNCHANGED = "__debezium_unavailable_value"  # of a large column that an update does not touch
+
+
+@pytest.mark.parametrize(
+    "marked", [UNCHANGED, UNCHANGED.encode(), base64.b64encode(UNCHANGED.encode()).decode(), [UNCHANGED]]
+)
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_an_unchanged_column_is_as_it_was_before(marked: Any, form: str) -> None:
+    """Where the change has it: as a text, bytes or a list. What is not mapped may be unknown."""
+    encode = msgspec.msgpack.encode if form == "msgpack" else msgspec.json.encode
+    change = {"op": "u", "source": SOURCE, "before": ROW, "after": ROW | {"name": marked, "note": marked, "price": 3}}
+    found = _one(_debezium(encoding=form), encode(change))
+    assert found == ItemUpdate("s1", {"title": "T", "price": 3.0}, 1_700_000_000_123)
+
+
+@pytest.mark.parametrize("before", [None, {"id": 7}, ROW | {"name": UNCHANGED}])
+@pytest.mark.parametrize("path", ["name", "name.first"])
+def test_an_unchanged_column_that_nobody_knows_is_refused(before: Any, path: str) -> None:
+    """By its name, and with what helps: else the item would have the marker for its title, or none."""
+    translator = _debezium(map=DBZ_MAP | {"attributes.title": path})
+    found = _one(translator, _change("u", before, ROW | {"name": UNCHANGED}))
+    assert isinstance(found, EventError) and found.reason == "no_field"
+    assert found.what.startswith("name is unchanged") and "REPLICA IDENTITY FULL" in found.what
+
+
+def test_a_deleted_row_is_not_named_by_a_marker() -> None:
+    """Its key is."""
+    gone = _change("d", {"sku": UNCHANGED}, None)
+    assert _one(_debezium(), gone, b'{"sku":"s1"}') == ItemUpdate("s1", {}, 1_700_000_000_123)
+
+
+def test_a_table_may_have_rows_of_several_types() -> None:
+    """By a column that is mapped to the type. What a deleted row becomes is to be said, then: of its type nothing is
+    known."""
+    mapped = DBZ_MAP | {"type": "kind", "user": "id"}
+    with pytest.raises(ConfigError, match="type is mapped") as raised:
+        _debezium(map=mapped)
+    assert 'deletes = "skip"' in raised.value.do
+    with pytest.raises(ConfigError, match="type is mapped"):
+        _debezium(map=mapped, deletes="clear")
+    translator = _debezium(map=mapped, deletes="skip")
+    made = _one(translator, _change("c", None, ROW | {"kind": "user_profile"}))
+    assert made == UserProfile("7", {"title": "T", "price": 2.5}, 1_700_000_000_123)
+    assert isinstance(_one(translator, _change("c", None, ROW | {"kind": "item_update"})), ItemUpdate)
+    assert _one(translator, _change("d", ROW, None)) is None
+    assert isinstance(_one(_debezium(map=mapped, deletes="refuse"), _change("d", ROW, None)), EventError)
 
 
 @pytest.mark.parametrize(
