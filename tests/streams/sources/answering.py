@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -15,12 +16,14 @@ class Server:
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {}
+        self.takes_s = 0.0  # for each answer
         self.asked: list[tuple[str, str | None]] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 outer.asked.append((self.path, self.headers.get("authorization")))
+                time.sleep(outer.takes_s)
                 status, body = outer.answers.get(self.path, (404, b'{"error_code":40403}'))
                 self.send_response(status)
                 self.send_header("location", "/elsewhere")

@@ -317,6 +317,11 @@ def test_a_text_that_is_no_proto_is_refused(text: str, references: dict[str, str
     [
         ("registry:8081", {}, "registry = 'registry:8081'"),
         ("http://u:secret@r:8081", {}, "a user or a password in it"),
+        ("u:secret@registry:8081", {}, "a user or a password in it"),
+        ("https:/u:secret@h", {}, "a user or a password in it"),
+        ("http://[::1", {}, "registry = 'http://[::1'"),
+        ("http://r:none", {}, "registry = 'http://r:none'"),
+        ("http://r:99999", {}, "registry = 'http://r:99999'"),
         ("http://r:8081", {"user": "u"}, "go together"),
         ("http://r:8081", {"ca": Path("/nowhere.pem")}, "there is no such file"),
     ],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import socket
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,11 +68,79 @@ def test_a_schema_that_is_not_there_is_the_records_fault(server: Server) -> None
         assert raised.value.reason == "no_schema"
 
 
+class _Endless:
+    """A server that never comes to the end of its answer."""
+
+    def __init__(self, head: bytes, part: bytes) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._answer, args=(head, part))
+        self._thread.start()
+
+    def _answer(self, head: bytes, part: bytes) -> None:
+        connection, _ = self._socket.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(head)
+            while not self._ended.wait(0.02):
+                connection.sendall(part)
+
+    def close(self) -> None:
+        """End it."""
+        self._ended.set()
+        self._thread.join()
+        self._socket.close()
+
+
 @pytest.mark.parametrize(
-    "answer", [(401, b"{}"), (500, b"{}"), (302, b""), (200, b"<html>"), (200, b"[1]"), (200, b" " * ((5 << 20) + 1))]
+    ("head", "part"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b" "),
+    ],
 )
+def test_an_answer_that_does_not_end_is_given_up(head: bytes, part: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However small its parts are."""
+    monkeypatch.setattr(module, "WHOLE_S", 0.5)
+    server, found = _Endless(head, part), list[str]()
+    try:
+        asks = threading.Thread(target=lambda: found.append(_said(server.url)), daemon=True)
+        asks.start()
+        asks.join(20)
+        assert len(found) == 1 and "for more than" in found[0]
+    finally:
+        server.close()
+
+
+def _said(url: str) -> str:
+    with pytest.raises(RegistryAway) as raised:
+        Registry(Address.of(url)).schema(1)
+    return raised.value.what
+
+
+def test_a_schema_and_its_references_have_one_bound(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hundred slow answers are not waited for, one after the other."""
+    monkeypatch.setattr(module, "SCHEMA_S", 0.5)
+    server.takes_s = 0.3
+    refers = [{"name": str(n), "subject": str(n), "version": 1} for n in range(9)]
+    server.schema("/schemas/ids/1", "x", references=refers)
+    for n in range(9):
+        server.schema(f"/subjects/{n}/versions/1", "y")
+    assert "longer than" in _said(server.url)
+    assert 1 <= len(server.asked) <= 2
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(401, b"{}"), (500, b"{}"), (302, b""), (307, b""), (200, b"<html>"), (200, b"[1]"), (200, b" " * ((5 << 20) + 1)),
+     (404, b"404 page not found\n"), (404, b""), (404, b"{}"), (404, b'{"error_code":"x"}'), (404, b"[40403]"),
+     (404, b'{"error_code":404,"message":"HTTP 404 Not Found"}'), (500, b'{"error_code":40403}')],
+)  # fmt: skip
 def test_any_other_answer_is_nobodys_fault(server: Server, answer: Answer) -> None:
-    """A redirect is not followed: a password would go elsewhere."""
+    """A redirect is not followed: a password would go elsewhere. A 404 is a proxy's, or that of a wrong path, unless
+    the registry says which of its things is not there."""
     server.answers["/schemas/ids/1"] = answer
     with pytest.raises(RegistryAway) as raised:
         Registry(Address.of(server.url, user="u", password=Secret("hush"))).schema(1)
