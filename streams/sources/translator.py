@@ -56,6 +56,11 @@ class Translator:
             row = {**row, **self._about(raw)}
         fields = self._fields
         if fields is None:
+            for name in row:
+                if not isinstance(name, str):  # as MessagePack may have it
+                    raise EventError(
+                        "undecodable", f"a field's name is {str(name)[:20]!a}, no text: map what is needed"
+                    )
             fields = self._shape.fields(list(row))
         if gone:  # of which only its key is sure to be told
             fields = [(field, column) for field, column in fields if "attributes" not in field]

@@ -60,6 +60,18 @@ def test_without_a_map_a_record_is_an_event_by_its_own_names() -> None:
     assert _one(translator, msgspec.msgpack.encode(row)) == Behaviour("u", "i", "view", 0.0, at)
 
 
+@pytest.mark.parametrize("name", [7, b"user", None, 2.5, True])
+def test_a_field_without_a_text_for_its_name_is_refused_in_words(name: Any) -> None:
+    """Where fields are taken by their names. With a map it is left alone, whatever it is called."""
+    row = msgspec.msgpack.encode({name: 1, "user": "u", "item": "i", "action": "view"})
+    found = _one(Translator(Foreign.of(SourceTable({"topic": "shop", "format": "msgpack"}, ""))), row)
+    assert isinstance(found, EventError) and found.reason == "undecodable"
+    assert "name" in found.what and "no text" in found.what and "Error" not in found.what
+    mapped = {"map": {"user": "user", "item": "item", "action": "action"}, "no_time": "append"}
+    translator = Translator(Foreign.of(SourceTable({"topic": "shop", "format": "msgpack"} | mapped, "")))
+    assert _one(translator, row) == Behaviour("u", "i", "view", 0.0)
+
+
 def test_the_key_and_headers_of_a_record_may_be_mapped() -> None:
     """Names of headers in any case."""
     translator = _translator(map=MAP | {"user": "@key", "attributes.device": "@headers.device"})
