@@ -35,6 +35,7 @@ ELSEWHERE = "elsewhere"  # it is of a partition that no source of this installat
 TWICE = "twice"  # another letter of the same record came before it
 GONE = "gone"  # the letter has a part of it, and the whole is no more
 WAITS = "waits"  # its schema is not to be had now: the registry does not answer
+NOTHING = "nothing"  # of a foreign topic, by now: a deleted row, where deletes are skipped
 REFUSED = "refused"  # the broker refuses what it becomes: the same again, until its topics take larger records
 
 
@@ -91,6 +92,10 @@ class Judge:
         places = [place for batch in batches for place in batch.offsets]
         known = {b.partition: _Nothing(self.since.get(self._names[b.partition], 0)) for b in batches}
         accepted = self._acceptor.accept(batches, known)
+        told = {places[row] for row in accepted.rows.tolist()}
+        for place in places:
+            if place not in told:
+                verdicts[place] = Verdict(verdicts[place].placed, NOTHING)
         for letter in accepted.letters:
             verdicts[letter.offset] = Verdict(verdicts[letter.offset].placed, letter.reason)
         if events:

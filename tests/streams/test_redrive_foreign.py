@@ -116,3 +116,13 @@ def test_a_foreign_record_may_be_larger_than_an_event() -> None:
     found = _judge(_foreign("views", format="json")).judge(letters, whole)
     assert [v.reason for v in found] == ["", "too_large", "too_large"] and asked == [1]
     assert found[0].value == large
+
+
+def test_a_letter_whose_record_says_nothing_by_now_is_left() -> None:
+    """As of a deleted row, since deletes are skipped: no line of a file is made of it, and nothing is sent."""
+    gone = msgspec.json.encode({"op": "d", "before": {"sku": "s1"}, "source": {"ts_ms": NOW}})
+    update = msgspec.json.encode({"op": "c", "after": {"sku": "s1"}, "source": {"ts_ms": NOW}})
+    products = _foreign("views", format="debezium", map={"item": "sku"}, set={}, deletes="skip")
+    for events in (True, False):
+        found = _judge(products).judge([_letter(gone, 1), _letter(update, 2)], lambda _: None, events=events)
+        assert [v.reason for v in found] == [judges.NOTHING, ""]
