@@ -44,6 +44,7 @@ from forebay.streams.intake.ownedsource import OwnedSource
 from forebay.streams.intake.traced import traced
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
+from forebay.streams.sources.waiting import waiting
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
@@ -176,9 +177,7 @@ class Intake:
 
     def waits(self, batches: Sequence[PartitionBatch]) -> dict[int, str]:
         """See Stage: foreign records whose schemas are not there yet."""
-        found = ((b.partition, self._translators[b.partition].waits(b)) for b in batches
-                 if b.partition in self._translators)  # fmt: skip
-        return {partition: reason for partition, reason in found if reason}
+        return {batches[place].partition: reason for place, reason in waiting(batches, self._translators).items()}
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: the newest updates of items. A record without a value says that its item is gone; what is no

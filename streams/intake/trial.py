@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forebay.events import Event
 from forebay.segments.blocks.build import events_of
 from forebay.streams.intake.accept import Acceptor, Rules
 from forebay.streams.intake.duplicates import HourSets
 from forebay.streams.sources.translator import Translator
+from forebay.streams.sources.waiting import waiting
 from forebay.streams.worker.batch import PartitionBatch
 
 
@@ -28,21 +29,26 @@ class Tried:
 
 
 def tried(
-    topic: str, batches: Sequence[PartitionBatch], translator: Translator | None, rules: Rules = Rules()
+    topic: str,
+    batches: Sequence[PartitionBatch],
+    translator: Translator | None,
+    rules: Rules = Rules(),
+    *,
+    patience_s: float = 0.0,
 ) -> list[Tried]:
-    """What becomes of records of one topic; each batch's `partition` is the topic's own."""
+    """What becomes of records of one topic; each batch's `partition` is the topic's own. What they need, but for the
+    records themselves, is waited for so long."""
     sources = tuple(f"{topic}/{batch.partition}" for batch in batches)
     translators: Mapping[int, Translator] = {}
     if translator is not None:
         translators = dict.fromkeys(range(len(batches)), translator)
     acceptor, found = Acceptor(sources, rules, translators), list[Tried]()
-    for number, batch in enumerate(batches):
-        numbered = PartitionBatch(
-            number, batch.keys, batch.values, batch.offsets, batch.append_times, batch.headers
-        )  # fmt: skip
-        if translator is not None and (reason := translator.waits(numbered)):
+    numbers = [replace(batch, partition=number) for number, batch in enumerate(batches)]
+    waits = waiting(numbers, translators, patience_s)
+    for number, (batch, numbered) in enumerate(zip(batches, numbers, strict=True)):
+        if number in waits:
             places = zip(batch.offsets, batch.values, strict=True)
-            found += [Tried(batch.partition, offset, value, "waits", message=reason) for offset, value in places]
+            found += [Tried(batch.partition, offset, value, "waits", message=waits[number]) for offset, value in places]
             continue
         nothing = {
             offset

@@ -66,7 +66,7 @@ def _chunks(letters: Iterator[Placed]) -> Iterator[list[Placed]]:
     chunk, size = list[Placed](), 0
     for placed in letters:
         chunk.append(placed)
-        size += len(placed.letter.value or b"") + len(placed.letter.key or b"")
+        size += placed.letter.length + placed.letter.key_length  # of the whole record, which may be fetched
         if len(chunk) == CHUNK_LETTERS or size >= CHUNK_BYTES:
             yield chunk
             chunk, size = [], 0

@@ -21,16 +21,21 @@ from forebay.streams.intake.duplicates import Identities
 from forebay.streams.letterfilter import Placed
 from forebay.streams.origin import is_of_origin
 from forebay.streams.redrive.originals import Original
+from forebay.streams.sources.codecs import MAX_FOREIGN_BYTES
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
+from forebay.streams.sources.waiting import waiting
 from forebay.streams.worker.batch import PartitionBatch
 
+PATIENCE_S = 15.0  # for the schemas of some letters: the bound of one answer of a registry is 10
 KEPT = 100_000  # records whose letters were met in one drive: 20 MB
 # Why a record is not sent, besides the reasons for which the Intake would refuse it again.
 NO_ORIGIN = "no_origin"  # the letter does not say which record it is of
 ELSEWHERE = "elsewhere"  # it is of a partition that no source of this installation has
 TWICE = "twice"  # another letter of the same record came before it
 GONE = "gone"  # the letter has a part of it, and the whole is no more
+WAITS = "waits"  # its schema is not to be had now: the registry does not answer
+NOTHING = "nothing"  # of a foreign topic, by now: a deleted row, where deletes are skipped
 REFUSED = "refused"  # the broker refuses what it becomes: the same again, until its topics take larger records
 
 
@@ -64,26 +69,33 @@ class Judge:
         self._numbers = {name: number for number, name in enumerate(self._names)}
         translators = {one.topic: Translator(one) for one in self.foreign}
         mine = {number: name.rpartition("/")[0] for name, number in self._numbers.items()}
-        self._acceptor = Acceptor(
-            self._names, self.rules, {n: translators[topic] for n, topic in mine.items() if topic in translators}
-        )
+        self._translators = {n: translators[topic] for n, topic in mine.items() if topic in translators}
+        self._acceptor = Acceptor(self._names, self.rules, self._translators)
+        self._patience_s = PATIENCE_S
         self._met: dict[tuple[str, int, int], None] = {}
 
     def judge(
         self, letters: Sequence[Placed], whole: Callable[[DeadLetter], Original | None], *, events: bool = False
     ) -> list[Verdict]:
-        """A verdict for each letter, in order. `whole` finds the record of one that has a part of it."""
+        """A verdict for each letter, in order. `whole` finds the record of one that has a part of it. Waits 15 s for
+        schemas that letters need, and once more when they could be had since."""
         verdicts = [self._first_look(placed, whole) for placed in letters]
-        by_source: dict[int, list[int]] = {}
-        for place, verdict in enumerate(verdicts):
-            if not verdict.reason:
-                by_source.setdefault(self._number(verdict.placed.letter), []).append(place)
-        if not by_source:
+        batches = self._batches(verdicts)
+        waits = waiting(batches, self._translators, self._patience_s)
+        self._patience_s = 0.0 if waits else PATIENCE_S  # a registry that is away is not waited for by each thousand
+        for place in waits:
+            for letter_place in batches[place].offsets:
+                verdicts[letter_place] = Verdict(verdicts[letter_place].placed, WAITS)
+        batches = [batch for place, batch in enumerate(batches) if place not in waits]
+        if not batches:
             return verdicts
-        now, places = now_ms(), [place for found in by_source.values() for place in found]
-        batches = [_batch(number, [(p, verdicts[p]) for p in found], now) for number, found in by_source.items()]
-        known = {number: _Nothing(self.since.get(self._names[number], 0)) for number in by_source}
+        places = [place for batch in batches for place in batch.offsets]
+        known = {b.partition: _Nothing(self.since.get(self._names[b.partition], 0)) for b in batches}
         accepted = self._acceptor.accept(batches, known)
+        told = {places[row] for row in accepted.rows.tolist()}
+        for place in places:
+            if place not in told:
+                verdicts[place] = Verdict(verdicts[place].placed, NOTHING)
         for letter in accepted.letters:
             verdicts[letter.offset] = Verdict(verdicts[letter.offset].placed, letter.reason)
         if events:
@@ -91,12 +103,22 @@ class Judge:
                 verdicts[places[row]] = Verdict(verdicts[places[row]].placed, "", event=event)
         return verdicts
 
+    def _batches(self, verdicts: Sequence[Verdict]) -> list[PartitionBatch]:
+        """The records of a source that have no reason yet; of a foreign one each by itself, as each may wait alone."""
+        now, found = now_ms(), dict[tuple[int, int], list[tuple[int, Verdict]]]()
+        for place, verdict in enumerate(verdicts):
+            if not verdict.reason:
+                number = self._numbers[_source(verdict.placed.letter)]
+                alone = place if number in self._translators else -1
+                found.setdefault((number, alone), []).append((place, verdict))
+        return [_batch(number, those, now) for (number, _), those in found.items()]
+
     def _first_look(self, placed: Placed, whole: Callable[[DeadLetter], Original | None]) -> Verdict:
         letter = placed.letter
         origin = letter.origin
         if origin is None:
             return Verdict(placed, NO_ORIGIN)
-        if f"{letter.topic}/{letter.partition}" not in self._numbers:
+        if (number := self._numbers.get(_source(letter))) is None:
             return Verdict(placed, ELSEWHERE)
         if not self._is_first((origin.topic, origin.partition, origin.offset)):
             return Verdict(placed, TWICE)
@@ -104,7 +126,8 @@ class Judge:
             return Verdict(placed, REFUSED)
         key, value, headers = letter.key, letter.value, letter.headers
         if not letter.is_whole:
-            if letter.length > MAX_RECORD_BYTES:  # no event, whatever is in it
+            most = MAX_FOREIGN_BYTES if number in self._translators else MAX_RECORD_BYTES
+            if letter.length > most:  # refused, whatever is in it
                 return Verdict(placed, "too_large")
             original = whole(letter)
             if original is None:
@@ -121,11 +144,12 @@ class Judge:
             del self._met[next(iter(self._met))]
         return True
 
-    def _number(self, letter: DeadLetter) -> int:
-        return self._numbers[f"{letter.topic}/{letter.partition}"]
-
     def _events(self, accepted: Accepted) -> Iterable[bytes]:
         return (encode(event) for block in self._acceptor.whole(accepted) for event in events_of(block))
+
+
+def _source(letter: DeadLetter) -> str:
+    return f"{letter.topic}/{letter.partition}"
 
 
 class _Nothing:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 from forebay.errors import EventError
@@ -21,13 +22,15 @@ REQUIRED = ("id", "source", "specversion", "type")
 class CloudEvents:
     """A row is the event's attributes by their names, and `data`, decoded where it is no JSON of structured mode."""
 
-    def __init__(self, codec: Codec) -> None:
-        """`codec` is of the data."""
-        self._codec, self._json = codec, Json()
+    def __init__(self, codec: Codec, *, needs_schemas: bool) -> None:
+        """`codec` is of the data, and may have to wait for what decodes them where it `needs_schemas`."""
+        self._codec, self._json, self._needs_schemas = codec, Json(), needs_schemas
 
-    def waits(self, records: list[Raw]) -> str:
+    def waits(self, batches: Sequence[list[Raw]]) -> list[str]:
         """See Form."""
-        return self._codec.waits(fitting([r.value for r in records if not _content_type(r).startswith(STRUCTURED)]))
+        if not self._needs_schemas:  # and nothing is decoded twice
+            return [""] * len(batches)
+        return self._codec.waits([fitting([self._data(record) for record in records]) for records in batches])
 
     def found(self, record: Raw) -> Found:
         """See Form. Raises EventError `bad_envelope` for what is no CloudEvent."""
@@ -56,6 +59,16 @@ class CloudEvents:
         if not row["specversion"].startswith("1."):
             raise EventError("bad_envelope", f"a CloudEvent of version {row['specversion'][:9]!a}, not 1.x")
         return Found(row)
+
+    def _data(self, record: Raw) -> bytes | None:
+        """What the codec gets of a record; None for nothing."""
+        if not _content_type(record).startswith(STRUCTURED):
+            return record.value
+        try:
+            row = as_object(self._json.decode(present(record.value)), "the value")
+            return _unbased(row["data_base64"]) if "data_base64" in row else None
+        except Exception:  # noqa: BLE001 - `found` says what is wrong with it
+            return None
 
 
 def _content_type(record: Raw) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -20,9 +21,9 @@ class Json:
     def __init__(self, *, is_framed: bool = False) -> None:
         self._is_framed, self._decoder = is_framed, msgspec.json.Decoder()
 
-    def waits(self, values: list[bytes]) -> str:
+    def waits(self, batches: Sequence[list[bytes]]) -> list[str]:
         """See Codec."""
-        return ""
+        return [""] * len(batches)
 
     def decode(self, value: bytes) -> Any:
         """See Codec."""
@@ -35,9 +36,9 @@ class MessagePack:
     def __init__(self) -> None:
         self._decoder = msgspec.msgpack.Decoder()
 
-    def waits(self, values: list[bytes]) -> str:
+    def waits(self, batches: Sequence[list[bytes]]) -> list[str]:
         """See Codec."""
-        return ""
+        return [""] * len(batches)
 
     def decode(self, value: bytes) -> Any:
         """See Codec."""
@@ -50,9 +51,9 @@ class Plain:
     def __init__(self, codec: CodecProtocol) -> None:
         self._codec = codec
 
-    def waits(self, records: list[Raw]) -> str:
+    def waits(self, batches: Sequence[list[Raw]]) -> list[str]:
         """See Form."""
-        return self._codec.waits(fitting([record.value for record in records]))
+        return self._codec.waits([fitting([record.value for record in records]) for records in batches])
 
     def found(self, record: Raw) -> Found:
         """See Form."""

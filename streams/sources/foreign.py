@@ -94,7 +94,7 @@ def _shape(values: Mapping[str, Any], form: str) -> tuple[Shape, str | None]:
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError("text is no list of attributes", do='Write text = ["attributes.NAME"]')
     own = "map" not in values and form not in ENVELOPES
-    if form == "debezium":
+    if form == "debezium" and "type" not in columns:
         constants = {"type": "item_update"} | constants
     columns = {**_KNOWN.get(form, {}), **columns}
     shape = Shape.made(columns, constants, splits, texts, values.get("time_unit", "ms"), own=own)
@@ -116,6 +116,11 @@ def _deletes(values: Mapping[str, Any], form: str, kind: str | None) -> str:
         return "clear"
     deletes = _one_of("deletes", values.get("deletes", "skip" if kind == "behaviour" else "clear"),
                       ("clear", "refuse", "skip"))  # fmt: skip
+    if kind is None and deletes == "clear":
+        raise ConfigError(
+            "type is mapped, and of a deleted row it is not known: it cannot be cleared",
+            do='Write deletes = "skip" or "refuse"',
+        )
     if kind == "behaviour" and deletes == "clear":
         raise ConfigError("a behaviour cannot be cleared", do='Use deletes = "skip" or "refuse"')
     return deletes

@@ -16,8 +16,10 @@ def form_of(foreign: Foreign) -> Form:
     """How its records are read. Raises MissingExtra."""
     codec = codec_of(foreign)
     if foreign.format == "cloudevents":
-        return CloudEvents(codec)
-    return Debezium(codec) if foreign.format == "debezium" else Plain(codec)
+        return CloudEvents(codec, needs_schemas=foreign.registry is not None)
+    if foreign.format == "debezium":
+        return Debezium(codec, foreign.shape.columns.values())
+    return Plain(codec)
 
 
 def codec_of(foreign: Foreign) -> Codec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -36,9 +36,9 @@ class Protobuf:
             raise MissingExtra("grpcio-tools", "formats") from None
         self._schemas = Schemas(registry, compiled)
 
-    def waits(self, values: list[bytes]) -> str:
+    def waits(self, batches: Sequence[list[bytes]]) -> list[str]:
         """See Codec."""
-        return self._schemas.waits(ids(values))
+        return self._schemas.waits([ids(values) for values in batches])
 
     def decode(self, value: bytes) -> Any:
         """See Codec."""

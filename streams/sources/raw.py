@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from forebay.streams.worker.batch import Headers
@@ -28,9 +28,9 @@ class Found(NamedTuple):
 class Codec(Protocol):
     """Bytes into a value. One thread at a time."""
 
-    def waits(self, values: list[bytes]) -> str:
-        """Why `values` cannot be decoded now, though they may be later; "" where nothing is missing. Comes back within
-        a second."""
+    def waits(self, batches: Sequence[list[bytes]]) -> list[str]:
+        """For each of `batches` why its values cannot be decoded now, though they may be later; "" where nothing is
+        missing, and then they can be until the next call. Comes back within a second."""
 
     def decode(self, value: bytes) -> Any:
         """The value: objects as mappings. Raises EventError, and whatever its library raises for odd bytes; called for
@@ -40,7 +40,7 @@ class Codec(Protocol):
 class Form(Protocol):
     """What the records of one topic look like. One thread at a time."""
 
-    def waits(self, records: list[Raw]) -> str:
+    def waits(self, batches: Sequence[list[Raw]]) -> list[str]:
         """See Codec."""
 
     def found(self, record: Raw) -> Found | None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from itertools import chain
 from typing import Generic, TypeVar
 
 from forebay.errors import EventError
+from forebay.streams.sources.fetching import Fetching
 from forebay.streams.sources.registry import Registry, RegistryAway, Schema
 
 T = TypeVar("T")
-KEPT = 1000  # schemas; what one batch needs besides is kept while it is decoded
+KEPT = 1000  # schemas; what the batches of one call need besides is kept until the next one
+KEPT_WAITING = 4 * KEPT  # while some wait: what they have already is not to be asked for again
+MOST_ASKED = 100  # ids of one batch: a topic has a few, and bytes that are none may name a thousand
 PATIENCE_S = 0.5  # of one question: whoever asks has other sources to read
 NONE_FOR_S = 60.0  # a registry may hear of a schema later than the records that are of it come
-THREADS = 4
 
 
 class Schemas(Generic[T]):
@@ -27,37 +30,53 @@ class Schemas(Generic[T]):
         self._found: OrderedDict[int, T | EventError] = OrderedDict()  # those asked for last are the last
         self._none_until: dict[int, float] = {}
         self._asked: dict[int, Future[T]] = {}
-        self._pool = ThreadPoolExecutor(THREADS, "schemas")
+        self._fetching = Fetching(self._fetched)
 
-    def waits(self, numbers: set[int]) -> str:
-        """Why some of `numbers` cannot be had now; "" when all are there, or are known to be none. Comes back within
-        half a second."""
-        while len(self._found) > KEPT:
-            self._none_until.pop(self._found.popitem(last=False)[0], None)
+    def waits(self, groups: Sequence[Sequence[int]]) -> list[str]:
+        """For each of some batches' ids, which are distinct and in the order of the records, why some cannot be had
+        now; "" where all are there, or are known to be none. They are kept until the next call. Of one batch the first
+        100 are asked for, and `of` knows the others only by chance. Comes back within half a second."""
         self._forget_none()
-        for number in numbers:
+        wanted = [group[:MOST_ASKED] for group in groups]
+        asked = dict.fromkeys(chain.from_iterable(wanted))
+        for number in asked:
             if number in self._found:
                 self._found.move_to_end(number)
             elif number not in self._asked:
-                self._asked[number] = self._pool.submit(self._fetched, number)
-        wait([self._asked[number] for number in numbers if number in self._asked], PATIENCE_S)
-        reason = ""
+                self._asked[number] = self._fetching.begin(number)
+        wait([self._asked[number] for number in asked if number in self._asked], PATIENCE_S)
+        away: dict[int, str] = {}
         for number, future in list(self._asked.items()):
             if future.done():
                 del self._asked[number]
-                reason = self._took(number, future) or reason
-            elif number in numbers:
-                reason = reason or f"schema {number} is being fetched from {self._registry.address.url}"
-        return reason if numbers - self._found.keys() else ""
+                if said := self._took(number, future):
+                    away[number] = said
+        reasons = [next((self._why(n, away) for n in group if n not in self._found), "") for group in wanted]
+        self._trim(set(chain.from_iterable(groups)), KEPT_WAITING if any(reasons) else KEPT)
+        return reasons
 
     def of(self, number: int) -> T:
         """The schema with this id, which `waits` has found. Raises EventError `no_schema`."""
         found = self._found.get(number)
         if found is None:
-            raise EventError("no_schema", f"schema {number} was not asked for")
+            raise EventError(
+                "no_schema", f"schema {number} was not asked for: {MOST_ASKED} others come before it in one batch"
+            )
         if isinstance(found, EventError):
             raise EventError(found.reason, found.what)
         return found
+
+    def _why(self, number: int, away: dict[int, str]) -> str:
+        return away.get(number) or f"schema {number} is being fetched from {self._registry.address.url}"
+
+    def _trim(self, needed: set[int], kept: int) -> None:
+        """Down to `kept`, but for those that are `needed`: they are about to be used."""
+        over = len(self._found) - kept
+        if over <= 0:
+            return
+        for number in [number for number in self._found if number not in needed][:over]:
+            del self._found[number]
+            self._none_until.pop(number, None)
 
     def _fetched(self, number: int) -> T:
         return self._compiled(self._registry.schema(number))

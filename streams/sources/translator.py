@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from forebay.errors import EventError
@@ -23,10 +24,11 @@ class Translator:
         self._tells_key = any(column == "@key" for column in told)
         self._tells_headers = any(column.startswith("@headers.") for column in told)
 
-    def waits(self, batch: PartitionBatch) -> str:
-        """Why the records of `batch` cannot be translated now, though they may be later; "" where they can be. Comes
-        back within a second."""
-        return self._form.waits(_raws(batch))
+    def waits(self, batches: Sequence[PartitionBatch]) -> list[str]:
+        """For each of `batches` why its records cannot be translated now, though they may be later; "" where they can
+        be, until the next call: what is to be translated together is asked for together. Comes back within a
+        second."""
+        return self._form.waits([_raws(batch) for batch in batches])
 
     def translated(self, batch: PartitionBatch) -> list[bytes | EventError | None]:
         """For each record of `batch` its event, why it is none, or None where it says nothing. Called for what `waits`
@@ -54,6 +56,11 @@ class Translator:
             row = {**row, **self._about(raw)}
         fields = self._fields
         if fields is None:
+            for name in row:
+                if not isinstance(name, str):  # as MessagePack may have it
+                    raise EventError(
+                        "undecodable", f"a field's name is {str(name)[:20]!a}, no text: map what is needed"
+                    )
             fields = self._shape.fields(list(row))
         if gone:  # of which only its key is sure to be told
             fields = [(field, column) for field, column in fields if "attributes" not in field]

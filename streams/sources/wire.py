@@ -18,6 +18,7 @@ def framed(value: bytes) -> tuple[int, bytes]:
     return int.from_bytes(value[1:HEADER_BYTES]), value[HEADER_BYTES:]
 
 
-def ids(values: list[bytes]) -> set[int]:
-    """The schemas that `values` are of; what has no mark has none."""
-    return {int.from_bytes(v[1:HEADER_BYTES]) for v in values if len(v) >= HEADER_BYTES and v[0] == 0}
+def ids(values: list[bytes]) -> list[int]:
+    """The schemas that `values` are of, each once and in their order; what has no mark has none."""
+    marked = (v for v in values if len(v) >= HEADER_BYTES and v[0] == 0)
+    return list(dict.fromkeys(int.from_bytes(v[1:HEADER_BYTES]) for v in marked))

@@ -180,6 +180,13 @@ def test_a_drive_counts_what_was_delivered_left_and_failed(monkeypatch: pytest.M
     assert _drive([_letter(bytes(60_000), n) for n in range(300)], deliver).letters == 300
 
 
+def test_a_drive_holds_so_many_bytes_at_a_time_by_the_whole_records() -> None:
+    """A letter has 64 KiB of a record of a megabyte, and the whole is fetched."""
+    calls = []
+    _drive([_letter(bytes(1 << 20), n) for n in range(20)], lambda verdicts: calls.append(0) or Delivery())
+    assert len(calls) == 3
+
+
 def test_a_drive_ends_where_nothing_more_can_be_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what lies behind, nothing is counted."""
     monkeypatch.setattr(drives, "CHUNK_LETTERS", 2)

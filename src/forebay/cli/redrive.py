@@ -44,6 +44,8 @@ WHAT_TO_DO = {
     "future": "ahead of the clock still: drive it again when its time has come",
     why.TWICE: "another letter of the same record was taken",
     why.REFUSED: "raise max.message.bytes on the topics, then name it: --reason refused",
+    why.WAITS: "its registry does not answer: forebay source check says how. Drive it again when it does",
+    why.NOTHING: "it says nothing by now: a deleted row, where deletes are skipped",
     why.GONE: "the letter holds a part of it, and the whole is no longer in its source topic",
     why.ELSEWHERE: "its topic or partition is no source of this installation",
     why.NO_ORIGIN: "the letter does not say which record it is of",
@@ -79,7 +81,7 @@ def redrive(settings: Settings, letters: LetterFlags, flags: RedriveFlags, as_js
         with _delivery(kafka, flags) as deliver:
             driven = run(deliver, "driving")
     _tell(driven, flags, time.monotonic() - started, as_json)
-    open_ends = {reason: n for reason, n in driven.left.items() if reason != why.TWICE}
+    open_ends = {reason: n for reason, n in driven.left.items() if reason not in (why.TWICE, why.NOTHING)}
     return 3 if open_ends or driven.failures or driven.stopped else 0
 
 

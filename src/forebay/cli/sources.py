@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -83,11 +82,7 @@ def _infos(settings: Settings, names: Sequence[str]) -> list[TopicInfo]:
 
 
 def _tried(kafka: Cluster, info: TopicInfo, translator: Translator | None, rules: Rules) -> list[Tried]:
-    batches = newest(kafka, info, RECORDS)
-    deadline = time.monotonic() + WAIT_S
-    while translator is not None and time.monotonic() < deadline and any(map(translator.waits, batches)):
-        time.sleep(0.1)
-    return tried(info.name, batches, translator, rules)
+    return tried(info.name, newest(kafka, info, RECORDS), translator, rules, patience_s=WAIT_S)
 
 
 def newest(kafka: Cluster, info: TopicInfo, limit: int) -> list[PartitionBatch]:

@@ -66,9 +66,9 @@ message Outer {
 def _one(translator: Translator, value: bytes | None, key: bytes | None = None) -> Event | EventError | None:
     batch = PartitionBatch(0, [key], [value], [5], [9])
     for _ in range(60):
-        if not (reason := translator.waits(batch)):
+        if not any(reasons := translator.waits([batch])):
             break
-    assert reason == ""
+    assert reasons == [""]
     (found,) = translator.translated(batch)
     return decode(found) if isinstance(found, bytes) else found
 
@@ -258,12 +258,12 @@ def test_records_wait_for_a_registry_that_is_away(tmp_path: Path) -> None:
                                     set={"type": "item_update"}))  # fmt: skip
     schema = {"type": "record", "name": "S", "fields": [{"name": "sku", "type": "string"}]}
     batch = PartitionBatch(0, [None, None], [_mark(1) + _avro(schema, {"sku": "s"}), b"x"], [0, 1], [9, 9])
-    said = {translator.waits(batch) for _ in range(3)}
+    said = {translator.waits([batch])[0] for _ in range(3)}
     assert any("gives no answer" in text and address in text for text in said) and all(said)
-    assert translator.waits(PartitionBatch(0, [None], [b"x"], [1], [9])) == ""
+    assert translator.waits([PartitionBatch(0, [None], [b"x"], [1], [9])]) == [""]
     with Apicurio(tmp_path, port) as registry:
         assert registry.register("s", schema) == 1
-        while translator.waits(batch):
+        while any(translator.waits([batch])):
             pass
     first, second = translator.translated(batch)
     assert isinstance(first, bytes) and decode(first) == ItemUpdate("s", {})
@@ -278,8 +278,10 @@ def test_a_schema_that_refers_to_itself_is_read_to_a_bound() -> None:
         "fields": [{"name": "next", "type": ["null", {"type": "map", "values": "N"}]}],
     }
     outer = {"type": "record", "name": "O", "fields": [{"name": "a", "type": inner}, {"name": "b", "type": "N"}]}
-    assert compiled_avro(Schema("AVRO", json.dumps(outer), {})).is_recursive
-    assert not compiled_avro(Schema("AVRO", json.dumps(CLICK), {"shop.Customer": json.dumps(CUSTOMER)})).is_recursive
+    assert compiled_avro(Schema("AVRO", json.dumps(outer), {})).shape.is_recursive
+    assert not compiled_avro(
+        Schema("AVRO", json.dumps(CLICK), {"shop.Customer": json.dumps(CUSTOMER)})
+    ).shape.is_recursive
 
 
 @pytest.mark.parametrize(
@@ -315,6 +317,11 @@ def test_a_text_that_is_no_proto_is_refused(text: str, references: dict[str, str
     [
         ("registry:8081", {}, "registry = 'registry:8081'"),
         ("http://u:secret@r:8081", {}, "a user or a password in it"),
+        ("u:secret@registry:8081", {}, "a user or a password in it"),
+        ("https:/u:secret@h", {}, "a user or a password in it"),
+        ("http://[::1", {}, "registry = 'http://[::1'"),
+        ("http://r:none", {}, "registry = 'http://r:none'"),
+        ("http://r:99999", {}, "registry = 'http://r:99999'"),
         ("http://r:8081", {"user": "u"}, "go together"),
         ("http://r:8081", {"ca": Path("/nowhere.pem")}, "there is no such file"),
     ],

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forebay.config import SourceTable
 from forebay.errors import ConfigError, EventError
-from forebay.events import Behaviour, Event, ItemUpdate, decode
+from forebay.events import Behaviour, Event, ItemUpdate, UserProfile, decode
 from forebay.streams.sources.foreign import Foreign
 from forebay.streams.sources.translator import Translator
 from forebay.streams.worker.batch import Headers, PartitionBatch
@@ -32,7 +32,7 @@ def _one(
     translator: Translator, value: bytes | None, key: bytes | None = None, headers: Headers = ()
 ) -> Event | EventError | None:
     batch = PartitionBatch(0, [key], [value], [5], [9], [headers])
-    assert translator.waits(batch) == ""
+    assert translator.waits([batch]) == [""]
     (found,) = translator.translated(batch)
     return decode(found) if isinstance(found, bytes) else found
 
@@ -58,6 +58,18 @@ def test_without_a_map_a_record_is_an_event_by_its_own_names() -> None:
     translator = Translator(Foreign.of(SourceTable({"topic": "shop", "format": "msgpack"}, "")))
     at = round(datetime(2023, 1, 1, tzinfo=UTC).timestamp() * 1000)
     assert _one(translator, msgspec.msgpack.encode(row)) == Behaviour("u", "i", "view", 0.0, at)
+
+
+@pytest.mark.parametrize("name", [7, b"user", None, 2.5, True])
+def test_a_field_without_a_text_for_its_name_is_refused_in_words(name: Any) -> None:
+    """Where fields are taken by their names. With a map it is left alone, whatever it is called."""
+    row = msgspec.msgpack.encode({name: 1, "user": "u", "item": "i", "action": "view"})
+    found = _one(Translator(Foreign.of(SourceTable({"topic": "shop", "format": "msgpack"}, ""))), row)
+    assert isinstance(found, EventError) and found.reason == "undecodable"
+    assert "name" in found.what and "no text" in found.what and "Error" not in found.what
+    mapped = {"map": {"user": "user", "item": "item", "action": "action"}, "no_time": "append"}
+    translator = Translator(Foreign.of(SourceTable({"topic": "shop", "format": "msgpack"} | mapped, "")))
+    assert _one(translator, row) == Behaviour("u", "i", "view", 0.0)
 
 
 def test_the_key_and_headers_of_a_record_may_be_mapped() -> None:
@@ -233,6 +245,54 @@ def test_a_deleted_row_is_refused_or_skipped_where_the_source_says_so() -> None:
     assert _one(made, gone) is None
     with pytest.raises(ConfigError, match="a behaviour cannot be cleared"):
         _debezium(map=orders, set={"type": "behaviour", "action": "order"}, deletes="clear")
+
+
+UNCHANGED = "__debezium_unavailable_value"  # of a large column that an update does not touch
+
+
+@pytest.mark.parametrize(
+    "marked", [UNCHANGED, UNCHANGED.encode(), base64.b64encode(UNCHANGED.encode()).decode(), [UNCHANGED]]
+)
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_an_unchanged_column_is_as_it_was_before(marked: Any, form: str) -> None:
+    """Where the change has it: as a text, bytes or a list. What is not mapped may be unknown."""
+    encode = msgspec.msgpack.encode if form == "msgpack" else msgspec.json.encode
+    change = {"op": "u", "source": SOURCE, "before": ROW, "after": ROW | {"name": marked, "note": marked, "price": 3}}
+    found = _one(_debezium(encoding=form), encode(change))
+    assert found == ItemUpdate("s1", {"title": "T", "price": 3.0}, 1_700_000_000_123)
+
+
+@pytest.mark.parametrize("before", [None, {"id": 7}, ROW | {"name": UNCHANGED}])
+@pytest.mark.parametrize("path", ["name", "name.first"])
+def test_an_unchanged_column_that_nobody_knows_is_refused(before: Any, path: str) -> None:
+    """By its name, and with what helps: else the item would have the marker for its title, or none."""
+    translator = _debezium(map=DBZ_MAP | {"attributes.title": path})
+    found = _one(translator, _change("u", before, ROW | {"name": UNCHANGED}))
+    assert isinstance(found, EventError) and found.reason == "no_field"
+    assert found.what.startswith("name is unchanged") and "REPLICA IDENTITY FULL" in found.what
+
+
+def test_a_deleted_row_is_not_named_by_a_marker() -> None:
+    """Its key is."""
+    gone = _change("d", {"sku": UNCHANGED}, None)
+    assert _one(_debezium(), gone, b'{"sku":"s1"}') == ItemUpdate("s1", {}, 1_700_000_000_123)
+
+
+def test_a_table_may_have_rows_of_several_types() -> None:
+    """By a column that is mapped to the type. What a deleted row becomes is to be said, then: of its type nothing is
+    known."""
+    mapped = DBZ_MAP | {"type": "kind", "user": "id"}
+    with pytest.raises(ConfigError, match="type is mapped") as raised:
+        _debezium(map=mapped)
+    assert 'deletes = "skip"' in raised.value.do
+    with pytest.raises(ConfigError, match="type is mapped"):
+        _debezium(map=mapped, deletes="clear")
+    translator = _debezium(map=mapped, deletes="skip")
+    made = _one(translator, _change("c", None, ROW | {"kind": "user_profile"}))
+    assert made == UserProfile("7", {"title": "T", "price": 2.5}, 1_700_000_000_123)
+    assert isinstance(_one(translator, _change("c", None, ROW | {"kind": "item_update"})), ItemUpdate)
+    assert _one(translator, _change("d", ROW, None)) is None
+    assert isinstance(_one(_debezium(map=mapped, deletes="refuse"), _change("d", ROW, None)), EventError)
 
 
 @pytest.mark.parametrize(
