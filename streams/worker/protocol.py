@@ -267,7 +267,8 @@ class Worker:
                 0 if owned is None else owned.meta.as_of, None if owned is None else self._counts.get(partition),
             )  # fmt: skip
         self._progress = progress
-        restoring = len(self._unopened) + len(self._restoring)
+        unopened = self._unopened.union(p for p in self._waits.partitions if p not in self.stage.partitions)
+        restoring = len(unopened | self._restoring.keys())
         self._report = Report(self.stage.name, standings, restoring, memory=self._memory)
 
     def _poll(self) -> list[PartitionBatch]:

@@ -8,7 +8,7 @@ in the log, and nothing is claimed for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 5.0
@@ -37,6 +37,11 @@ class Waits:
     def __contains__(self, partition: int) -> bool:
         found = self._waits.get(partition)
         return found is not None and found.stands
+
+    @property
+    def partitions(self) -> Collection[int]:
+        """Those that wait, or are tried again just now."""
+        return self._waits.keys()
 
     def put(self, partition: int, place: str, reason: str) -> None:
         """It cannot go on now. Says so in the log, at first and every minute after it."""

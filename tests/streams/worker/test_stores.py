@@ -400,6 +400,7 @@ def test_a_place_that_does_not_answer_is_waited_for(
     here.send(40)
     here.turn(second)
     assert second.not_ready().startswith(f"{TOPIC}[1] waits: nobody answers (there)")
+    assert second.report().restoring == 1
     assert second.stage.partitions.keys() == {0}
     assert second.progress()[0].committed == here.log.end(TOPIC, 0)
     here.turn(second, each_ms=1_000_000)  # longer than a broker may be away
