@@ -1,4 +1,5 @@
-"""What several rooms' tests need: one real Kafka broker for the run, and topic names that no other test uses.
+"""What several rooms' tests need: a real Kafka broker for the run, or for each process of `pytest -n`, and topic names
+that no other test uses.
 
 The broker starts when the first test asks for it, on free ports and in a folder of this run, and ends by its own
 process id.
@@ -11,7 +12,9 @@ import os
 import random
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,6 +26,9 @@ from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserP
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics
 
+from . import scratch
+from .sharing import in_order, unit_of
+
 if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.segments.bundle import Bundle
     from forebay.segments.history import History
@@ -31,7 +37,27 @@ if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.streams.worker.protocol import Worker
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
+scratch.choose()  # before the first folder is made
 _number = itertools.count(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of `pytest -n`: see sharing.py."""
+    if hasattr(config, "workerinput"):
+        items[:] = in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Units of sharing.py instead of files, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -205,15 +231,31 @@ def wait_for() -> Callable[..., None]:
     return wait
 
 
-@pytest.fixture
-def publish(kafka: DevKafka) -> Callable[..., None]:
-    """Events, or (key, value) pairs, to a topic by a producer like any other: murmur2, no transactions."""
+@pytest.fixture(scope="session")
+def producer_of() -> Iterator[Callable[[str], Any]]:
+    """`producer_of(bootstrap)`: a producer like any other: murmur2, no transactions. There is one for each broker: a
+    new one waits half a second for its identity."""
     from confluent_kafka import Producer
 
+    @cache
+    def made(bootstrap: str) -> Producer:
+        return Producer(
+            {
+                "bootstrap.servers": bootstrap, "partitioner": "murmur2_random", "enable.idempotence": True,
+                "reconnect.backoff.max.ms": 500, "log_level": 0,
+            }
+        )  # fmt: skip
+
+    yield made
+    made.cache_clear()
+
+
+@pytest.fixture
+def publish(kafka: DevKafka, producer_of: Callable[[str], Any]) -> Callable[..., None]:
+    """Events, or (key, value) pairs, to a topic."""
+
     def send(topic: str, records: Iterable[Event | tuple[bytes | None, bytes | None]], partition: int = -1) -> None:
-        producer = Producer(
-            {"bootstrap.servers": kafka.bootstrap, "partitioner": "murmur2_random", "enable.idempotence": True}
-        )
+        producer = producer_of(kafka.bootstrap)
         for record in records:
             key, value = record if isinstance(record, tuple) else (entity_of(record).encode(), encode(record))
             if partition < 0:
@@ -312,21 +354,38 @@ def read(kafka: DevKafka) -> Callable[..., list[Any]]:
 
 
 @pytest.fixture
-def lag(kafka: DevKafka, read: Callable[..., list[Any]]) -> Callable[[str, str, int], int]:
-    """How many records of a topic are committed and not yet behind a group's offsets."""
+def lag(kafka: DevKafka, read: Callable[..., list[Any]]) -> Iterator[Callable[[str, str, int], int]]:
+    """How many records of a topic are committed and not yet behind a group's offsets.
+
+    Who waits asks again and again: one client stays connected, and what was read is not read again.
+    """
     from confluent_kafka import Consumer
 
-    from forebay.streams.offsets import committed
+    from forebay.streams.offsets import bounds, committed
+
+    clients: dict[str, Consumer] = {}
+    found: dict[tuple[str, int], list[int]] = {}  # the offsets of a partition's committed records, in order
+    behind: dict[tuple[str, int], int] = {}  # all before this offset is in `found`; the last ones may be marks
 
     def count(topic: str, group: str, partitions: int) -> int:
-        consumer = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": group})
-        try:
-            starts = {p: committed(consumer, topic, p) or 0 for p in range(partitions)}
-        finally:
-            consumer.close()
-        return len(read(topic, starts))
+        if group not in clients:
+            clients[group] = Consumer(
+                {"bootstrap.servers": kafka.bootstrap, "group.id": group, "reconnect.backoff.max.ms": 500}
+            )
+        places = [(topic, partition) for partition in range(partitions)]
+        starts = {place: committed(clients[group], *place) or 0 for place in places}
+        ends = {place: bounds(clients[group], *place)[1] for place in places}
+        new = {place[1]: behind.get(place, 0) for place in places if behind.get(place, 0) < ends[place]}
+        for message in read(topic, new) if new else ():
+            found.setdefault((topic, message.partition()), []).append(message.offset())
+        for place in places:
+            last = found.setdefault(place, [])[-1:]  # a read may go further than `ends`
+            behind[place] = max(behind.get(place, 0), ends[place], *(offset + 1 for offset in last))
+        return sum(len(found[place]) - bisect_left(found[place], starts[place]) for place in places)
 
-    return count
+    yield count
+    for client in clients.values():
+        client.close()
 
 
 @pytest.fixture

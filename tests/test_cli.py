@@ -172,13 +172,13 @@ def test_a_synthetic_world_is_a_first_dataset(tmp_path: Path) -> None:
 
 def test_training_and_evaluating_from_the_command_line(tmp_path: Path) -> None:
     """A bundle with its log and checkpoint, one of its segments trained anew, and a report to look at."""
-    small = ["--from", "synthetic:4000", "--epochs", "1", "--data", str(tmp_path)]
+    small = ["--from", "synthetic:1000", "--epochs", "1", "--data", str(tmp_path)]
     done = _forebay("train", *small, "--checkpoint", "run", "--log", "log", "--json", folder=tmp_path)
     first = json.loads(done.stdout)
     assert (tmp_path / "run" / "rank.safetensors").exists() and list((tmp_path / "log").iterdir())
     again = _forebay("train", *small, "--bundle", first["path"], "--segment", "user.taste", "--json", folder=tmp_path)
     second = json.loads(again.stdout)
     assert second["segment"] == "user.taste" and second["from"] == first["bundle"] != second["bundle"]
-    report = _forebay("evaluate", "--from", "synthetic:4000", "--quick", "--out", "report.html", folder=tmp_path)
+    report = _forebay("evaluate", "--from", "synthetic:1000", "--quick", "--out", "report.html", folder=tmp_path)
     assert report.returncode == 0, report.stderr
     assert "early ranker" in report.stdout and "<svg" in (tmp_path / "report.html").read_text()

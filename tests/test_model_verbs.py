@@ -93,7 +93,7 @@ def test_threads_that_wait_for_one_another_sleep(folder: Path) -> None:
 
 def test_an_evaluation_has_budgets_as_a_bench_has(folder: Path) -> None:
     """For programs a list beside the figures, each with its target and whether it is met."""
-    done = _forebay("evaluate", "--from", "synthetic:3000", "--quick", "--out", "e.html", "--json", folder=folder)
+    done = _forebay("evaluate", "--from", "synthetic:1000", "--quick", "--out", "e.html", "--json", folder=folder)
     assert done.returncode == 0, done.stderr
     budgets = json.loads(done.stdout)["budgets"]
     assert len(budgets) > 6 and all(set(b) == {"name", "target", "measured", "unit", "met"} for b in budgets)

@@ -61,10 +61,7 @@ def _target(node: ast.stmt) -> str | None:
 
 def calls(*names: str) -> Iterator[ast.Call]:
     """Every call in the package of a function or class called one of `names`, in the order of files and lines."""
-    for _, tree in trees():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
-                yield node
+    return (call for name, call in _calls() if name in names)
 
 
 def arguments(call: ast.Call, names: Sequence[str]) -> dict[str, ast.expr]:
@@ -98,6 +95,13 @@ def fields_of(name: str) -> list[str]:
             if isinstance(node, ast.ClassDef) and node.name == name:
                 return [t for n in node.body if (t := _target(n)) is not None]
     raise KeyError(f"no class {name}")
+
+
+@cache
+def _calls() -> tuple[tuple[str, ast.Call], ...]:
+    """Every call of a plain name, with that name. The page of errors asks once for each class: one walk serves all."""
+    nodes = (node for _, tree in trees() for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return tuple((node.func.id, node) for node in nodes if isinstance(node.func, ast.Name))
 
 
 @cache

@@ -100,7 +100,10 @@ def test_sigterm_ends_a_worker_in_every_state(
             stopped.signal(signal.SIGTERM)
             stopped.wait(12)
     else:
-        time.sleep(1)
+        if state == "hanging":
+            wait_for(lambda: b"hanging" in stopped.said.read_bytes(), "the call that does not come back")
+        else:
+            time.sleep(1)
         stopped.signal(signal.SIGTERM)
         assert stopped.wait(12) == (1 if state == "hanging" else 0), stopped.said.read_text()
     resume()

@@ -8,8 +8,10 @@ and every accepted behaviour one interaction, every bad record one dead letter.
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,8 @@ def test_kill_9_at_every_step_leaves_what_an_undisturbed_run_leaves(
         deadline = time.monotonic() + 120
         while killed.process.poll() is None and time.monotonic() < deadline:
             # A batch of a side is what its topic has just then, so that 500 events may be one batch and no third comes.
-            time.sleep(1)
+            with suppress(subprocess.TimeoutExpired):
+                killed.wait(1)
             replay(50, seed=next(seeds))
         assert killed.wait(1) == -signal.SIGKILL, killed.said.read_text()
     last = worker("0", state="state", partitions=PARTITIONS)

@@ -65,6 +65,7 @@ def main() -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault and place == (fault["stage"], fault["step"]) and steps[place] == fault["at"]:
             if fault["signal"] == "HANG":  # a call that does not come back
+                print("hanging", flush=True)
                 time.sleep(1e6)
             os.kill(os.getpid(), getattr(signal, fault["signal"]))
 

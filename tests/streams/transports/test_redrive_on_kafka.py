@@ -85,11 +85,13 @@ def refused(
     """Events of all kinds have been refused, and come as they are to be accepted: what they lacked is of their first
     record."""
     soon = time.time_ns() // 1_000_000 + 2 * MINUTE_MS
+    kinds: list[dict[str, None]] = [{}, {"time": None}, {"id": None}, {"time": None, "id": None}]
+    sent: list[Event] = []
     for n in range(EACH):
         user, item = f"u{n % 7}", f"i{n % 5}"
         event = Behaviour(user, item, "rate", 1.0 + n % 5, soon + n, f"e{n}", {"genres": ["a"]})
-        kinds: list[dict[str, None]] = [{}, {"time": None}, {"id": None}, {"time": None, "id": None}]
-        publish(there.behaviour, [msgspec.structs.replace(event, **lacks) for lacks in kinds])
+        sent += [msgspec.structs.replace(event, **lacks) for lacks in kinds]
+    publish(there.behaviour, sent)
     publish(there.behaviour, [UserProfile(f"u{n}", {"age": float(n)}) for n in range(7)])
     publish(there.item_updates, [ItemUpdate(f"i{n}", {"year": 1990.0 + n}) for n in range(5)])
     with work(there, "intake", tmp_path, rules=STRICT) as intake:
