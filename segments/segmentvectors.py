@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from forebay.arrays import Bools, Floats, Int8s, Ints
 
 
@@ -15,8 +13,7 @@ class SegmentVectors:
     where nothing is known yet).
 
     `finite` bool [n]: where it is False the vector is zero and must not replace the entity's last good one. `stateful`:
-    whether the segment reads state at all; one that reads an id alone waits for nothing. `default` int8 [dim] and
-    `default_scale` are the vector of an entity of which nothing is known.
+    whether the segment reads state at all; one that reads an id alone waits for nothing.
     """
 
     vectors: Int8s
@@ -24,15 +21,10 @@ class SegmentVectors:
     newest: Ints
     finite: Bools
     stateful: bool
-    default: Int8s
-    default_scale: np.float32
 
     def __len__(self) -> int:
         return len(self.scale)
 
     def take(self, part: slice) -> SegmentVectors:
         """Those of `part`."""
-        return SegmentVectors(
-            self.vectors[part], self.scale[part], self.newest[part], self.finite[part],
-            self.stateful, self.default, self.default_scale,
-        )  # fmt: skip
+        return SegmentVectors(self.vectors[part], self.scale[part], self.newest[part], self.finite[part], self.stateful)

@@ -37,7 +37,9 @@ class SideEncoders:
         self._run = [runner(e) for e in self._encoders]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
         self._stateful = [any(f.kind != "id" for f in s.features) for s in self.segments]
-        self._defaults = [self._quantized(p, *_nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
+        nothing = [self._quantized(p, *_nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
+        # By segment: codes int8 [dim] and scale of an entity of which nothing is known.
+        self.defaults = [(codes[0], scale[0]) for codes, scale, _ in nothing]
 
     def __enter__(self) -> Self:
         return self
@@ -68,9 +70,7 @@ class SideEncoders:
     def encode(self, place: int, rows: Ints, hashes: Ints) -> SegmentVectors:
         """Segment number `place` of state rows int64 [n, width] whose entities have the hashed ids int64 [n]."""
         codes, scale, finite = self._quantized(place, rows, hashes)
-        default, default_scale, _ = self._defaults[place]
-        newest = self._readers[place].newest(rows)
-        return SegmentVectors(codes, scale, newest, finite, self._stateful[place], default[0], default_scale[0])
+        return SegmentVectors(codes, scale, self._readers[place].newest(rows), finite, self._stateful[place])
 
     def _quantized(self, place: int, rows: Ints, hashes: Ints) -> tuple[Int8s, Floats, Bools]:
         vectors = self._run[place](self._readers[place].read(rows, hashes))

@@ -75,6 +75,15 @@ class RowCodec:
             rows["segments"][segment.name]["encoder"] = segment.encoder
         return rows
 
+    def blank(self, defaults: Sequence[tuple[Int8s, np.float32]]) -> Rows:
+        """One row of an entity that nothing was encoded of: each segment has its learned default vector (codes int8
+        [dim], scale), and is held at no time."""
+        row = self.empty(1)
+        for segment, (codes, scale) in zip(self.segments, defaults, strict=True):
+            part = row["segments"][segment.name]
+            part["vector"], part["scale"], part["flags"] = codes, scale, HELD | DEFAULT
+        return row
+
     def column(self, rows: Rows, field: str) -> Array:
         """A copy of one scalar field of all segments: [n, segments]."""
         segments = rows["segments"]

@@ -9,7 +9,6 @@ that were not touched for longest. Whatever goes wrong, the table is dropped and
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -29,6 +28,7 @@ from forebay.segments.state.stretch import Stretch
 from forebay.store.census import Census
 from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
 from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow
+from forebay.store.pending import NONE, Pending
 from forebay.store.rowindex import RowIndex
 from forebay.telemetry import emit
 
@@ -37,29 +37,21 @@ A = TypeVar("A", bound=npt.NDArray[Any])
 CHUNK = 4096  # rows of a scan that are in memory at once
 
 
-@dataclass(frozen=True)
-class Pending:
-    """Pairs of a partition that wait to be encoded: `rows` int64 [n] ascending, and for each the mask of its segments
-    int64 [n]."""
-
-    rows: Ints
-    masks: Ints
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def of(self, segment: int) -> Ints:
-        """The rows that wait for one segment, int64 ascending."""
-        return self.rows[self.masks >> segment & 1 == 1]
-
-
 class OwnedPartition:
     """State of one partition, in step with `meta.offset` once `advance` has returned. One thread at a time."""
 
     def __init__(
-        self, fold: Fold, codec: RowCodec, store: PartitionStore, meta: PartitionMeta, *, retire_after_ms: int = 0
+        self,
+        fold: Fold,
+        codec: RowCodec,
+        blank: Rows,
+        store: PartitionStore,
+        meta: PartitionMeta,
+        *,
+        retire_after_ms: int = 0,
     ) -> None:
         self.codec, self.store, self.meta = codec, store, meta
+        self._blank = blank
         self.layout, self._fold, self._retire_after_ms = fold.layout, fold, retire_after_ms
         self.index = RowIndex()
         count = self.index.capacity
@@ -69,6 +61,9 @@ class OwnedPartition:
         self._changed: Bools = np.zeros(count, np.bool_)  # the store has an older copy
         self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
         self._touched: Ints = np.zeros(count, np.int64)  # the number of flushes when an event came last
+        self._since: Ints = np.zeros(count, np.int64)  # ms: when a pair of the row began to wait; 0: none does
+        # Bit s: segment s waits since before this owner told anything, so that what the log has of it may be newer.
+        self._older: Ints = np.zeros(count, np.int64)
         self._flushes = 0
         self._encoders = codec.column(codec.empty(1), "encoder")
         self._deleted: set[bytes] = set()
@@ -85,15 +80,16 @@ class OwnedPartition:
         path: Path,
         fold: Fold,
         codec: RowCodec,
+        blank: Rows,
         fresh: PartitionMeta,
         *,
         create: bool,
         retire_after_ms: int = 0,
         most_rows: int = 1 << 62,
     ) -> OwnedPartition:
-        """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from. Entities that are
-        idle for `retire_after_ms` of log time go with a tick; 0: never. Past `most_rows` rows that are read here leave
-        again.
+        """Open, or with `create` make, the store at `path`. `fresh` is what an empty one starts from, and `blank` what
+        the vectors of a new entity do (RowCodec.blank). Entities that are idle for `retire_after_ms` of log time go
+        with a tick; 0: never. Past `most_rows` rows that are read here leave again.
 
         Raises StoreLocked, StoreCorrupt, StoreMissing (nothing was ever written, and `create` is false), TopicMismatch
         (the topic is another one than the state was folded from) or StoreError (the rows are of another layout).
@@ -108,7 +104,7 @@ class OwnedPartition:
                 meta = fresh
                 store.write(meta=meta)
             _check(meta, fresh, path)
-            partition = cls(fold, codec, store, meta, retire_after_ms=retire_after_ms)
+            partition = cls(fold, codec, blank, store, meta, retire_after_ms=retire_after_ms)
             if partition.whole:
                 partition._load_all(most_rows)
             partition._load_pending()
@@ -132,7 +128,7 @@ class OwnedPartition:
             rows[missing], fresh = self.index.claim(ids.take(missing))
             self._fit()
             new = rows[missing[fresh]]
-            self.pending[new] = self.layout.segment_bits
+            self.pending[new], self.vectors[new] = self.layout.segment_bits, self._blank
             names = self.index.names(new)
             if not self._all_here:  # else all that the store has is here
                 self._load(new, self._stored_of(names))
@@ -181,7 +177,7 @@ class OwnedPartition:
         if not self._retire_after_ms:
             return ()
         rows = self.index.rows()
-        newest = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
+        newest = self.last_event(rows)
         here = self._release(rows[(newest < time - self._retire_after_ms) & (newest > 0)])
         self._deleted.update(here)
         elsewhere = self._retired_elsewhere(time - self._retire_after_ms)
@@ -209,7 +205,8 @@ class OwnedPartition:
         names = self.index.names(rows)
         self.index.release(rows)
         self.rows[rows] = self.pending[rows] = 0
-        self.vectors[rows] = self.codec.empty(len(rows))
+        self.vectors[rows] = self._blank
+        self._since[rows] = self._older[rows] = 0
         self._changed[rows] = self._marked[rows] = False
         return names
 
@@ -220,22 +217,63 @@ class OwnedPartition:
         rows = np.flatnonzero(self.pending)
         return Pending(rows, self.pending[rows])
 
-    def put(self, pending: Pending, vectors: Mapping[int, SegmentVectors]) -> list[tuple[bytes, bytes]]:
-        """Take what `pending` was encoded to, and return the records (id, value) of its rows, for the log.
+    def waits_since(self, pending: Pending, now_ms: int) -> Ints:
+        """Since when (ms) each row of `pending` waits, int64 [n]: those of which it is not known begin at `now_ms`."""
+        since = self._since[pending.rows]
+        since[since == 0] = now_ms
+        self._since[pending.rows] = since
+        return since
 
-        `vectors` has an entry for each segment that waited, of `pending.of(segment)`. Every pair of those rows is up to
-        date as of `meta.as_of` then, whether an event touched it or not; a held one stays where it was.
+    def last_event(self, rows: Ints) -> Ints:
+        """When the newest event of each of `rows` happened (ms), int64 [n]; 0 where none did."""
+        newest: Ints = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
+        return newest
+
+    def put(
+        self, pending: Pending, vectors: Mapping[int, SegmentVectors], left: Pending = NONE, left_as_of: int = 0
+    ) -> list[tuple[bytes, bytes]]:
+        """Take what `pending` was encoded to, and return the records (id, value) of its rows and of those of `left`,
+        for the log.
+
+        `vectors` has an entry for each segment that waited, of `pending.of(segment)`. Pairs of `left` go on waiting and
+        are held: those that were not before, as of `left_as_of` (ms), when they were up to date last. Every other pair
+        of those rows is up to date as of `meta.as_of` then, whether an event touched it or not; one that is held stays
+        where it was.
         """
-        rows, as_of = pending.rows, self.meta.as_of
+        rows, as_of = np.union1d(pending.rows, left.rows), self.meta.as_of
         for place, segment in enumerate(self.codec.segments):
             part = self.vectors["segments"][segment.name]
             if place in vectors:
                 self._put_segment(part, segment.name, pending.of(place), vectors[place])
             current = rows[part["flags"][rows] & HELD == 0]
             part["as_of"][current] = as_of
-        self.pending[rows] = 0
+            waits = left.of(place)
+            waits = waits[part["flags"][waits] & HELD == 0]
+            part["as_of"][waits] = left_as_of
+            part["flags"][waits] |= HELD
+        self.pending[pending.rows] &= ~pending.masks
+        self._older[pending.rows] &= ~pending.masks
+        self._older[left.rows] &= ~left.masks
+        self._since[pending.rows[self.pending[pending.rows] == 0]] = 0
         self._changed[rows] = True
         return self.records(rows)
+
+    def silent(self) -> None:
+        """What waits now was folded silently: the log has been told of it, as of when is not known here."""
+        self._older |= self.pending
+
+    def older(self, rows: Ints) -> Bools:
+        """Which of `rows` have a pair that waits since before this owner told anything, bool [n]."""
+        found: Bools = self._older[rows] != 0
+        return found
+
+    def unheld(self, pending: Pending) -> Pending:
+        """Those of `pending` of which the log may not say yet that they wait."""
+        masks = self._older[pending.rows]
+        for place, segment in enumerate(self.codec.segments):
+            free = self.vectors["segments"][segment.name]["flags"][pending.rows] & HELD == 0
+            masks |= free.astype(np.int64) << place
+        return pending.only(masks)
 
     def _put_segment(self, part: Rows, name: str, at: Ints, found: SegmentVectors) -> None:
         good, kept = at[found.finite], at[~found.finite]
@@ -244,11 +282,8 @@ class OwnedPartition:
         part["last_event"][good] = newest = found.newest[found.finite]
         part["flags"][good] = np.where(found.stateful & (newest == 0), DEFAULT, 0)
         if len(kept):
-            # No finite vector: the last good one stays, its as_of with it; the default where there is none.
+            # No finite vector: the last good one stays, its as_of with it; the default one where there is none.
             emit("held", side=self.codec.side, segment=name, rows=len(kept))
-            never = kept[part["as_of"][kept] == 0]
-            part["vector"][never], part["scale"][never] = found.default, found.default_scale
-            part["flags"][never] = DEFAULT
             part["flags"][kept] |= HELD
 
     def records(self, rows: Ints) -> list[tuple[bytes, bytes]]:
@@ -309,7 +344,7 @@ class OwnedPartition:
             rows = rows[np.argpartition(self._touched[rows], count)[:count]]
         if len(rows) == 0:
             return 0
-        newest = np.maximum(self.rows[rows, NEWEST], self.rows[rows, UPDATED])
+        newest = self.last_event(rows)
         names = self._release(rows)
         if self._retire_after_ms:
             marks = [(ms, name) for ms, name in zip(newest.tolist(), names, strict=True) if ms > 0]
@@ -338,7 +373,7 @@ class OwnedPartition:
             memory={
                 "state": self.rows.nbytes,
                 "vectors": self.vectors.nbytes,
-                "index": sum(c.nbytes for c in (self.index, self.pending, self._changed, self._marked, self._touched)),
+                "index": self.index.nbytes + sum(a.nbytes for a in self._small()),
             },
         )
 
@@ -378,7 +413,7 @@ class OwnedPartition:
         for found in _chunks(self.store.scan()):
             rows, _ = self.index.claim(Ids.of_bytes([name for name, _ in found]))
             self._fit()
-            self.pending[rows] = self.layout.segment_bits
+            self.pending[rows], self.vectors[rows] = self.layout.segment_bits, self._blank
             self._load(rows, [row for _, row in found])
             self.shrink(most_rows)
 
@@ -388,6 +423,7 @@ class OwnedPartition:
         rows = self.rows_of(Ids.of_bytes([name for name, _ in waits]))
         self.pending[rows] |= np.fromiter((mask for _, mask in waits), np.int64, len(waits))
         self._marked[rows] = True
+        self.silent()
 
     def _fit(self) -> None:
         if (more := self.index.capacity - len(self.pending)) <= 0:
@@ -395,7 +431,11 @@ class OwnedPartition:
         self.rows, self.pending = _grown(self.rows, more), _grown(self.pending, more)
         self.vectors = np.concatenate([self.vectors, self.codec.empty(more)])
         self._changed, self._marked = _grown(self._changed, more), _grown(self._marked, more)
-        self._touched = _grown(self._touched, more)
+        self._touched, self._since = _grown(self._touched, more), _grown(self._since, more)
+        self._older = _grown(self._older, more)
+
+    def _small(self) -> Sequence[npt.NDArray[Any]]:
+        return self.pending, self._changed, self._marked, self._touched, self._since, self._older
 
 
 def _grown(array: A, more: int) -> A:

@@ -20,8 +20,9 @@ from forebay.segments.spec import Side
 from forebay.segments.state.blockcoder import BlockCoder
 from forebay.segments.state.fold import Fold
 from forebay.store.codec import codec_of
-from forebay.store.ownedpartition import OwnedPartition, Pending
+from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.partitionstore import PartitionMeta
+from forebay.store.pending import Pending
 from forebay.streams.worker.encode import encode_pending
 
 ROWS = 8192  # encoded at a time: their features are in memory together
@@ -65,7 +66,8 @@ def build(
     fresh = PartitionMeta(target.topic, target.partition, target.topic_id, target.count, layout.digest, 0)
     retire = bundle.spec.events.retire_users_after_ms if side == "user" else 0
     path = target.path(side)
-    owned = OwnedPartition.open(path, fold, codec, fresh, create=True, retire_after_ms=retire)
+    blank = codec.blank(encoders.defaults)
+    owned = OwnedPartition.open(path, fold, codec, blank, fresh, create=True, retire_after_ms=retire)
     try:
         for block in blocks:
             for stretch in coder.stretches(block):
@@ -77,7 +79,7 @@ def build(
         waits, number = owned.waiting(), target.partition
         for start in range(0, len(waits), ROWS):
             part = Pending(waits.rows[start : start + ROWS], waits.masks[start : start + ROWS])
-            owned.put(part, encode_pending(encoders, {number: owned}, {number: part})[number])
+            owned.put(part, encode_pending(encoders, {number: owned}, {number: part}).vectors[number])
         owned.settle(target.cut, target.as_of)
         owned.flush()
         return len(owned)

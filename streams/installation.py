@@ -104,6 +104,7 @@ def _sides(
     from forebay.streams.topics import describe
     from forebay.streams.transports.librdkafka.start import side_worker
     from forebay.streams.worker.processor import Processor
+    from forebay.streams.worker.segmentoptions import options_of as options_of_segments
 
     if not any(side in stages for side in SIDES):
         return
@@ -111,12 +112,13 @@ def _sides(
     bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
     log.info("generation %s, bundle %s", generation.name, bundle.name)
     topics = topics_of(settings)
+    segments = options_of_segments(settings.segment, [s.title for side in SIDES for s in bundle.spec.side(side)])
     for side in SIDES:
         if side in stages:
             topic = topics.events(side)
             count = describe(kafka, [topic])[topic].partitions
             memory = settings.state_memory_mb << 20
-            processor = Processor(bundle, side, topics, generation.name, count, settings.state, memory)
+            processor = Processor(bundle, side, topics, generation.name, count, settings.state, memory, segments)
             yield side_worker(processor, kafka, options, checkpoints, carry=carry)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from forebay.config import PREFIX, Settings
+from forebay.config import PREFIX, TABLES, Settings
 from reference.markdown import code, plain, table
 from reference.source import comments, defaults
 
@@ -18,7 +18,7 @@ def settings() -> str:
     rows = [
         (
             code(f.name),
-            "" if f.name == "source" else code(f"{PREFIX}{f.name.upper()}"),  # tables do not fit into a variable
+            "" if f.name in TABLES else code(f"{PREFIX}{f.name.upper()}"),  # tables do not fit into a variable
             "" if f.default in (None, ()) else code(json.dumps(f.default, default=str)),
             plain(said.get(f.name, "")),
         )

@@ -17,11 +17,15 @@ PREFIX = "FOREBAY_"
 
 
 @dataclass(frozen=True)
-class SourceTable:
-    """One `[[source]]` as it stands in the file; `where` says where that is, for errors."""
+class Table:
+    """One table of a list as it stands in the file; `where` says where that is, for errors."""
 
     values: Mapping[str, Any]
     where: str
+
+
+class SourceTable(Table):
+    """One `[[source]]`."""
 
     @property
     def topic(self) -> str:
@@ -33,6 +37,16 @@ class SourceTable:
 
     def __str__(self) -> str:
         return str(self.values.get("topic", "?"))
+
+
+class SegmentTable(Table):
+    """One `[[segment]]`."""
+
+    def __str__(self) -> str:
+        return str(self.values.get("name", "?"))
+
+
+TABLES: Mapping[str, type[Table]] = {"source": SourceTable, "segment": SegmentTable}
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,7 @@ class Settings:
     state_memory_mb: int = 4096  # for rows of entities, of each side in a worker; past it idle ones leave
     intake_memory_mb: int = 2048  # for the ids of accepted events, 16 bytes each; past it older events are late
     source: tuple[SourceTable, ...] = ()  # topics that others fill, in the file alone: a [[source]] table for each
+    segment: tuple[SegmentTable, ...] = ()  # how segments are encoded, in the file alone: a [[segment]] table for each
     catalogue_memory_mb: int = 1024  # for the attributes of items, about 200 bytes each; past it no item is taken more
     pause_above: str = "50%"  # a source more of whose records are no events stands still; off: none does
     pause_records: int = 1000  # so many records are judged together
@@ -154,8 +169,8 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
             values[name] = int(value)
             if isinstance(value, bool | float) or not 0 < values[name] < 65_536:
                 raise ValueError
-        elif name == "source":
-            values[name] = _tables(value, origin)
+        elif name in TABLES:
+            values[name] = _tables(name, value, origin)
         elif kinds[name] == "Secret":
             if origin != f"{PREFIX}{name.upper()}":
                 raise ConfigError(
@@ -174,7 +189,7 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
     origins[name] = origin
 
 
-def _tables(value: Any, origin: str) -> tuple[SourceTable, ...]:
+def _tables(name: str, value: Any, origin: str) -> tuple[Table, ...]:
     if not isinstance(value, list) or not all(isinstance(table, dict) for table in value):
-        raise ConfigError("source is no list of tables", where=origin, do=f"Write each as [[source]] in {FILE}")
-    return tuple(SourceTable(table, f"{origin}, [[source]] {place}") for place, table in enumerate(value, start=1))
+        raise ConfigError(f"{name} is no list of tables", where=origin, do=f"Write each as [[{name}]] in {FILE}")
+    return tuple(TABLES[name](table, f"{origin}, [[{name}]] {place}") for place, table in enumerate(value, start=1))

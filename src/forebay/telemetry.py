@@ -14,6 +14,7 @@
 | rebalanced | faust transport, faust app | stage (`app`: the app's own group), seconds |
 | accepted | Intake | stage, events of a batch that is committed, duplicates that it dropped |
 | encoded | Processor | stage, segment, rows whose vector was made in a batch |
+| deferred | Processor | stage, partition, rows with a vector that waits from now on: encoders do not keep up |
 | dead_letter | Intake | stage, reason: a record's refusal is committed |
 | forgotten | Intake | stage, partition, since (ms): for want of memory, older events are late from now on |
 | catalogue_full | Intake | stage, items that were left out of memory, memory (bytes) |

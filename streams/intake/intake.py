@@ -17,6 +17,7 @@ the identities known again: what was told has its item attributes in its Block.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
@@ -143,7 +144,14 @@ class Intake:
         for owned in self.partitions.values():
             owned.flush(self._rules.late_after_ms + DUPLICATE_MARGIN_MS)
 
-    def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
+    def apply(
+        self,
+        batches: Sequence[PartitionBatch],
+        as_of: Mapping[int, int] = {},
+        *,
+        aloud: bool = True,
+        encode_s: float = math.inf,
+    ) -> Outcome:
         """See Stage: steps 1 and 2."""
         started = time.perf_counter()
         batches = [self._in_our_time(batch) for batch in batches] if self._stamped else batches

@@ -52,7 +52,8 @@ class PartitionBatch:
 class Outcome:
     """What one batch gives to the log. `offsets`: the next one to read, for each partition that had records; `told`:
     other partitions that `records` tell of. So many records were `taken`, and so many `events` were in them. `spans`
-    end with its commit, and hooks are told `news` after it: what is done again is told once."""
+    end with its commit, and hooks are told `news` after it: what is done again is told once. Where something `waits`,
+    the stage would go on with it without another record."""
 
     records: Sequence[Record] = ()
     offsets: Mapping[int, int] = field(default_factory=dict)
@@ -61,3 +62,4 @@ class Outcome:
     events: int = 0
     spans: Sequence[Span] = ()
     news: Sequence[News] = ()
+    waits: bool = False

@@ -135,7 +135,7 @@ def _of_contents(reports: Sequence[Report]) -> Iterator[Metric]:
     )
     pending = GaugeMetricFamily(
         "forebay_pending_pairs",
-        "Pairs of an entity and a segment that wait to be encoded; between two batches none does, but in a restore",
+        "Pairs of an entity and a segment that wait to be encoded: in a restore, and where encoders do not keep up",
         labels=["stage", "segment"],
     )
     memory = GaugeMetricFamily(

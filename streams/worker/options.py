@@ -9,14 +9,19 @@ from dataclasses import dataclass
 class WorkerOptions:
     """`slot` names this worker among its group's: stable over restarts, different for each process.
 
-    A batch waits for company `hold_commits` times as long as a commit usually takes. Of each owned partition a
-    Checkpoint is made every `checkpoint_every_s`, and the newest `checkpoints_kept` are kept. A broker, or the place of
-    Checkpoints that are needed, may be away for `broker_away_s`; a worker with records to read that commits nothing for
-    `stall_after_s` is ended by its supervisor.
+    A batch encodes for `encode_s` at most, and for `encode_behind_s` where the worker is a second or more behind its
+    log; what is left waits for the next one. A batch waits for company `hold_commits` times as long as a commit usually
+    takes. Of each owned partition a Checkpoint is made every `checkpoint_every_s`, and the newest `checkpoints_kept`
+    are kept. A broker, or the place of Checkpoints that are needed, may be away for `broker_away_s`; a worker with
+    records to read that commits nothing for `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
     batch_records: int = 4096  # past 4,096 a batch gains nothing and its latency grows
+    encode_s: float = 0.5  # of a tick that moves a million windows; others need milliseconds
+    # A full batch of the built-in spec takes .04 s: encoders that are as fast make up for a lag by themselves, and
+    # slower ones leave the fold its time.
+    encode_behind_s: float = 0.1
     hold_commits: float = 0.0
     poll_s: float = 0.1
     flush_batches: int = 8

@@ -4,7 +4,8 @@ A Worker (protocol.py) polls, and calls for each batch, in this order and with t
 
     1 read       `apply`: records become Blocks, and those become columns
     2 fold       `apply`: into EntityState, collecting pending (entity, segment) pairs: ten clicks are one encode
-    3 encode     `apply`: what is pending in all partitions together, in canonical batches (encode.py)
+    3 encode     `apply`: what is pending in all partitions together, in canonical batches (encode.py); in a hurry what
+                 is worth most (schedule.py), and the rest is held and goes on waiting
     4 transact   the Worker: vectors and the offsets in one commit
     5 store      `flush`, after the commit, every few batches: the store may lag the group, never lead it
 
@@ -16,11 +17,15 @@ harmless.
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from forebay import tracing
+from forebay.arrays import Bools
 from forebay.errors import BlockError, BlockTooNew, RecordRefused
 from forebay.segments.blocks.block import Block
 from forebay.segments.bundle import Bundle
@@ -31,17 +36,25 @@ from forebay.segments.state.fold import Fold
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.partitionstore import PartitionMeta
+from forebay.store.pending import Pending
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.halving import too_small
+from forebay.streams.worker.postponed import Postponed
+from forebay.streams.worker.schedule import Schedule, Waiting
+from forebay.streams.worker.segmentoptions import SegmentOptions
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import News, emit, later
 from forebay.tracing import Span
 
 MEMORY_BYTES = 4 << 30
-ROW_BYTES = 96  # of an entity's place in the index, its id and marks, about
+ROW_BYTES = 128  # of an entity's place in the index, its id and marks, about
+MOST_HELD = 16_384  # rows of which one batch says that they wait: more would make a transaction of a gigabyte
+# The log is told of rows that wait for longer. It costs a record of each, and until then the partition claims what was
+# true before they waited: in a lag that encoders make up for, no such record is written.
+HOLD_AFTER_MS = 2_000
 log = logging.getLogger("forebay.processor")
 
 
@@ -60,10 +73,13 @@ class Processor:
         partitions: int,
         folder: Path,
         memory_bytes: int = MEMORY_BYTES,
+        segments: Mapping[str, SegmentOptions] = {},
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """The side's clean log has so many `partitions`; stores live in `folder`, one directory each. Rows of entities
         take about `memory_bytes`: past it those leave that had no event for longest, unless they wait to be encoded or
-        a window of theirs is not empty."""
+        a window of theirs is not empty. `segments` says of some, by title, how they are encoded. How long something
+        waits is told by `clock` (s). Raises BundleError for a device that is not there."""
         self.bundle, self.side, self.count, self.folder = bundle, side, partitions, folder
         self.name, self.title = side, f"{side} worker of {generation}"
         self.topics, self.generation = topics, generation
@@ -75,7 +91,12 @@ class Processor:
         self._retire_after_ms = bundle.spec.events.retire_users_after_ms if side == "user" else 0
         self._fold, self._coder = Fold(self.layout), BlockCoder(bundle.spec, side)
         self._undeclared = Undeclared(bundle.spec, side)
-        self._encoders = SideEncoders(bundle, side)
+        self._encoders = SideEncoders(bundle, side, {title: options.device for title, options in segments.items()})
+        self._blank = self.codec.blank(self._encoders.defaults)
+        self.schedule = Schedule([segment.title for segment in bundle.spec.side(side)], segments)
+        self._now_ms = 0  # the newest append time
+        self._postponed: dict[int, Postponed] = {}
+        self._clock = clock
 
     @property
     def guard(self) -> None:
@@ -91,8 +112,9 @@ class Processor:
     ) -> OwnedPartition:
         """See Stage. Errors as in OwnedPartition.open."""
         fresh = PartitionMeta(self.topic, partition, source.topic_id, self.count, self.layout.digest, offset)
+        self._postponed[partition] = Postponed()
         self.partitions[partition] = OwnedPartition.open(
-            folder or self.folder / self.names[partition], self._fold, self.codec, fresh,
+            folder or self.folder / self.names[partition], self._fold, self.codec, self._blank, fresh,
             create=create, retire_after_ms=self._retire_after_ms, most_rows=self._most_rows // self.count,
         )  # fmt: skip
         return self.partitions[partition]
@@ -103,6 +125,7 @@ class Processor:
 
     def close(self, partition: int) -> None:
         """See Stage."""
+        self._postponed.pop(partition, None)
         if (owned := self.partitions.pop(partition, None)) is not None:
             owned.close()
 
@@ -118,7 +141,14 @@ class Processor:
         """See Stage: a Block has all that it needs."""
         return {}
 
-    def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
+    def apply(
+        self,
+        batches: Sequence[PartitionBatch],
+        as_of: Mapping[int, int] = {},
+        *,
+        aloud: bool = True,
+        encode_s: float = math.inf,
+    ) -> Outcome:
         """See Stage: steps 1 to 3. Raises BlockTooNew; what is no Block is told of and stepped over."""
         started = time.perf_counter()
         blocks = {batch.partition: self._blocks(batch) for batch in batches}
@@ -128,25 +158,30 @@ class Processor:
         retired: list[Record] = []
         for batch in batches:
             owned = self.partitions[batch.partition]
+            self._now_ms = max(self._now_ms, batch.append_times[-1])
             for stretch in stretches[batch.partition]:
                 retired += [Record(self._vectors, batch.partition, name, None) for name in owned.fold(stretch)]
             owned.advance(batch.offsets[-1] + 1, 0)
-        for partition, moment in as_of.items():
-            owned = self.partitions[partition]
-            owned.advance(owned.meta.offset, moment)
         folded = time.perf_counter()
         offsets = {batch.partition: batch.offsets[-1] + 1 for batch in batches}
         taken = sum(len(batch.offsets) for batch in batches)
         if not aloud:
+            for batch in batches:
+                self.partitions[batch.partition].silent()
             return Outcome(offsets=offsets, taken=taken, events=events)
-        spoken = self._encoded()
+        turn_ms = int(self._clock() * 1000) + 1
+        waits = {number: owned.waiting() for number, owned in self.partitions.items()}
+        chosen = self._chosen(waits, encode_s, turn_ms)
+        left = {number: pending.without(chosen[number]) for number, pending in waits.items()}
+        spoken, deferred = self._encoded(chosen, left, as_of, turn_ms)
         encoded = time.perf_counter()
-        news = [one for found in blocks.values() for one in self._undeclared_in(found)]
+        news = [*deferred, *(one for found in blocks.values() for one in self._undeclared_in(found))]
         seconds = {"read": read - started, "fold": folded - read, "encode": encoded - folded}
         for number, (name, took) in enumerate(seconds.items(), start=1):
             emit("step", number=number, name=name, stage=self.name, seconds=took, events=events)
         told = {record.partition for record in spoken}
-        return Outcome([*retired, *spoken], offsets, told, taken, events, self._spans(batches), news)
+        waits_on = any(len(pending) for pending in left.values())
+        return Outcome([*retired, *spoken], offsets, told, taken, events, self._spans(batches), news, waits_on)
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:
         """See Stage: it follows nothing."""
@@ -183,18 +218,50 @@ class Processor:
                 emit("stranger", stage=self.name, partition=batch.partition)
         return list(Block.joined(found))
 
-    def _encoded(self) -> list[Record]:
-        """Step 3: the records of all rows that waited."""
-        pending = {number: waits for number, owned in self.partitions.items() if len(waits := owned.waiting())}
-        found = encode_pending(self._encoders, self.partitions, pending)
+    def _chosen(self, waits: Mapping[int, Pending], encode_s: float, turn_ms: int) -> dict[int, Pending]:
+        started, waiting = time.perf_counter(), {}
+        for number, pending in waits.items():
+            owned = self.partitions[number]
+            age_ms = turn_ms - owned.waits_since(pending, turn_ms)
+            idle_ms = self._now_ms - owned.last_event(pending.rows)
+            # Until the log is told of older ones, nothing newer can be claimed of the partition.
+            waiting[number] = Waiting(pending, age_ms, idle_ms, owned.older(pending.rows))
+        chosen = self.schedule.choose(waiting, encode_s)
+        self.schedule.chose(time.perf_counter() - started)
+        return chosen
+
+    def _encoded(
+        self, chosen: Mapping[int, Pending], left: Mapping[int, Pending], as_of: Mapping[int, int], turn_ms: int
+    ) -> tuple[list[Record], list[News]]:
+        """Step 3: the records of rows that were encoded, and of those that are held from now on, and what is to be told
+        of those.
+
+        Partitions are as of `as_of` after it. Where the log does not say of all that is left that it waits, they are as
+        of what held before the first of that began to."""
+        encoded = encode_pending(self._encoders, self.partitions, {n: c for n, c in chosen.items() if len(c)})
         for place, segment in enumerate(self.codec.segments):
-            if rows := sum(len(vectors[place]) for vectors in found.values() if place in vectors):
+            if rows := encoded.pairs(place):
+                self.schedule.measured(place, rows, encoded.seconds[place])
                 emit("encoded", stage=self.name, segment=segment.name, rows=rows)
-        return [
-            Record(self._vectors, number, name, value)
-            for number, waits in pending.items()
-            for name, value in self.partitions[number].put(waits, found[number])
-        ]
+        spoken, news, started = [], [], time.perf_counter()
+        for number, done in chosen.items():
+            owned, before = self.partitions[number], self.partitions[number].meta.as_of
+            unheld = owned.unheld(left[number])
+            since = owned.waits_since(unheld, turn_ms)
+            may_hold = (since <= turn_ms - HOLD_AFTER_MS) & ~owned.older(unheld.rows)
+            is_held = _is_held(unheld, done, may_hold)
+            held, rest = unheld.take(np.flatnonzero(is_held)), since[~is_held]
+            postponed = self._postponed[number]
+            postponed.add(turn_ms, as_of.get(number, 0))
+            owned.advance(owned.meta.offset, postponed.due(int(rest.min()) if len(rest) else None))
+            if len(held):
+                news.append(later("deferred", stage=self.name, partition=number, rows=len(held)))
+            if len(done) or len(held):
+                records = owned.put(done, encoded.vectors.get(number, {}), held, before)
+                spoken += [Record(self._vectors, number, name, value) for name, value in records]
+        # The transaction, which runs beside the next batch, takes about as long as this.
+        self.schedule.told(len(spoken), 2 * (time.perf_counter() - started))
+        return spoken, news
 
     def _spans(self, batches: Sequence[PartitionBatch]) -> list[Span]:
         """One for each sampled event that the batches' Blocks have, below the Intake's."""
@@ -219,3 +286,11 @@ class Processor:
             for block in blocks
             for (kind, name), events in self._undeclared.count(block).items()
         ]
+
+
+def _is_held(unheld: Pending, done: Pending, may: Bools) -> Bools:
+    """Of which of `unheld` the log is told that they wait, bool [n]: of rows that are told of anyway, since some of
+    them is `done`, and up to a bound of others that `may` be."""
+    told: Bools = np.isin(unheld.rows, done.rows, assume_unique=True)
+    others = ~told & may
+    return told | others & (np.cumsum(others) <= MOST_HELD)

@@ -92,6 +92,7 @@ class Worker:
         self._memory: Mapping[str, int] = {}
         self._counted_at = float("-inf")
         self._since_flush, self._flushed_at, self._beat_at = 0, clock(), float("-inf")
+        self.waits = False  # the stage would go on without another record
         self.turned_at = clock()
 
     # -- what others may ask, from any thread
@@ -234,15 +235,17 @@ class Worker:
             self._halving.forget(partition)  # else batches stay small until it goes on
         batches = self._takeable(self._poll())
         beat = self._clock() - self._beat_at >= self.options.heartbeat_interval_s
-        if not batches and not beat:
+        if not batches and not beat and not self.waits:
             return
         if self._halving.is_bare(batches):
             outcome = self.stage.withheld(batches[0])
         else:
             started = self._clock()
-            outcome = self.stage.apply(batches, self._claimed(batches))
+            encode_s = self.options.encode_behind_s if self._is_behind(batches) else self.options.encode_s
+            outcome = self.stage.apply(batches, self._claimed(batches), encode_s=encode_s)
             if batches:
                 self._applying.add(self._clock() - started)
+        self.waits = outcome.waits
         if beat:
             self._beat_at = self._clock()
         self._submit(outcome, self._newest(batches), beat=beat)
@@ -274,7 +277,8 @@ class Worker:
     def _poll(self) -> list[PartitionBatch]:
         options = self.options
         hold_s = options.hold_commits * self._transport.commit_s
-        polled = self._transport.poll(self._halving.limit, options.poll_s, hold_s, self._applying.seconds)
+        wait_s, hold_s = (0.0, 0.0) if self.waits else (options.poll_s, hold_s)
+        polled = self._transport.poll(self._halving.limit, wait_s, hold_s, self._applying.seconds)
         for partition, offset in polled.ends.items():
             # One that was met before the store was open stands behind records that are still to be folded.
             if partition in self.stage.partitions and partition not in self._restoring:
@@ -291,6 +295,11 @@ class Worker:
             return None
         start = bisect.bisect_left(batch.offsets, owned.meta.offset)
         return batch.since(start) if start < len(batch.offsets) else None
+
+    def _is_behind(self, batches: Sequence[PartitionBatch]) -> bool:
+        """Whether more waits behind `batches` since the ends were asked for last, which is about a second ago."""
+        after = {batch.partition: batch.offsets[-1] + 1 for batch in batches}
+        return any((end := self.readable_end(p)) is not None and at < end for p, at in after.items())
 
     def _takeable(self, batches: list[PartitionBatch]) -> list[PartitionBatch]:
         """The batches that can be applied now. The partitions of others stand still until they are tried again, from
@@ -535,6 +544,7 @@ class Worker:
         """State is ahead of the log: drop it, and open every partition again as on assignment."""
         self._restoring.clear()
         self._met_end.clear()  # what lies before it is to be read again
+        self.waits = False
         self._claims = Claims()
         owned = list(self.stage.partitions)
         for partition in owned:

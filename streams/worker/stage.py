@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -125,10 +126,18 @@ class Stage(Protocol):
         """Partitions whose batch cannot be applied now, though it may be later, and why. Called before `apply`, which
         gets the other batches. Comes back within a second or so."""
 
-    def apply(self, batches: Sequence[PartitionBatch], as_of: Mapping[int, int] = {}, *, aloud: bool = True) -> Outcome:
+    def apply(
+        self,
+        batches: Sequence[PartitionBatch],
+        as_of: Mapping[int, int] = {},
+        *,
+        aloud: bool = True,
+        encode_s: float = math.inf,
+    ) -> Outcome:
         """What batches become. After it state is past them, and as of `as_of` (ms) in those partitions that it names.
 
-        Without `aloud` the log has been told before: state moves, and nothing is to be told.
+        Without `aloud` the log has been told before: state moves, and nothing is to be told. What takes more than about
+        `encode_s` of encoding is put off: the outcome says that something waits, and a later call goes on with it.
         """
 
     def learn(self, batches: Sequence[PartitionBatch]) -> None:

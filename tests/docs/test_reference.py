@@ -15,7 +15,7 @@ import pytest
 import typer
 
 from forebay.cli.app import app
-from forebay.config import PREFIX, Settings
+from forebay.config import PREFIX, TABLES, Settings
 from forebay.errors import EventError, ForebayError, MissingExtra, PublishError
 from forebay.events import Event
 from forebay.retrieval import messages
@@ -82,7 +82,7 @@ def test_every_setting_has_its_variable_default_and_meaning(pages: Any) -> None:
     for field in fields(Settings):
         assert field.name in rows, f"settings.md has no {field.name}"
         _, variable, default, meaning = rows[field.name]
-        assert variable == ("" if field.name == "source" else f"`{PREFIX}{field.name.upper()}`")
+        assert variable == ("" if field.name in TABLES else f"`{PREFIX}{field.name.upper()}`")
         assert meaning, f"{field.name} has no comment in config.py"
         assert str(field.default if field.default not in (None, ()) else "") in default
 

@@ -88,4 +88,5 @@ class Played:
 
     def _open(self) -> OwnedPartition:
         meta = PartitionMeta("played", 0, "played", 1, self.layout.digest, 0)
-        return OwnedPartition.open(self._folder, self._fold, self._codec, meta, create=True)
+        codec = self._codec
+        return OwnedPartition.open(self._folder, self._fold, codec, codec.empty(1), meta, create=True)

@@ -69,9 +69,11 @@ def _state_kept_after_an_abort(patch: pytest.MonkeyPatch) -> None:
 def _identities_not_refilled(patch: pytest.MonkeyPatch) -> None:
     apply = Intake.apply
 
-    def skipped(self: Intake, batches: Sequence[PartitionBatch], *rest: Any, aloud: bool = True) -> Outcome:
+    def skipped(
+        self: Intake, batches: Sequence[PartitionBatch], *rest: Any, aloud: bool = True, **more: Any
+    ) -> Outcome:
         if aloud:
-            return apply(self, batches, *rest)
+            return apply(self, batches, *rest, **more)
         for batch in batches:
             self.partitions[batch.partition].advance(batch.offsets[-1] + 1, 0)
         return Outcome()

@@ -99,11 +99,14 @@ class World:
         self.log.landed.append(lambda write: self.joins.check(self.group("intake"), write))
         self.log.landed.append(lambda write: check_claims(self.log, TOPICS, GENERATION, self.group("intake"), write))
         self.shared = self.pick.random() < 0.5
+        hurry = random.Random(seed)  # of its own: else each seed of the past would be another run
         self.options = {
             slot: WorkerOptions(
                 slot=slot, batch_records=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
                 flush_batches=self.pick.choice([1, 3, 50]), flush_interval_s=self.pick.choice([0.5, 20]),
                 broker_away_s=1e9, checkpoint_every_s=self.pick.choice([4, 60]),
+                # All at once, or of pairs that cost 10 us each one or three in a turn.
+                encode_s=hurry.choice([1, 3.5e-5, 0]), encode_behind_s=hurry.choice([1, 0]),
             )
             for slot in "ab"
         }  # fmt: skip
@@ -318,8 +321,11 @@ class World:
         return made
 
     def _processor(self, side: Side, process: Process) -> CrashingProcessor:
-        more = {"memory_bytes": self.memory_bytes}
-        return CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder, **more)
+        more = {"memory_bytes": self.memory_bytes, "clock": self._clock}
+        made = CrashingProcessor(self.bundle, side, TOPICS, GENERATION, PARTITIONS, process.folder, **more)
+        # A seed replays exactly, whatever this machine takes.
+        made.schedule.measured = made.schedule.told = made.schedule.chose = lambda *seconds: None
+        return made
 
     def _accepted_until(self) -> int:
         notes = self.group("intake").notes

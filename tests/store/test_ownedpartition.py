@@ -48,7 +48,7 @@ def _open(
     """With `whole`, users retire after a year: such a partition is held whole."""
     retire = YEAR_MS if whole else 0
     fold, codec = Fold(bundle.layouts["user"]), codec_of(bundle, "user")
-    return OwnedPartition.open(path, fold, codec, meta, create=create, retire_after_ms=retire)
+    return OwnedPartition.open(path, fold, codec, codec.empty(1), meta, create=create, retire_after_ms=retire)
 
 
 def _rows(partition: OwnedPartition, *entities: str) -> Ints:
@@ -68,10 +68,10 @@ def _encode(partition: OwnedPartition) -> list[str]:
     waits, found = partition.waiting(), {}
     for place, segment in enumerate(partition.codec.segments):
         count = len(waits.of(place))
-        zeros, none = np.zeros((count, segment.dim), np.int8), np.zeros(segment.dim, np.int8)
+        zeros = np.zeros((count, segment.dim), np.int8)
         ones = np.ones(count)
         found[place] = SegmentVectors(
-            zeros, ones.astype(np.float32), ones.astype(np.int64), ones.astype(np.bool_), True, none, np.float32(0)
+            zeros, ones.astype(np.float32), ones.astype(np.int64), ones.astype(np.bool_), True
         )
     return [name.decode() for name, _ in partition.put(waits, found)]
 
@@ -288,7 +288,7 @@ def test_rows_that_leave_memory_come_back_with_the_same_bytes(
 
     def opened(name: str, most_rows: int) -> OwnedPartition:
         more = {"retire_after_ms": retire, "most_rows": most_rows}
-        return OwnedPartition.open(tmp_path / name, fold, codec, meta, create=True, **more)
+        return OwnedPartition.open(tmp_path / name, fold, codec, codec.empty(1), meta, create=True, **more)
 
     pick, bounded, whole = random.Random(7), opened("bounded", 10), opened("whole", 1 << 62)
     gone = 0

@@ -160,7 +160,7 @@ class _Rig:
         return found
 
     def _drained(self, stages: Sequence[str], found: Measured | None = None) -> float:
-        """Seconds from the first batch of `stages` until all that is in their topics is committed."""
+        """Seconds from the first batch of `stages` until all that is in their topics is committed and encoded."""
         began: list[float] = []
         seconds: dict[tuple[str, str], float] = defaultdict(float)
 
@@ -194,6 +194,8 @@ class _Rig:
             for stage, worker in zip(stages, workers, strict=True):
                 places = [(topic, p) for topic in topics[stage] for p in range(PARTITIONS)]
                 progress = worker.progress()
+                if worker.waits:  # to be encoded
+                    return False
                 for number, (topic, partition) in enumerate(places):
                     if number not in progress or progress[number].position < bounds(asked, topic, partition)[1]:
                         return False

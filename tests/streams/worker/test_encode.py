@@ -50,9 +50,9 @@ def test_a_vector_does_not_depend_on_the_partitions_beside_it(bundle: Bundle, fo
     processor, encoders = folded(), SideEncoders(bundle, "user")
     pending = {n: owned.waiting() for n, owned in processor.partitions.items()}
     assert all(len(waits) for waits in pending.values())
-    together = encode_pending(encoders, processor.partitions, pending)
+    together = encode_pending(encoders, processor.partitions, pending).vectors
     for number, waits in pending.items():
-        alone = encode_pending(encoders, processor.partitions, {number: waits})[number]
+        alone = encode_pending(encoders, processor.partitions, {number: waits}).vectors[number]
         assert together[number].keys() == alone.keys()
         for place, vectors in alone.items():
             assert np.array_equal(together[number][place].vectors, vectors.vectors)

@@ -10,7 +10,7 @@ import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ import pytest
 from forebay.clock import HOUR_MS
 from forebay.errors import BlockTooNew
 from forebay.events import Behaviour, Event, Tick, UserProfile
-from forebay.segments.blocks.build import block_of
-from forebay.segments.blocks.schema import HEADER, VERSION
+from forebay.segments.blocks.schema import VERSION
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.freshness import final_vectors
 from forebay.segments.history import History
@@ -33,65 +32,16 @@ from forebay.segments.training import TrainingOptions, train
 from forebay.store.codec import DEFAULT, HEARTBEAT_KEY, HELD, codec_of, unpack_heartbeat
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
-from forebay.streams.worker.batch import Outcome, PartitionBatch
+from forebay.streams.worker.batch import Outcome
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.source import Source
 from forebay.telemetry import add_hook
 
-NOW = 1_790_000_000_000
-COUNT = 4  # partitions
+from .cleanlog import COUNT, NOW, Rec, batches_of, log_of
+
 MakeHistory = Callable[..., History]
 Arrivals = Callable[..., list[Event]]
 Stored = Callable[..., dict[str, tuple[bytes, bytes]]]
-
-
-@dataclass(frozen=True)
-class Rec:
-    """One record of a clean log."""
-
-    partition: int
-    header: bytes
-    value: bytes | None
-    offset: int
-    keys: frozenset[bytes]  # whose events are in it; none: a tick
-
-
-def _log(events: Iterable[Event], side: Side = "user", *, count: int = COUNT, size: int = 1) -> list[Rec]:
-    """Events as an Intake writes them, in blocks of up to `size`, each of one partition; a tick goes to all of them."""
-    ends: Counter[int] = Counter()
-    found: list[Rec] = []
-    waiting: dict[int, list[Event]] = {}
-
-    def write(partition: int) -> None:
-        part = waiting.pop(partition, [])
-        if not part:
-            return
-        block = block_of(part, [NOW] * len(part), range(len(part)), [0] * len(part), ("s/0",))
-        keys = frozenset(str(getattr(e, side)).encode() for e in part if not isinstance(e, Tick))
-        for header, value in block.encode():
-            found.append(Rec(partition, header, value, ends[partition], keys))
-            ends[partition] += 1
-
-    for event in events:
-        key = None if isinstance(event, Tick) else str(getattr(event, side)).encode()
-        for partition in range(count) if key is None else partitions_of([key], count).tolist():
-            waiting.setdefault(partition, []).append(event)
-            if len(waiting[partition]) >= size:
-                write(partition)
-    for partition in list(waiting):
-        write(partition)
-    return found
-
-
-def _batches(records: Sequence[Rec]) -> list[PartitionBatch]:
-    by_partition: dict[int, list[Rec]] = {}
-    for record in records:
-        by_partition.setdefault(record.partition, []).append(record)
-    return [
-        PartitionBatch(p, [None] * len(part), [r.value for r in part], [r.offset for r in part], [NOW] * len(part),
-            [((HEADER, r.header),) for r in part])
-        for p, part in by_partition.items()
-    ]  # fmt: skip
 
 
 def _open(bundle: Bundle, side: Side, folder: Path, *, count: int = COUNT) -> Processor:
@@ -118,7 +68,7 @@ def _apply(processor: Processor, records: Sequence[Rec], cuts: Iterable[int] = (
     sizes = iter(cuts)
     while at < len(records):
         size = next(sizes, size)
-        found.append(processor.apply(_batches(records[at : at + size])))
+        found.append(processor.apply(batches_of(records[at : at + size])))
         at += size
     return Outcome(
         records=[record for o in found for record in o.records],
@@ -145,7 +95,7 @@ def _click(user: str = "u1", *, id: str = "e1", time: int = NOW - 1000, **fields
 
 
 def _strange(name: str) -> Rec:
-    (good,) = _log([_click(id="b")])
+    (good,) = log_of([_click(id="b")])
     assert good.value is not None
     return {
         "no header": replace(good, header=b""),
@@ -163,7 +113,7 @@ def test_what_is_no_block_is_told_of_and_stepped_over(
 ) -> None:
     """A stranger's record between two Blocks of one user: both of those count, and the log says where it is."""
     (home,) = partitions_of([b"u1"], COUNT).tolist()
-    before, after = _log([_click(id="a")])[0], _log([_click(id="c", time=NOW)])[0]
+    before, after = log_of([_click(id="a")])[0], log_of([_click(id="c", time=NOW)])[0]
     records = [before, replace(_strange(name), offset=1), replace(after, offset=2)]
     strangers: list[Any] = []
     remove = add_hook(lambda name, details: strangers.append(details["partition"]) if name == "stranger" else None)
@@ -179,14 +129,14 @@ def test_what_is_no_block_is_told_of_and_stepped_over(
 
 def test_a_block_of_a_later_version_stops_the_worker(bundle: Bundle, tmp_path: Path) -> None:
     """Stepped over, its events would be lost: whoever started it is told to upgrade, and where it stands."""
-    (good,) = _log([_click()])
+    (good,) = log_of([_click()])
     later = replace(good, header=good.header.replace(b"[%d," % VERSION, b"[%d," % (VERSION + 1), 1))
     assert later.header != good.header
     processor = _open(bundle, "user", tmp_path)
     with pytest.raises(
         BlockTooNew, match=rf"version {VERSION + 1}.*events\.user\[{good.partition}\], offset 0.*Upgrade"
     ):
-        processor.apply(_batches([later]))
+        processor.apply(batches_of([later]))
     _close(processor)
 
 
@@ -199,7 +149,7 @@ def test_blocks_as_large_as_they_may_be_leave_only_their_row_in_memory(bundle: B
         events = [
             Behaviour("u1", "i1", "rate", 3.0, NOW - n, f"e{first + n}", {"genres": g}) for n, g in enumerate(genres)
         ]
-        counted = processor.apply(_batches([replace(r, offset=first + r.offset) for r in _log(events)])).events
+        counted = processor.apply(batches_of([replace(r, offset=first + r.offset) for r in log_of(events)])).events
         processor.flush()
         return counted
 
@@ -219,8 +169,8 @@ def test_two_users_events_of_one_id_both_reach_the_item_however_the_batches_are_
 ) -> None:
     """A foreign producer may number each user's events from 1: on the item side they share (item, time, id)."""
     events = [Behaviour(f"u{n}", "i1", "rate", 2.0, NOW - 1000, "1") for n in range(5)]
-    _run(bundle, "item", tmp_path / "whole", _log(events, "item", size=9))
-    _run(bundle, "item", tmp_path / "single", _log(events, "item"), cuts=(1,))
+    _run(bundle, "item", tmp_path / "whole", log_of(events, "item", size=9))
+    _run(bundle, "item", tmp_path / "single", log_of(events, "item"), cuts=(1,))
     whole, single = (stored(bundle, tmp_path / name, "item") for name in ("whole", "single"))
     assert whole == single
     assert np.frombuffer(whole["i1"][0][:16], np.int64)[1] == 5
@@ -229,7 +179,7 @@ def test_two_users_events_of_one_id_both_reach_the_item_however_the_batches_are_
 def test_ten_events_of_one_user_are_one_vectors_record(bundle: Bundle, tmp_path: Path) -> None:
     """Coalescing: the batch is folded, then what changed is encoded once."""
     events = [_click(id=f"e{n}", time=NOW - n * 1000) for n in range(10)]
-    outcome = _run(bundle, "user", tmp_path, _log([*events, _click("u2")]))
+    outcome = _run(bundle, "user", tmp_path, log_of([*events, _click("u2")]))
     assert Counter(key for key, _ in _told(outcome)) == {b"u1": 1, b"u2": 1}
     assert (outcome.taken, outcome.events) == (11, 11)
 
@@ -237,7 +187,7 @@ def test_ten_events_of_one_user_are_one_vectors_record(bundle: Bundle, tmp_path:
 # -- law 3: the same log gives the same bytes
 
 
-def _side_log(history: History, arrivals: Arrivals, side: Side, seed: int = 0) -> list[Event]:
+def _sidelog_of(history: History, arrivals: Arrivals, side: Side, seed: int = 0) -> list[Event]:
     """A side's whole log, with hourly ticks in it, the last of them NOW's."""
     seen: set[tuple[str, int | None, str | None]] = set()
     events: list[Event] = []
@@ -265,8 +215,8 @@ def test_states_and_vectors_do_not_depend_on_batch_cuts_neighbours_or_reopenings
     """Byte-equal: one batch; random cuts; blocks of many events; only some entities; a flush and a reopening now and
     then; a crash and a second fold."""
     pick = random.Random(4)
-    log = _side_log(make_history(1200), arrivals, side)
-    records = _log(log, side)
+    log = _sidelog_of(make_history(1200), arrivals, side)
+    records = log_of(log, side)
     _run(bundle, side, tmp_path / "whole", records)
     expected = stored(bundle, tmp_path / "whole", side)
     assert len(expected) > 20
@@ -274,7 +224,7 @@ def test_states_and_vectors_do_not_depend_on_batch_cuts_neighbours_or_reopenings
     _run(bundle, side, tmp_path / "cuts", records, cuts=[pick.choice([1, 3, 50, 130, 400]) for _ in range(400)])
     assert stored(bundle, tmp_path / "cuts", side) == expected
 
-    _run(bundle, side, tmp_path / "blocks", _log(log, side, size=170), cuts=[1, 2, 5])
+    _run(bundle, side, tmp_path / "blocks", log_of(log, side, size=170), cuts=[1, 2, 5])
     assert stored(bundle, tmp_path / "blocks", side) == expected
 
     chosen = set(pick.sample(sorted(expected), 5))
@@ -294,15 +244,15 @@ def _run_with_crashes(bundle: Bundle, side: Side, folder: Path, records: list[Re
         processor = _open(bundle, side, folder)
         behind = [r for r in records[:committed] if r.offset >= processor.partitions[r.partition].meta.offset]
         if behind:
-            assert not processor.apply(_batches(behind), aloud=False).records
+            assert not processor.apply(batches_of(behind), aloud=False).records
         for _ in range(pick.randint(1, 6)):
-            processor.apply(_batches(records[committed : (committed := committed + pick.randint(1, 120))]))
+            processor.apply(batches_of(records[committed : (committed := committed + pick.randint(1, 120))]))
             if pick.random() < 0.3:
                 processor.flush()
         _close(processor)
     processor = _open(bundle, side, folder)
     behind = [r for r in records if r.offset >= processor.partitions[r.partition].meta.offset]
-    processor.apply(_batches(behind), aloud=False)
+    processor.apply(batches_of(behind), aloud=False)
     processor.apply([])
     processor.flush()
     _close(processor)
@@ -314,7 +264,7 @@ def test_the_stream_ends_where_the_replay_of_the_same_history_ends(
 ) -> None:
     """State and vectors, to the bit: what evaluation and training see is what is served."""
     history = make_history(1200, seed=2)
-    _run(bundle, side, tmp_path, _log(_side_log(history, arrivals, side, seed=9), side, size=3), cuts=[111])
+    _run(bundle, side, tmp_path, log_of(_sidelog_of(history, arrivals, side, seed=9), side, size=3), cuts=[111])
     found = stored(bundle, tmp_path, side)
 
     clock = NOW // HOUR_MS * HOUR_MS
@@ -366,7 +316,7 @@ def test_another_process_gives_the_same_bytes(
     bundle: Bundle, tmp_path: Path, make_history: MakeHistory, arrivals: Arrivals, stored: Stored
 ) -> None:
     """Hash seeds, threads and whatever was computed before leave no trace in state or vectors."""
-    records = _log(_side_log(make_history(600), arrivals, "user"), size=2)
+    records = log_of(_sidelog_of(make_history(600), arrivals, "user"), size=2)
     _run(bundle, "user", tmp_path / "here", records, cuts=[250])
     log = tmp_path / "log"
     log.write_bytes(msgspec.msgpack.encode([(r.partition, r.header, r.value, r.offset) for r in records]))
@@ -390,7 +340,7 @@ def test_a_tick_that_ends_a_window_emits_the_items_that_it_changed(bundle: Bundl
     processor = _open(bundle, "item", tmp_path)
 
     def step(*events: Event) -> list[tuple[bytes | None, bytes | None]]:
-        return _told(processor.apply(_batches(_log(events, "item"))))
+        return _told(processor.apply(batches_of(log_of(events, "item"))))
 
     before = dict(step(old, young))
     assert step(Tick(NOW)) == []
@@ -420,7 +370,7 @@ def retiring(spec_tables: dict[str, Any], make_history: MakeHistory) -> Bundle:
     return train(parse_spec(tables), make_history(600), TrainingOptions(epochs=1, seed=1))
 
 
-def test_retirement_is_the_same_for_any_cut_of_the_log(retiring: Bundle, tmp_path: Path, stored: Stored) -> None:
+def test_retirement_is_the_same_for_any_cut_of_thelog_of(retiring: Bundle, tmp_path: Path, stored: Stored) -> None:
     """Idle users go at the tick after their time, those who come back begin anew, and a tombstone follows each that
     left."""
     pick = random.Random(2)
@@ -431,7 +381,7 @@ def test_retirement_is_the_same_for_any_cut_of_the_log(retiring: Bundle, tmp_pat
         events += [_click(pick.choice(awake), id=f"{hour}-{n}", time=now + n) for n in range(6)]
         events.append(Tick(now))
     outcomes = [
-        _run(retiring, "user", tmp_path / str(n), _log(events, size=size), cuts)
+        _run(retiring, "user", tmp_path / str(n), log_of(events, size=size), cuts)
         for n, (size, cuts) in enumerate(
             [(1, [1 << 30]), (1, [1]), (1, [pick.randint(1, 90) for _ in range(300)]), (50, [2])]
         )
@@ -468,8 +418,8 @@ def test_an_encoder_that_overflows_keeps_the_last_good_vector_held_at_its_time(
     (home,) = partitions_of([b"u1"], COUNT).tolist()
 
     def step(n: int, *events: Event) -> Any:
-        records = [replace(r, offset=n) for r in _log(events)]
-        ((_, value),) = _told(processor.apply(_batches(records), {home: NOW + n}))
+        records = [replace(r, offset=n) for r in log_of(events)]
+        ((_, value),) = _told(processor.apply(batches_of(records), {home: NOW + n}))
         processor.flush()
         return _row(overflowing, "user", value)
 
@@ -505,10 +455,10 @@ def test_a_first_vector_that_is_not_finite_is_the_default_one_held_at_no_time(
     """Nothing good ever was: the default stands in, marked as such, and is never as of now."""
     processor = _open(overflowing, "user", tmp_path)
     as_of = dict.fromkeys(range(COUNT), NOW)
-    ((_, value),) = _told(processor.apply(_batches(_log([UserProfile("u1", {"age": 1e14}, NOW, "b")])), as_of))
+    ((_, value),) = _told(processor.apply(batches_of(log_of([UserProfile("u1", {"age": 1e14}, NOW, "b")])), as_of))
     profile = _row(overflowing, "user", value)["profile"]
     assert (profile["flags"], profile["as_of"]) == (HELD | DEFAULT, 0)
-    ((_, empty),) = _told(processor.apply(_batches(_log([_click("u2")]))))
+    ((_, empty),) = _told(processor.apply(batches_of(log_of([_click("u2")]))))
     assert profile["vector"].tolist() == _row(overflowing, "user", empty)["profile"]["vector"].tolist()
     _close(processor)
 
@@ -519,7 +469,7 @@ def test_every_segment_is_as_of_what_the_partition_may_claim(bundle: Bundle, tmp
     (home,) = partitions_of([b"u1"], COUNT).tolist()
 
     def as_of(claimed: dict[int, int], *events: Event) -> set[int]:
-        ((_, value),) = _told(processor.apply(_batches(_log(events)), claimed))
+        ((_, value),) = _told(processor.apply(batches_of(log_of(events)), claimed))
         row = _row(bundle, "user", value)
         return {int(row[name]["as_of"]) for name in row.dtype.names}
 
@@ -535,10 +485,10 @@ def test_every_segment_is_as_of_what_the_partition_may_claim(bundle: Bundle, tmp
 
 def test_a_segment_without_events_is_marked_as_the_default(bundle: Bundle, tmp_path: Path) -> None:
     """A reader can tell a vector of knowledge from one of its absence; an item's id waits for nothing."""
-    outcome = _run(bundle, "user", tmp_path / "u", _log([_click()]))
+    outcome = _run(bundle, "user", tmp_path / "u", log_of([_click()]))
     row = _row(bundle, "user", _told(outcome)[0][1])
     assert {n: int(row[n]["flags"]) for n in row.dtype.names} == {"profile": DEFAULT, "recent": 0, "taste": 0}
-    outcome = _run(bundle, "item", tmp_path / "i", _log([_acted("i1", NOW)], "item"))
+    outcome = _run(bundle, "item", tmp_path / "i", log_of([_acted("i1", NOW)], "item"))
     row = _row(bundle, "item", _told(outcome)[0][1])
     assert {n: int(row[n]["flags"]) for n in row.dtype.names} == {"id": 0, "content": DEFAULT, "stats": 0}
 
@@ -549,7 +499,7 @@ def test_a_segment_without_events_is_marked_as_the_default(bundle: Bundle, tmp_p
 def test_what_was_folded_silently_is_emitted_by_whoever_owns_it_next(bundle: Bundle, tmp_path: Path) -> None:
     """A crash between the silent fold and the next aloud batch, after a flush: what waits is written with the state."""
     processor = _open(bundle, "user", tmp_path)
-    silent = processor.apply(_batches(_log([_click()])), aloud=False)
+    silent = processor.apply(batches_of(log_of([_click()])), aloud=False)
     assert not silent.records and silent.events == 1
     home = int(partitions_of([b"u1"], COUNT)[0])
     processor.flush()
