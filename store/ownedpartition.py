@@ -375,7 +375,9 @@ class OwnedPartition:
 
     def _load_all(self, most_rows: int) -> None:
         self._all_here = True
-        for found in _chunks(self.store.scan()):
+        self.index.reserve(min(self.store.about(), most_rows))  # else half of the time goes into growing
+        self._fit()
+        for found in self.store.scan_by(CHUNK):
             rows, _ = self.index.claim(Ids.of_bytes([name for name, _ in found]))
             self._fit()
             self.pending[rows] = self.layout.segment_bits
