@@ -299,6 +299,7 @@ class World:
             worker.keeper.run = lambda work: work()
             worker.join(NEVER)
             process.workers[stage] = (worker, transport)
+            transport.renews = lambda: self.pick.random() < 0.7
 
     def _heard_going_on(self, transport: MemoryTransport) -> None:
         go_on = transport.go_on

@@ -53,6 +53,9 @@ class LibrdkafkaTransport(GroupLog):
     def _membership(self) -> Any:
         return self._consumer.consumer_group_metadata()
 
+    def _renewed(self) -> Any:  # type: ignore[override]
+        return self._consumer.consumer_group_metadata()
+
     # -- membership and reading
 
     def join(self, owner: Owner, stop: threading.Event) -> None:
