@@ -8,6 +8,7 @@ that were not touched for longest. Whatever goes wrong, the table is dropped and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -316,6 +317,14 @@ class OwnedPartition:
             self.store.write(meta=self.meta, idle=marks)
         self._all_here = False
         return len(names)
+
+    def move(self, path: Path) -> None:
+        """Give the store the folder `path`, which must not exist. Raises StoreError and OSError: close this one then. A
+        crash leaves a whole store at one of the two."""
+        at = self.store.path
+        self.store.close()
+        os.rename(at, path)
+        self.store = PartitionStore.open(path, create=False)
 
     def snapshot(self, folder: Path) -> PartitionMeta:
         """Make `folder`, which must not exist, a copy of the store, and return what that is of: memory may be ahead of

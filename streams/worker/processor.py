@@ -36,6 +36,7 @@ from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.encode import encode_pending
 from forebay.streams.worker.halving import too_small
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.stage import Stage
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import News, emit, later
 from forebay.tracing import Span
@@ -71,6 +72,7 @@ class Processor:
         self.layout, self.codec = bundle.layouts[side], codec_of(bundle, side)
         self.partitions: dict[int, OwnedPartition] = {}
         self._most_rows = memory_bytes // (self.layout.width * 8 + self.codec.dtype.itemsize + ROW_BYTES)
+        self._opened_rows = self._most_rows // partitions
         self.names, self.scope = tuple(f"{side}-{p}" for p in range(partitions)), generation
         self._retire_after_ms = bundle.spec.events.retire_users_after_ms if side == "user" else 0
         self._fold, self._coder = Fold(self.layout), BlockCoder(bundle.spec, side)
@@ -93,7 +95,7 @@ class Processor:
         fresh = PartitionMeta(self.topic, partition, source.topic_id, self.count, self.layout.digest, offset)
         self.partitions[partition] = OwnedPartition.open(
             folder or self.folder / self.names[partition], self._fold, self.codec, fresh,
-            create=create, retire_after_ms=self._retire_after_ms, most_rows=self._most_rows // self.count,
+            create=create, retire_after_ms=self._retire_after_ms, most_rows=self._opened_rows,
         )  # fmt: skip
         return self.partitions[partition]
 
@@ -105,6 +107,19 @@ class Processor:
         """See Stage."""
         if (owned := self.partitions.pop(partition, None)) is not None:
             owned.close()
+
+    def twin(self) -> Processor:
+        """See Stage: its rows take what is one partition's share of the memory."""
+        share = self._most_rows // self.count
+        made = Processor(self.bundle, self.side, self.topics, self.generation, self.count, self.folder)
+        made._most_rows = made._opened_rows = share
+        return made
+
+    def adopt(self, partition: int, twin: Stage) -> OwnedPartition:
+        """See Stage."""
+        assert isinstance(twin, Processor)
+        self.partitions[partition] = twin.partitions.pop(partition)
+        return self.partitions[partition]
 
     def flush(self) -> None:
         """See Stage: step 5."""

@@ -21,6 +21,7 @@ from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
 from forebay.streams.worker.batch import PartitionBatch, Record
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End
 
@@ -150,6 +151,10 @@ class GroupLog(ABC):
         """See Transport."""
         source = self.source(partition)
         return bounds(self._asking, source.topic, source.partition, OFFSETS_S)[0]
+
+    def shares(self) -> Shares | None:
+        """See Transport."""
+        return None
 
     def submit(
         self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int

@@ -13,6 +13,7 @@ from forebay.streams.transports.memory.log import Group, Member, MemoryLog, Sent
 from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import overtaken
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
@@ -216,6 +217,15 @@ class MemoryTransport:
         """See Transport."""
         self._log.ask()
         return self._first(partition)
+
+    def shares(self) -> Shares:
+        """See Transport."""
+        self._log.ask()
+        assert self.member is not None
+        members = self._group.members  # by when they joined: that is how the group hands out what is left
+        names = {id(member): f"{number:08d}" for number, member in enumerate(members)}
+        mine = names.get(id(self.member), "")
+        return Shares(mine, {names[id(member)]: sorted(member.owned) for member in members})
 
     def submit(
         self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int

@@ -1,0 +1,55 @@
+"""State that is kept warm in a second worker, over a real broker: the owner is killed and its machine is gone."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.broker
+PARTITIONS = 2
+OPTIONS = {"standby": 1, "standby_every_s": 0.5, "checkpoint_every_s": 2.0}
+
+
+def test_a_second_worker_takes_over_with_what_it_kept_warm(
+    replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None], kept: str,
+    hold_against: Callable[[str], int], wait_for: Callable[..., None], tmp_path: Path,
+) -> None:  # fmt: skip
+    """kill -9, and its folder goes. Of both sides the other one has the state in memory, of the Intake in a folder; it
+    fetches nothing then, and ends where an undisturbed run does."""
+    more = {"options": OPTIONS, "checkpoints": kept}
+    first = worker("a", state="a", partitions=PARTITIONS, **more)
+    wait_for(lambda: first.said.read_bytes().count(b"assigned") >= 3 * PARTITIONS, "all partitions")
+    second = worker("b", state="b", partitions=PARTITIONS, **more)
+    replay(500)
+    drained()
+    warm = ("events.user", "events.item", "behaviour")
+    wait_for(lambda: all(_is_warm(second, topic) for topic in warm), "one of each stage")
+    replay(500, seed=1)
+    drained()
+    before = _fetched_sides(second)
+    first.signal(signal.SIGKILL)
+    assert first.wait(10) == -signal.SIGKILL
+    shutil.rmtree(tmp_path / "a")
+    replay(500, seed=2)
+    drained()
+    assert second.stop() == 0, second.said.read_text()
+    said = second.said.read_text()
+    used = [line for line in said.splitlines() if "was kept warm" in line]
+    assert {topic for topic in warm if any(topic in line for line in used)} == set(warm), said
+    assert _fetched_sides(second) == before, said
+    assert hold_against("b") > 1200
+
+
+def _fetched_sides(worker: Any) -> int:
+    lines = worker.said.read_text().splitlines()
+    return sum("came from a checkpoint" in line and "events." in line for line in lines)
+
+
+def _is_warm(worker: Any, topic: str) -> bool:
+    lines = worker.said.read_text().splitlines()
+    return any("a standby at offset" in line and topic in line for line in lines)
