@@ -189,6 +189,10 @@ class Standby:
             except BrokerUnavailable as error:
                 self._say(f"what is warm stands still: {error}")
                 return
+            except CheckpointError as error:  # what is warm stays so
+                self._say(f"no newer checkpoint of {self._transport.source(partition)} for now: {error}")
+                self._looked[partition] = self._clock() + AGAIN_S
+                return
             except ForebayError as error:
                 log.warning("%s is not kept warm: %s", self._transport.source(partition), error)
                 self._drop(partition)
@@ -199,14 +203,13 @@ class Standby:
         done = self._transport.committed(partition)
         if done is None:
             return
-        warm = self._warm.get(partition)
+        if (warm := self._warm.get(partition)) is not None:
+            warm.done = done
+            self._follow(warm)
         if (newest := self._newer(partition, source, warm, done)) is not None:
             made = self._fetched(partition, source, newest, done)
             self._follow(made)
             self._put(made)
-        elif warm is not None:
-            warm.done = done
-            self._follow(warm)
 
     def _newer(self, partition: int, source: Source, warm: Warm | None, done: int) -> Checkpoint | None:
         """The Checkpoint that is worth its way, where it is time to look for one."""

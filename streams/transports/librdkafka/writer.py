@@ -87,16 +87,16 @@ class Writer:
         """
         if self._log is None or self._commits is None:
             return
-        log, stage = self._log, self._slot.stage
+        log, stage, member = self._log, self._slot.stage, "" if renewed is None else self._member()
 
         def commit() -> None:
-            started, until, member = time.perf_counter(), time.monotonic() + _MOVED_S, self._member()
+            started = time.perf_counter()
             try:
                 log.commit(records, offsets, group)
             except GroupMoved:
                 if renewed is None:
                     raise
-                self._commit_again(log, records, offsets, renewed, member, until)
+                self._commit_again(log, records, offsets, renewed, member)
             took = time.perf_counter() - started
             emit("step", number=4, name="transact", stage=stage, seconds=took, events=events)
 
@@ -104,10 +104,11 @@ class Writer:
 
     def _commit_again(
         self, log: TransactionLog, records: Sequence[Record], offsets: Sequence[TopicPartition],
-        renewed: Callable[[], Any], member: str, until: float,
+        renewed: Callable[[], Any], member: str,
     ) -> None:  # fmt: skip
         """As the member that this was, in the generation that the group has by now. Raises GroupMoved where that is not
         heard of in time, or where this is another member since."""
+        until = time.monotonic() + _MOVED_S
         while True:
             time.sleep(_MOVED_STEP_S)
             group = renewed()

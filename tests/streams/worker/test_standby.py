@@ -358,8 +358,11 @@ def test_what_a_worker_gets_meanwhile_is_not_kept_warm_beside_it(
     here.kill(second)
 
 
-def test_a_place_that_is_away_costs_what_is_warm_nothing(here: Installation, pair: tuple[Worker, Worker]) -> None:
-    """It is followed from the log."""
+def test_a_place_that_is_away_costs_what_is_warm_nothing(
+    here: Installation, pair: tuple[Worker, Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is followed from the log, and the place is asked again after a while."""
+    monkeypatch.setattr("forebay.streams.worker.standby.PAIRS", 0)
     first, second = pair
     standby, moved = second.standby, _other(second)
     assert standby is not None
@@ -369,6 +372,9 @@ def test_a_place_that_is_away_costs_what_is_warm_nothing(here: Installation, pai
     here.now_ms += 120_000
     standby.turn()
     assert standby._warm[moved].offset == here.log.end(TOPIC, moved)
+    assert caplog.text.count("no newer checkpoint") == 1
+    standby.turn()
+    assert moved in standby._warm and caplog.text.count("no newer checkpoint") == 1
     here.kill(first)
     here.kill(second)
 
