@@ -468,6 +468,8 @@ class Worker:
                 raise self._leads(partition, store, done)
         except BaseException:
             self.stage.close(partition)
+            if self.standby is not None and warm is not None:
+                self.standby.give_back(warm)  # it is asked for again
             raise
         self._committed[partition] = store if done is None else done
         if self.keeper is not None:

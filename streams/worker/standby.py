@@ -129,6 +129,11 @@ class Standby:
         finally:
             self._turn.release()
 
+    def give_back(self, warm: Warm) -> None:
+        """What could not be used, since the broker did not answer, is taken again; nobody touches it meanwhile."""
+        if warm.partition in self._taken and warm.folder.exists():
+            self._warm[warm.partition] = warm
+
     def warmth(self) -> Mapping[int, Warmth]:
         """How each stands; from any thread."""
         return {
@@ -179,7 +184,8 @@ class Standby:
             if at < asked_at and partition not in mine:  # it went to another one since
                 del self._taken[partition]
         wanted = {p for p in shares.heirs(self._options.standby) if self._may_keep(p)}
-        for partition in [p for p in self._warm if p not in wanted]:
+        gone = set(self._warm) - wanted
+        for partition in [p for p in gone if p in self._stage.partitions or p not in self._taken]:
             self._drop(partition)
         for partition in sorted(wanted):
             if self._stop.is_set():

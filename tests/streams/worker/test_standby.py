@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from forebay.errors import CheckpointError
+from forebay.errors import BrokerUnavailable, CheckpointError
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.worker.protocol import Worker
 from forebay.streams.worker.shares import Shares
@@ -155,6 +155,27 @@ def test_a_warm_state_goes_before_a_folder_that_was_left_behind(
     here.turn(second)
     assert _used(told) == 1 and not any(path.exists() for path in left)
     assert digests(second) == undisturbed()
+
+
+def test_a_broker_that_does_not_answer_at_a_takeover_costs_no_warm_state(
+    here: Installation, pair: tuple[Worker, Worker], told: list[tuple[str, Mapping[str, Any]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where the group is cannot be told yet: what is warm waits for it, whatever is looked after meanwhile."""
+    first, second = pair
+    here.kill(first)
+
+    def silent(partition: int) -> int | None:
+        raise BrokerUnavailable("no answer", where="memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(second._transport, "committed", silent)
+        here.turn(second, times=2)
+        second.standby.turn()  # type: ignore[union-attr]
+    assert _used(told) == 0
+    here.turn(second)
+    assert _used(told) == 1 and len(second.stage.partitions) == 2
+    here.kill(second)
 
 
 def test_a_standby_never_leads_the_group(here: Installation, pair: tuple[Worker, Worker]) -> None:
