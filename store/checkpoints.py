@@ -184,8 +184,16 @@ class Checkpoints:
         with self._named(of):
             return self._read(of, name)
 
-    def fetch(self, checkpoint: Checkpoint, folder: Path, told: Callable[[int], None] = lambda size: None) -> None:
+    def fetch(
+        self,
+        checkpoint: Checkpoint,
+        folder: Path,
+        told: Callable[[int], None] = lambda size: None,
+        have: Path | None = None,
+    ) -> None:
         """Make `folder`, which must not exist, the store that `checkpoint` is of. `told(bytes)` hears of each piece.
+        With a folder `have`, sorted files come from there by content and are kept there, those of this Checkpoint
+        alone: what an earlier one had does not travel again.
 
         Raises CheckpointError when a file is missing or is not what was written, and leaves no folder then. A crash
         leaves part of it: the caller takes a name that no store has, and gives it the store's name afterwards.
@@ -194,7 +202,14 @@ class Checkpoints:
         try:
             with self._named(checkpoint.of):
                 for file in checkpoint.files:
-                    self._get(checkpoint.of, file, folder / file.name, told)
+                    if have is None or not file.name.endswith(".sst"):  # others are written to
+                        self._get(checkpoint.of, file, folder / file.name, told)
+                        continue
+                    self._get_once(checkpoint.of, file, have / file.sha256, told)
+                    if not _linked(have / file.sha256, str(folder / file.name)):
+                        shutil.copyfile(have / file.sha256, folder / file.name)
+                if have is not None:
+                    _keep_only(have, {file.sha256 for file in checkpoint.files})
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -237,6 +252,18 @@ class Checkpoints:
                 where=self._path(of, "files", file.sha256),
                 do="An older checkpoint is taken where there is one",
             )
+
+    def _get_once(self, of: str, file: KeptFile, to: Path, told: Callable[[int], None]) -> None:
+        """The name is given when the bytes are there: what a crash leaves of one has another name."""
+        if to.exists() and to.stat().st_size == file.bytes:
+            return
+        to.parent.mkdir(parents=True, exist_ok=True)
+        coming = to.with_name(f"{to.name}.{os.getpid()}")
+        try:
+            self._get(of, file, coming, told)
+            os.replace(coming, to)
+        finally:
+            coming.unlink(missing_ok=True)
 
     def _hash(self, path: Path) -> str:
         state = path.stat()
@@ -308,6 +335,12 @@ def about(of: str, meta: Any, now_ms: int) -> Checkpoint:
     """A Checkpoint to be, made `now_ms`, of the store `of`, whose meta (PartitionMeta or SourceMeta) says where it
     stands."""
     return Checkpoint(of, meta.topic, meta.topic_id, meta.offset, meta.as_of, now_ms, [])
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name not in names:
+            path.unlink(missing_ok=True)
 
 
 def _linked(path: Path, to: str) -> bool:

@@ -8,6 +8,7 @@ that were not touched for longest. Whatever goes wrong, the table is dropped and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -352,6 +353,14 @@ class OwnedPartition:
         self._all_here = False
         return len(names)
 
+    def move(self, path: Path) -> None:
+        """Give the store the folder `path`, which must not exist. Raises StoreError and OSError: close this one then. A
+        crash leaves a whole store at one of the two."""
+        at = self.store.path
+        self.store.close()
+        os.rename(at, path)
+        self.store = PartitionStore.open(path, create=False)
+
     def snapshot(self, folder: Path) -> PartitionMeta:
         """Make `folder`, which must not exist, a copy of the store, and return what that is of: memory may be ahead of
         it."""
@@ -410,7 +419,9 @@ class OwnedPartition:
 
     def _load_all(self, most_rows: int) -> None:
         self._all_here = True
-        for found in _chunks(self.store.scan()):
+        self.index.reserve(min(self.store.about(), most_rows))  # else half of the time goes into growing
+        self._fit()
+        for found in self.store.scan_by(CHUNK):
             rows, _ = self.index.claim(Ids.of_bytes([name for name, _ in found]))
             self._fit()
             self.pending[rows], self.vectors[rows] = self.layout.segment_bits, self._blank

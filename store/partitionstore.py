@@ -123,6 +123,16 @@ class PartitionStore(OnRocks):
         """Every entity's id and row, in order of the id's bytes, as of now. Raises StoreCorrupt, never ends early."""
         return ((key, _unpacked(value)) for key, value in self._rocks.scan(_ENTITY))
 
+    def scan_by(self, count: int) -> Iterator[list[tuple[bytes, StoredRow]]]:
+        """As `scan`, so many at once."""
+        scan = self._rocks.scan(_ENTITY)
+        while found := scan.take(count):
+            yield [(key, _unpacked(value)) for key, value in found]
+
+    def about(self) -> int:
+        """How many keys there are, about."""
+        return self._rocks.about()
+
     def pending(self) -> list[tuple[bytes, int]]:
         """What waits to be encoded: id and mask of segments."""
         return [(key, int.from_bytes(value, "little")) for key, value in self._rocks.scan(_PENDING)]

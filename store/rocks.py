@@ -99,6 +99,10 @@ class Rocks:
         self._scans.add(scan)
         return scan
 
+    def about(self) -> int:
+        """How many keys there are, about: those that were written over or deleted may still be counted."""
+        return self._read(lambda db: db.property_int_value("rocksdb.estimate-num-keys")) or 0
+
     def snapshot(self, folder: Path) -> None:
         """Make `folder`, which must not exist, a copy of the store as it is now: sorted files are linked, so that it
         takes milliseconds and no room where both are on one disk. What is in memory is written to a sorted file
@@ -188,6 +192,26 @@ class Scan(Iterator[tuple[bytes, bytes]]):
             except Exception as error:  # noqa: BLE001
                 raise self._store._named(error) from None
             return key[len(self._prefix) :], value
+
+    def take(self, most: int) -> list[tuple[bytes, bytes]]:
+        """The next `most` keys and values, fewer at the end: in half the time of one after the other."""
+        with self._store._turn:
+            if (it := self._iterator) is None:
+                raise StoreError("the store was closed during a scan", where=str(self._store.path))
+            found: list[tuple[bytes, bytes]] = []
+            prefix, cut = self._prefix, len(self._prefix)
+            valid, key, value, go_on = it.valid, it.key, it.value, it.next
+            try:
+                while len(found) < most and valid():
+                    if not (name := key()).startswith(prefix):
+                        return found
+                    found.append((name[cut:], value()))
+                    go_on()
+                if len(found) < most:
+                    it.status()  # raises where valid() alone would have ended the pass early
+            except Exception as error:  # noqa: BLE001
+                raise self._store._named(error) from None
+            return found
 
     def close(self) -> None:
         """Drop RocksDB's iterator, and with it the files and the lock that it keeps."""

@@ -72,6 +72,11 @@ class RowIndex:
         self._in_use[rows] = True
         return rows, fresh
 
+    def reserve(self, count: int) -> None:
+        """Make room for `count` ids in all at once, rather than by doubling."""
+        if count > self.capacity:
+            self._grow(count - self.capacity)
+
     def release(self, rows: Ints) -> None:
         """Forget the ids of `rows`, which have one each."""
         release_rows(self._cells, self.hashes, rows)

@@ -53,7 +53,10 @@ def options_of(settings: Settings, slot: str) -> WorkerOptions:
     from forebay.streams.worker.options import WorkerOptions
 
     return WorkerOptions(
-        slot=slot, checkpoint_every_s=_every_s(settings.checkpoint_every), checkpoints_kept=settings.checkpoints_kept
+        slot=slot,
+        checkpoint_every_s=_every_s(settings.checkpoint_every),
+        checkpoints_kept=settings.checkpoints_kept,
+        standby=settings.standby,
     )
 
 

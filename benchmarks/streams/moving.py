@@ -1,12 +1,13 @@
 """How long the partitions of a worker are away that is lost with its machine.
 
-    python benchmarks/streams/moving.py [--users 100000] [--rate 1000] [--repeats 3]
+    python benchmarks/streams/moving.py [--users 100000] [--rate 1000] [--repeats 3] [--standby]
 
 Two `forebay work` processes have state folders of their own and share a place of checkpoints. Each side has two
 partitions with so many entities each. Under a steady stream one of the two is ended by SIGKILL, and its folder is
 deleted. What is measured is the time from there to the first vector in each partition of the user side's vectors topic,
 which both an Intake and a user Processor must have gone on for: that a session ends (6 s), a rebalance, the state's way
-from the checkpoint, and the fold of what came since.
+from the checkpoint, and the fold of what came since. With `--standby` the other worker keeps that state warm in half of
+the repeats, every other one.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from forebay.streams.topics import Topics, ensure
 
 PARTITIONS, EVENTS_EACH = 2, 5
 READY_S, BACK_S = 180.0, 120.0
+TOLD = ("came from a checkpoint", "folded again", "was kept warm", "a transaction was aborted")
 
 
 def main() -> int:
@@ -54,8 +56,9 @@ def main() -> int:
     words.add_argument("--rate", type=int, default=1_000, help="events a second meanwhile")
     words.add_argument("--repeats", type=int, default=3)
     words.add_argument("--checkpoint-every", default="1m")
+    words.add_argument("--standby", action="store_true", help="twice as many repeats, in turn without and with one")
     given = words.parse_args()
-    found = []
+    found: dict[int, list[float]] = {standby: [] for standby in range(1 + given.standby)}
     with tempfile.TemporaryDirectory(prefix="forebay-moving-") as folder, DevKafka(Path(folder) / "kafka") as broker:
         here = Path(folder)
         topics = Topics("m.")
@@ -72,20 +75,22 @@ def main() -> int:
         print(f"built in {time.monotonic() - began:.0f} s", file=sys.stderr)
         site = Site(here, broker, topics, given.checkpoint_every)
         try:
-            for slot in "ab":
-                site.start(slot)
             with steady(broker, topics, given.rate, options):
-                for number in range(given.repeats):
+                for number in range(given.repeats * len(found)):
+                    site.standby = number % len(found)
+                    for slot in "ab":
+                        site.start(slot)
+                    site.wait_warm()
                     time.sleep(10)
-                    lost = "ab"[number % 2]
-                    away = site.lose(lost)
-                    found.append(max(away.values()))
-                    print(f"{lost} lost: {away}", *site.said("ab".replace(lost, "")), sep="\n    ", file=sys.stderr)
-                    site.start(lost)
+                    away = site.lose("a")
+                    found[site.standby].append(max(away.values()))
+                    print(f"standby {site.standby}: {away}", *site.said("b"), sep="\n    ", file=sys.stderr)
+                    site.stop()
         finally:
             site.stop()
-    summary = {"users": given.users, "rate": given.rate, "away_s": [round(s, 2) for s in found]}
-    print(json.dumps(summary | {"median_s": round(statistics.median(found), 2)}))
+    for standby, seconds in found.items():
+        summary = {"users": given.users, "rate": given.rate, "standby": standby}
+        print(json.dumps(summary | {"away_s": seconds, "median_s": round(statistics.median(seconds), 2)}))
     return 0
 
 
@@ -94,6 +99,7 @@ class Site:
 
     def __init__(self, folder: Path, broker: DevKafka, topics: Topics, every: str) -> None:
         self.folder, self.broker, self.topics, self.every = folder, broker, topics, every
+        self.standby = 0
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {"a": 18_641, "b": 18_642}
 
@@ -102,10 +108,11 @@ class Site:
         environment = {
             **os.environ, "FOREBAY_BOOTSTRAP": self.broker.bootstrap, "FOREBAY_TOPIC_PREFIX": self.topics.prefix,
             "FOREBAY_DATA_DIR": str(self.folder / "data"), "FOREBAY_CHECKPOINT_EVERY": self.every,
+            "FOREBAY_STANDBY": str(self.standby),
         }  # fmt: skip
         shutil.rmtree(self.folder / slot, ignore_errors=True)
         words = ["--slot", slot, "--state", str(self.folder / slot), "--status", f"127.0.0.1:{self.ports[slot]}"]
-        with (self.folder / f"{slot}.log").open("ab") as log:
+        with (self.folder / f"{slot}.log").open("wb") as log:
             command = [sys.executable, "-m", "forebay.cli", "work", *words]
             self.children[slot] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + READY_S
@@ -114,6 +121,19 @@ class Site:
                 raise SystemExit((self.folder / f"{slot}.log").read_text())
             time.sleep(0.2)
         time.sleep(5)  # both have their shares
+
+    def wait_warm(self) -> None:
+        """Until b keeps each partition of a side warm that a has, where it is to."""
+        deadline = time.monotonic() + READY_S
+        while self.standby and time.monotonic() < deadline:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['b']}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+            warm = [line for line in lines if line.startswith("forebay_standby_lag_records{")]
+            if all(any(f'stage="{stage}"' in line for line in warm) for stage in ("user", "item")):
+                return
+            time.sleep(1)
+        if self.standby:
+            raise SystemExit("b keeps nothing warm:\n" + (self.folder / "b.log").read_text())
 
     def lose(self, slot: str) -> dict[int, float]:
         """kill -9, and the folder goes; seconds until each partition has another vector."""
@@ -144,13 +164,14 @@ class Site:
     def said(self, slot: str) -> list[str]:
         """What a worker has said of partitions that it took over."""
         lines = (self.folder / f"{slot}.log").read_text().splitlines()
-        return [line for line in lines if "came from a checkpoint" in line or "folded again" in line][-8:]
+        return [line for line in lines if any(word in line for word in TOLD)][-12:]
 
     def stop(self) -> None:
         for child in self.children.values():
             child.terminate()
         for child in self.children.values():
             child.wait(30)
+        self.children.clear()
 
     def _ready(self, slot: str) -> bool:
         try:

@@ -14,6 +14,7 @@ from forebay.secret import NO_SECRET, Secret
 
 FILE = "forebay.toml"
 PREFIX = "FOREBAY_"
+MAY_BE_0 = ("standby",)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Settings:
     checkpoints: str = ""  # where workers keep copies of their state: a folder, or a URL; absent: data_dir/checkpoints
     checkpoint_every: str = "5m"  # how often of each partition; what came since is folded again after a move
     checkpoints_kept: int = 2  # of each partition
+    standby: int = 0  # so many other workers keep the state of each partition warm, in memory and on disk; 0: none
     generation: str = "g1"  # the one that backfill builds, work feeds and serve answers from
     partitions: int = 4  # of new topics
     late_after: str = "24h"  # a behaviour that is older when the log takes it is a dead letter
@@ -161,13 +163,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
     """Take `value` for `name`. A refusal does not repeat the value: it may be a password in the wrong place."""
-    kinds = {f.name: str(f.type) for f in fields(Settings)}
+    kinds, least = {f.name: str(f.type) for f in fields(Settings)}, int(name not in MAY_BE_0)
     if name not in kinds:
         raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"Known: {', '.join(sorted(kinds))}")
     try:
         if kinds[name] == "int":
             values[name] = int(value)
-            if isinstance(value, bool | float) or not 0 < values[name] < 65_536:
+            if isinstance(value, bool | float) or not least <= values[name] < 65_536:
                 raise ValueError
         elif name in TABLES:
             values[name] = _tables(name, value, origin)
@@ -185,7 +187,9 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
         else:
             raise ConfigError(f"{name} is not a text", where=origin, do=f'Write it as {name} = "…"')
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} is not a number from 1 to 65535", where=origin, do="Use a whole number") from None
+        raise ConfigError(
+            f"{name} is not a number from {least} to 65535", where=origin, do="Use a whole number"
+        ) from None
     origins[name] = origin
 
 

@@ -9,6 +9,7 @@
 | restored | worker | stage, partition, events applied silently, seconds |
 | left_memory | Processor | stage, partition, rows of idle entities that left memory |
 | fetched | worker | stage, partition, bytes, seconds: a partition's state came from a checkpoint |
+| standby_used | worker | stage, partition, `behind` (offsets): a partition's state was kept warm here |
 | checkpoint | worker | stage, partition, offset, bytes, new_bytes that travelled, seconds |
 | checkpoint_failed | worker | stage, partition: none was made, and it is tried again |
 | rebalanced | faust transport, faust app | stage (`app`: the app's own group), seconds |

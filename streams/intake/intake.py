@@ -49,6 +49,7 @@ from forebay.streams.sources.waiting import waiting
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import Outcome, PartitionBatch, Record
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.stage import Stage
 from forebay.telemetry import News, emit, later
 
 DUPLICATE_MARGIN_MS = 5 * MINUTE_MS  # clocks differ, and the bound of lateness is the record's own
@@ -138,6 +139,14 @@ class Intake:
         if not self.partitions:  # as after a commit that failed
             self.catalogue.drop()
         self._ticked = 0  # whether the tick under way was committed is not known: it is told again
+
+    def twin(self) -> None:
+        """See Stage: identities of a day take gigabytes where there are a thousand behaviours a second."""
+        return
+
+    def adopt(self, partition: int, twin: Stage) -> OwnedSource:
+        """See Stage. There is none."""
+        raise NotImplementedError
 
     def flush(self) -> None:
         """See Stage: step 5."""

@@ -3,6 +3,7 @@ yet."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -81,6 +82,14 @@ class OwnedSource:
         for hour in gone:
             del self._blobs[hour]
         self._blobs.update(hour for hour, _ in blobs)
+
+    def move(self, path: Path) -> None:
+        """Give the store the folder `path`, which must not exist. Raises StoreError and OSError: close this one then. A
+        crash leaves a whole store at one of the two."""
+        at = self.store.path
+        self.store.close()
+        os.rename(at, path)
+        self.store = SourceStore.open(path, create=False)
 
     def snapshot(self, folder: Path) -> SourceMeta:
         """Make `folder`, which must not exist, a copy of the store, and return what that is of: memory may be ahead of

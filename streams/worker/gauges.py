@@ -48,6 +48,7 @@ class Standings(Collector):
         yield _of_stages(self._workers)
         yield from _of_partitions(reports, now)
         yield from _of_contents(reports)
+        yield from _of_standbys(reports, now)
 
 
 def _of_workers(reports: Sequence[Report]) -> Iterator[Metric]:
@@ -158,6 +159,25 @@ def _of_contents(reports: Sequence[Report]) -> Iterator[Metric]:
     for labels, size in sizes.items():
         memory.add_metric(labels, size)
     yield from (held, pending, memory)
+
+
+def _of_standbys(reports: Sequence[Report], now: int) -> Iterator[Metric]:
+    behind = GaugeMetricFamily(
+        "forebay_standby_lag_records",
+        "Offsets that the group has and the warm state of a partition lacks, which another worker owns",
+        labels=["stage", "topic", "partition"],
+    )
+    age = GaugeMetricFamily(
+        "forebay_standby_age_seconds",
+        "Since when a warm state may lag the group; of an Intake's, the age of the checkpoint that was fetched",
+        labels=["stage", "topic", "partition"],
+    )
+    for report in reports:
+        for warm in report.warm.values():
+            place = [report.stage, warm.source.topic, str(warm.source.partition)]
+            behind.add_metric(place, warm.behind)
+            age.add_metric(place, max(0, now - warm.at_ms) / 1000)
+    yield from (behind, age)
 
 
 def _standings(reports: Sequence[Report]) -> Iterator[tuple[Report, Standing]]:

@@ -112,6 +112,12 @@ class WorkerMetrics:
             ["stage"],
             registry=registry,
         )
+        self._warm = Counter(
+            "forebay_standby_used_total",
+            "Partitions that were taken over with a state that this worker had kept warm",
+            ["stage"],
+            registry=registry,
+        )
         self._left = Counter(
             "forebay_left_memory_total", "Rows of idle entities that left memory", ["stage"], registry=registry
         )
@@ -150,6 +156,7 @@ class WorkerMetrics:
             "checkpoint": self._checkpoint,
             "checkpoint_failed": lambda d: self._unmade.labels(d["stage"]).inc(),
             "fetched": lambda d: self._fetched.labels(d["stage"]).inc(float(d["bytes"])),
+            "standby_used": lambda d: self._warm.labels(d["stage"]).inc(),
             "left_memory": lambda d: self._left.labels(d["stage"]).inc(float(d["rows"])),
             "stranger": lambda d: self._strangers.labels(d["stage"]).inc(),
             "undeclared": lambda d: self._undeclared.labels(d["stage"], d["kind"], d["name"]).inc(float(d["events"])),
@@ -170,7 +177,7 @@ class WorkerMetrics:
     def _begin(self, stages: Collection[str]) -> None:
         """What is counted begins at 0: an alert on an increase does not see a series that begins at 1."""
         for stage in stages:
-            for counter in (self._events, self._strangers, self._restored, self._unmade):
+            for counter in (self._events, self._strangers, self._restored, self._unmade, self._warm):
                 counter.labels(stage)
             if stage == "intake":
                 for counter in (self._accepted, self._duplicates, self._forgotten, self._left_out):

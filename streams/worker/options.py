@@ -12,8 +12,9 @@ class WorkerOptions:
     A batch encodes for `encode_s` at most, and for `encode_behind_s` where the worker is a second or more behind its
     log; what is left waits for the next one. A batch waits for company `hold_commits` times as long as a commit usually
     takes. Of each owned partition a Checkpoint is made every `checkpoint_every_s`, and the newest `checkpoints_kept`
-    are kept. A broker, or the place of Checkpoints that are needed, may be away for `broker_away_s`; a worker with
-    records to read that commits nothing for `stall_after_s` is ended by its supervisor.
+    are kept. So many workers as `standby` keep the state of a partition warm that they do not own, and look after it
+    every `standby_every_s`. A broker, or the place of Checkpoints that are needed, may be away for `broker_away_s`; a
+    worker with records to read that commits nothing for `stall_after_s` is ended by its supervisor.
     """
 
     slot: str = "0"
@@ -31,5 +32,7 @@ class WorkerOptions:
     transaction_timeout_ms: int = 10_000
     checkpoint_every_s: float = 300.0
     checkpoints_kept: int = 2
+    standby: int = 0
+    standby_every_s: float = 5.0
     broker_away_s: float = 600.0
     stall_after_s: float = 120.0

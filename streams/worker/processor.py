@@ -45,6 +45,7 @@ from forebay.streams.worker.postponed import Postponed
 from forebay.streams.worker.schedule import Schedule, Waiting
 from forebay.streams.worker.segmentoptions import SegmentOptions
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.stage import Stage
 from forebay.streams.worker.undeclared import Undeclared
 from forebay.telemetry import News, emit, later
 from forebay.tracing import Span
@@ -75,11 +76,14 @@ class Processor:
         memory_bytes: int = MEMORY_BYTES,
         segments: Mapping[str, SegmentOptions] = {},
         clock: Callable[[], float] = time.monotonic,
+        encoders: SideEncoders | None = None,
     ) -> None:
         """The side's clean log has so many `partitions`; stores live in `folder`, one directory each. Rows of entities
         take about `memory_bytes`: past it those leave that had no event for longest, unless they wait to be encoded or
         a window of theirs is not empty. `segments` says of some, by title, how they are encoded. How long something
-        waits is told by `clock` (s). Raises BundleError for a device that is not there."""
+        waits is told by `clock` (s). One that never encodes may have the `encoders` of another. Raises BundleError for
+        a device that is not there.
+        """
         self.bundle, self.side, self.count, self.folder = bundle, side, partitions, folder
         self.name, self.title = side, f"{side} worker of {generation}"
         self.topics, self.generation = topics, generation
@@ -87,11 +91,13 @@ class Processor:
         self.layout, self.codec = bundle.layouts[side], codec_of(bundle, side)
         self.partitions: dict[int, OwnedPartition] = {}
         self._most_rows = memory_bytes // (self.layout.width * 8 + self.codec.dtype.itemsize + ROW_BYTES)
+        self._opened_rows = self._most_rows // partitions
         self.names, self.scope = tuple(f"{side}-{p}" for p in range(partitions)), generation
         self._retire_after_ms = bundle.spec.events.retire_users_after_ms if side == "user" else 0
         self._fold, self._coder = Fold(self.layout), BlockCoder(bundle.spec, side)
         self._undeclared = Undeclared(bundle.spec, side)
-        self._encoders = SideEncoders(bundle, side, {title: options.device for title, options in segments.items()})
+        devices = {title: options.device for title, options in segments.items()}
+        self._encoders = encoders or SideEncoders(bundle, side, devices)
         self._blank = self.codec.blank(self._encoders.defaults)
         self.schedule = Schedule([segment.title for segment in bundle.spec.side(side)], segments)
         self._now_ms = 0  # the newest append time
@@ -115,7 +121,7 @@ class Processor:
         self._postponed[partition] = Postponed()
         self.partitions[partition] = OwnedPartition.open(
             folder or self.folder / self.names[partition], self._fold, self.codec, self._blank, fresh,
-            create=create, retire_after_ms=self._retire_after_ms, most_rows=self._most_rows // self.count,
+            create=create, retire_after_ms=self._retire_after_ms, most_rows=self._opened_rows,
         )  # fmt: skip
         return self.partitions[partition]
 
@@ -128,6 +134,22 @@ class Processor:
         self._postponed.pop(partition, None)
         if (owned := self.partitions.pop(partition, None)) is not None:
             owned.close()
+
+    def twin(self) -> Processor:
+        """See Stage: its rows take what is one partition's share of the memory."""
+        share = self._most_rows // self.count
+        made = Processor(
+            self.bundle, self.side, self.topics, self.generation, self.count, self.folder, encoders=self._encoders
+        )
+        made._most_rows = made._opened_rows = share
+        return made
+
+    def adopt(self, partition: int, twin: Stage) -> OwnedPartition:
+        """See Stage."""
+        assert isinstance(twin, Processor)
+        self._postponed[partition] = Postponed()
+        self.partitions[partition] = twin.partitions.pop(partition)
+        return self.partitions[partition]
 
     def flush(self) -> None:
         """See Stage: step 5."""

@@ -22,7 +22,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from forebay.clock import now_ms
-from forebay.errors import BrokerError, BrokerUnavailable, CheckpointError, RecordRefused, StoreLeads, TransactionLost
+from forebay.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    CheckpointError,
+    GroupMoved,
+    RecordRefused,
+    StoreLeads,
+    TransactionLost,
+)
 from forebay.store.census import Census
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.worker.absence import Absence
@@ -36,6 +44,7 @@ from forebay.streams.worker.paused import Paused
 from forebay.streams.worker.refusals import log_gap, never_accepted, store_leads
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.stage import Owned, Stage
+from forebay.streams.worker.standby import Standby, sweep
 from forebay.streams.worker.standing import Report, Standing
 from forebay.streams.worker.stores import Stores
 from forebay.streams.worker.transport import Transport
@@ -71,6 +80,10 @@ class Worker:
         self._stores = Stores(stage, checkpoints, wall_ms)
         self._stores.check()
         self.keeper = None if checkpoints is None else Keeper(checkpoints, stage, options, clock, wall_ms)
+        self.standby: Standby | None = None
+        sweep(stage, options.slot, keeps=bool(options.standby))
+        if checkpoints is not None and options.standby:
+            self.standby = Standby(stage, transport, checkpoints, options, clock, wall_ms)
         self._transport, self._clock, self._wall_ms = transport, clock, wall_ms
         self._stop = threading.Event()
         self._absence = Absence(options.broker_away_s, clock)
@@ -127,7 +140,7 @@ class Worker:
         }
         return replace(
             report, partitions=partitions, away_s=self._absence.seconds, turned_s=self._clock() - self.turned_at,
-            ready=not self.not_ready(),
+            ready=not self.not_ready(), warm={} if self.standby is None else self.standby.warmth(),
         )  # fmt: skip
 
     def readable_end(self, partition: int) -> int | None:
@@ -164,6 +177,8 @@ class Worker:
         """
         try:
             self.join(stop)
+            if self.standby is not None:
+                self.standby.start()
             while not stop.is_set():
                 self.turn()
             self.finish()
@@ -188,7 +203,7 @@ class Worker:
             self._drop()
             self._absence.failed(error)
         except BrokerError as error:
-            if type(error) not in (BrokerError, RecordRefused):
+            if type(error) not in (BrokerError, GroupMoved, RecordRefused):
                 raise
             log.warning("%s; reading the state again", error)
             self._drop()
@@ -209,6 +224,8 @@ class Worker:
             self.stage.close(partition)
         if self.keeper is not None:
             self.keeper.close()
+        if self.standby is not None:
+            self.standby.close()
         self._transport.close()
 
     def _work(self) -> None:
@@ -441,7 +458,8 @@ class Worker:
         source = self._transport.source(partition)
         self._met_end.pop(partition, None)
         self._claims.forget(partition)
-        found = self._stores.find(partition, source, self._turned, self._stop)
+        warm = None if self.standby is None else self.standby.take(partition)
+        found = self._stores.find(partition, source, self._turned, self._stop, warm)
         try:
             self._transport.take(self._stop)
             done, first = self._transport.committed(partition), self._transport.first(partition)
@@ -459,6 +477,8 @@ class Worker:
                 raise self._leads(partition, store, done)
         except BaseException:
             self.stage.close(partition)
+            if self.standby is not None and warm is not None:
+                self.standby.give_back(warm)  # it is asked for again
             raise
         self._committed[partition] = store if done is None else done
         if self.keeper is not None:

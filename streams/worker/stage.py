@@ -37,6 +37,10 @@ class Owned(Protocol):
         """All below `offset` is applied, and with it what the sources took before `as_of` (ms; 0 claims nothing
         new)."""
 
+    def move(self, path: Path) -> None:
+        """Give its store, which is open, the folder `path`, which must not exist; what is in memory stays. Raises
+        StoreError, or OSError: it is of no use then. A crash leaves a whole store at one of the two."""
+
     def snapshot(self, folder: Path) -> Meta:
         """Make `folder`, which must not exist, a copy of the store, and return what that is of: what was folded since
         the last `flush` is not in it."""
@@ -118,6 +122,13 @@ class Stage(Protocol):
 
     def close(self, partition: int) -> None:
         """Let go of a partition without writing."""
+
+    def twin(self) -> Stage | None:
+        """Another one of its kind, for one partition that is not owned here, to be called from another thread; None
+        where the state of one would take too much memory beside that of those that are owned."""
+
+    def adopt(self, partition: int, twin: Stage) -> Owned:
+        """Take over a partition as its `twin` has it open, which is not called any more."""
 
     def flush(self) -> None:
         """Write every open partition. Called only between a commit and the next `apply`."""

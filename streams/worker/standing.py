@@ -39,10 +39,20 @@ class Standing:
 
 
 @dataclass(frozen=True)
+class Warmth:
+    """One partition that another worker owns and whose state is kept warm here: `behind` so many offsets of the group's
+    as that was asked last, and in step with it at `at_ms`; where a Checkpoint is only fetched, that was made then."""
+
+    source: Source
+    behind: int
+    at_ms: int
+
+
+@dataclass(frozen=True)
 class Report:
     """A worker: its stage (`intake`, `user`, `item`), its partitions, how many of them `restoring` (or not open yet),
-    for how long the broker is away (s, 0.0 while it answers), since when its loop stands still (s), and the memory
-    (bytes) that no partition has."""
+    for how long the broker is away (s, 0.0 while it answers), since when its loop stands still (s), the memory (bytes)
+    that no partition has, and what is kept warm of others' partitions."""
 
     stage: str
     partitions: Mapping[int, Standing] = field(default_factory=dict)
@@ -51,3 +61,4 @@ class Report:
     turned_s: float = 0.0
     ready: bool = False
     memory: Mapping[str, int] = field(default_factory=dict)
+    warm: Mapping[int, Warmth] = field(default_factory=dict)

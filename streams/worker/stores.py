@@ -9,6 +9,7 @@ one would wake up and replace what its successor writes to.
     .arriving-PID-user-3   a Checkpoint on its way; it gets a store's name when it is whole
     .damaged-user-3        a store that did not open, and that a Checkpoint took the place of
     .snapshot-PID-user-3   a copy on its way to a Checkpoint
+    .standby-SLOT-user-3   what is kept warm of a partition that another worker owns (standby.py)
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from itertools import count
 from pathlib import Path
 
 from forebay.clock import now_ms
-from forebay.errors import CheckpointError, StoreCorrupt, StoreLocked, StoreMissing
+from forebay.errors import CheckpointError, StoreCorrupt, StoreError, StoreLocked, StoreMissing
 from forebay.store.checkpoints import Checkpoint, Checkpoints
 from forebay.store.rocks import discard
 from forebay.streams.worker.refusals import no_state
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.stage import Owned, Stage
+from forebay.streams.worker.standby import Warm
 from forebay.telemetry import emit
 
 # A Checkpoint is fetched where it has come so much further than the folder: folding ten minutes takes about as long.
@@ -42,11 +44,12 @@ log = logging.getLogger("forebay.worker")
 
 @dataclass(frozen=True)
 class Found:
-    """What there is of a partition: its store, open, or None; and its Checkpoints, the furthest first, None where
-    nobody has asked for them."""
+    """What there is of a partition: its store, open, or None; its Checkpoints, the furthest first, None where nobody
+    has asked for them; and what was kept warm of it, where that is to be used."""
 
     owned: Owned | None
     checkpoints: Sequence[Checkpoint] | None
+    warm: Warm | None = None
 
     @property
     def newest_ms(self) -> int | None:
@@ -73,19 +76,31 @@ class Stores:
             if self._of(name) not in kept:
                 raise self._nowhere(name)
 
-    def find(self, partition: int, source: Source, turned: Callable[[], None], stop: threading.Event) -> Found:
+    def find(
+        self, partition: int, source: Source, turned: Callable[[], None], stop: threading.Event,
+        warm: Warm | None = None,
+    ) -> Found:  # fmt: skip
         """What there is of a partition, before anything is taken from anybody; Checkpoints are asked for where no store
-        is. `turned` is called while they are waited for.
+        is, and nothing is `warm`. `turned` is called while they are waited for. One that was followed goes before the
+        folders of this machine, which are of earlier; one that was only fetched goes behind them.
 
         Raises StoreMissing where there is nothing and all is needed, StoreLocked or StoreCorrupt where the folder is of
         no use and no Checkpoint can take its place, CheckpointError, and the errors of Stage.open.
         """
         name, refused = self._stage.names[partition], None
+        if warm is not None and warm.followed:
+            return Found(None, None, warm)
         try:
             if (owned := self._open_furthest(partition, source)) is not None:
+                if warm is not None:
+                    warm.discard()
                 return Found(owned, None)
         except (StoreLocked, StoreCorrupt) as error:
             refused = error
+        if warm is not None:
+            if type(refused) is StoreCorrupt:
+                self._set_aside(Path(refused.where))
+            return Found(None, None, warm)
         kept = self._kept(name, source, turned, stop)
         if stop.is_set():
             return Found(None, ())
@@ -110,6 +125,10 @@ class Stores:
 
         Raises CheckpointError where what is needed does not arrive.
         """
+        if found.warm is not None:
+            if (used := self._used(partition, source, found.warm, done, first)) is not None:
+                return Found(used, [found.warm.checkpoint])
+            found = self.find(partition, source, turned, stop)
         owned, kept = found.owned, found.checkpoints
         here = owned is not None and owned.meta.offset >= first
         if owned is not None and kept is None:
@@ -145,6 +164,31 @@ class Stores:
         """An empty store, which begins at `offset`."""
         path = self._unused(self._stage.names[partition])
         return self._stage.open(partition, source, offset, folder=path)
+
+    def _used(self, partition: int, source: Source, warm: Warm, done: int | None, first: int) -> Owned | None:
+        """The store that was kept warm, under a name of the partition's; the other folders go. None where it is of no
+        use: it is thrown away."""
+        path = self._unused(self._stage.names[partition])
+        if warm.source != source or done is None or not first <= warm.offset <= done:
+            log.warning("%s: what was kept warm is of another log, and is left", source)
+            warm.discard()
+            return None
+        try:
+            if warm.twin is None or (owned := warm.owned) is None:
+                os.rename(warm.folder, path)
+                owned = self._stage.open(partition, source, 0, create=False, folder=path)
+            else:
+                owned.move(path)
+                owned = self._stage.adopt(partition, warm.twin)
+        except (StoreError, OSError) as error:
+            log.warning("%s: what was kept warm is of no use: %s", source, error)
+            warm.discard()
+            shutil.rmtree(path, ignore_errors=True)
+            return None
+        self._remove(other for other in self._folders(self._stage.names[partition]) if other != path)
+        log.info("%s: was kept warm, %d offsets behind the group", source, done - owned.meta.offset)
+        emit("standby_used", stage=self._stage.name, partition=partition, behind=done - owned.meta.offset)
+        return owned
 
     # -- folders
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from forebay.streams.worker.batch import PartitionBatch, Record
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.source import Source
 
 
@@ -53,6 +54,8 @@ class Owner(Protocol):
 
 class Transport(Protocol):
     """One worker's way to what it reads and to the log. One thread calls it; `end` may be asked from any.
+
+    Beside it a second thread may ask `committed` and `shares`, and read.
 
     What it reads may be several topics: their partitions are numbered from 0 on, one topic after the other. Beside them
     it may follow one topic: all its partitions, from their beginning on, committed records only, whoever owns what.
@@ -145,6 +148,10 @@ class Transport(Protocol):
 
     def abandon(self) -> None:
         """After TransactionLost: leave the slot and the commit behind. The next `take` ends what they still do."""
+
+    def shares(self) -> Shares | None:
+        """Who has which partitions of the group now; None where this transport cannot tell. From any thread. Raises
+        BrokerUnavailable."""
 
     def end(self, partition: int) -> End | None:
         """Where a partition of the source ends, as last answered; None before the first answer."""

@@ -21,10 +21,10 @@ def simulate(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Callab
     encoders = {side: SideEncoders(bundle, side) for side in SIDES}
     built = keep_nothing(bundle, tmp_path_factory.mktemp("built"))
 
-    def run(seed: int, *, breaks: bool = False) -> World:
-        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"), built, breaks=breaks)
+    def run(seed: int, *, breaks: bool = False, warm: bool = False) -> World:
+        world = World(seed, bundle, encoders, tmp_path_factory.mktemp(f"seed-{seed}-"), built, breaks=breaks, warm=warm)
         with told_by(seed, world):
-            world.run(ACTIONS)
+            world.run(ACTIONS * (3 if warm else 1))
         return world
 
     return run

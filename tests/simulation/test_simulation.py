@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from forebay.segments.spec import SIDES
+from forebay.telemetry import add_hook
 
 from .remains import digest
 from .world import GENERATION, TOPICS, World
@@ -36,6 +37,16 @@ def test_a_source_that_stands_still_loses_and_claims_nothing(start: int, simulat
     for seed in SEEDS[start - SEEDS[0] :][:BLOCK]:
         stood += any(step.startswith("resumed") for step in simulate(seed, breaks=True).trace)
     assert stood or len(SEEDS) == 1
+
+
+def test_what_was_kept_warm_is_as_good_as_what_was_lost(simulate: Callable[..., World]) -> None:
+    """The same where each process keeps the other one's state warm, and takes over with it."""
+    used = []
+    remove = add_hook(lambda name, _: used.append(name) if name == "standby_used" else None)
+    for seed in SEEDS[: len(SEEDS) // 20 or 1]:
+        simulate(seed, warm=True)
+    remove()
+    assert used or len(SEEDS) == 1
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

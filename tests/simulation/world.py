@@ -75,15 +75,16 @@ class Process:
 
 class World:
     """One run. `shared` says whether the processes are on one machine, with one state folder. One that `breaks` has
-    producers whose schema breaks, and an Intake that lets their source stand still."""
+    producers whose schema breaks, and an Intake that lets their source stand still. In a `warm` one each process keeps
+    the other one's state warm."""
 
     def __init__(
         self, seed: int, bundle: Bundle, encoders: Mapping[Side, SideEncoders], folder: Path, built: Path, *,
-        breaks: bool = False,
+        breaks: bool = False, warm: bool = False,
     ) -> None:  # fmt: skip
         """`built` are the Checkpoints that a backfill of no history left (`keep_nothing`)."""
         self.pick, self.breaks = random.Random(seed), breaks
-        self.actions = ACTIONS | ({"garble": 8, "resume": 3} if breaks else {})
+        self.actions = ACTIONS | ({"garble": 8, "resume": 3} if breaks else {}) | (LOSSES if warm else {})
         self.now_ms = START_MS
         self.bundle, self._encoders = bundle, encoders
         self.log = MemoryLog(lambda: self.now_ms, max_record_bytes=3_000)
@@ -104,7 +105,7 @@ class World:
             slot: WorkerOptions(
                 slot=slot, batch_records=self.pick.choice([2, 9, 64]), poll_s=0, heartbeat_interval_s=0.5,
                 flush_batches=self.pick.choice([1, 3, 50]), flush_interval_s=self.pick.choice([0.5, 20]),
-                broker_away_s=1e9, checkpoint_every_s=self.pick.choice([4, 60]),
+                broker_away_s=1e9, checkpoint_every_s=self.pick.choice([4, 60]), standby=int(warm),
                 # All at once, or of pairs that cost 10 us each one or three in a turn.
                 encode_s=hurry.choice([1, 3.5e-5, 0]), encode_behind_s=hurry.choice([1, 0]),
             )
@@ -214,6 +215,13 @@ class World:
         self.machines += 1
         process.folder = self.folder / f"machine-{self.machines}"
 
+    def lose(self) -> None:
+        """A process ends at one of its next points, and the other one runs."""
+        process = self.pick.choice(self.processes)
+        if process.running and not any(other.running for other in self.processes if other is not process):
+            return
+        process.crash_in = self.pick.randint(1, 6)
+
     def start_one(self) -> None:
         """Start a process that does not run."""
         idle = [p for p in self.processes if not p.running]
@@ -294,6 +302,7 @@ class World:
             if takes:
                 transport.brought = lambda most: self.pick.choice([0, 0, 1, most])
                 self._heard_going_on(transport)
+            transport.renews = lambda: self.pick.random() < 0.7
             transport.fault = lambda _, point=point: point()  # type: ignore[misc]
             made = self._intake(process) if stage == "intake" else self._processor(stage, process)
             made.point = point
@@ -336,12 +345,19 @@ class World:
             worker = process.workers[stage][0]
             worker.turn()
             check_ages(self.log, worker.report())
+            if worker.standby is not None and self.pick.random() < 0.5:
+                self._look(worker)
         except Crash:
             self.trace.append(f"crashed: {process.slot}")
             self._gone(process)
         except BY_NAME as error:
             self.trace.append(f"ended: {process.slot}: {error}")
             self._gone(process)
+
+    def _look(self, worker: Worker) -> None:
+        """A pass of what keeps others' state warm. It has a thread of its own, and comes between any two turns."""
+        assert worker.standby is not None
+        worker.standby.turn()
 
     def _stop(self, process: Process) -> None:
         try:
@@ -357,6 +373,8 @@ class World:
         for worker, transport in process.workers.values():
             for partition in list(worker.stage.partitions):
                 worker.stage.close(partition)
+            if worker.standby is not None:
+                worker.standby.let_go()
             assert transport.member is not None
             transport.member.running = False
         process.workers, process.crash_in, process.paused = {}, 0, False
@@ -488,6 +506,9 @@ ACTIONS = {
     "produce": 25, "turn": 130, "crash": 4, "move": 1, "start_one": 8, "stop_one": 2, "pause": 3, "wake": 5, "expel": 2,
     "away": 2, "back": 6, "land": 6, "wait": 6, "expire": 6, "serve": 20,
 }  # fmt: skip
+
+# Where state is kept warm: both processes are there for a while, and who is gone is missed before it is back.
+LOSSES = {"turn": 300, "crash": 0, "lose": 6, "start_one": 12, "expel": 1, "pause": 1, "stop_one": 0, "expire": 40}
 
 
 def home(key: bytes, partitions: int) -> int:

@@ -84,6 +84,8 @@ def test_a_flipped_bit_is_found_by_get_and_by_scan(tmp_path: Path) -> None:
         with pytest.raises(StoreCorrupt):
             list(rocks.scan(b"k"))
         with pytest.raises(StoreCorrupt):
+            rocks.scan(b"k").take(1 << 30)
+        with pytest.raises(StoreCorrupt):
             rocks.get([f"k{i:05d}".encode() for i in range(5000)])
 
 
@@ -95,6 +97,8 @@ def test_a_scan_ends_where_its_prefix_ends(tmp_path: Path) -> None:
         rocks.write(_batch(b3=b"late"))
         assert list(scan) == [(b"1", b"y"), (b"2", b"z")]
         assert list(rocks.scan(b"d")) == []
+        parts = rocks.scan(b"b")
+        assert [parts.take(1), parts.take(5), parts.take(5)] == [[(b"1", b"y")], [(b"2", b"z"), (b"3", b"late")], []]
 
 
 def test_closing_ends_open_scans_and_frees_the_directory(tmp_path: Path) -> None:

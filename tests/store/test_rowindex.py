@@ -72,3 +72,13 @@ def test_a_released_row_is_the_next_one() -> None:
     assert _claimed(index, "a", "b", "c") == [0, 1, 2]
     index.release(np.array([1]))
     assert _claimed(index, "d", "e") == [1, 3]
+
+
+def test_what_is_reserved_is_there_and_grows_no_more() -> None:
+    """Ids that are known by then keep their rows."""
+    index = RowIndex()
+    (first,) = index.claim(Ids.of(["a"]))[0]
+    index.reserve(5_001)
+    assert index.capacity == 5_001
+    rows, fresh = index.claim(Ids.of(["a", *(f"u{n}" for n in range(4_999))]))
+    assert index.capacity == 5_001 and rows[0] == first and fresh[1:].all() and len(set(rows.tolist())) == 5_000

@@ -21,6 +21,7 @@ from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.writer import Slot, Writer
 from forebay.streams.worker.batch import PartitionBatch, Record
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End
 
@@ -58,6 +59,10 @@ class GroupLog(ABC):
     def _membership(self) -> Any:
         """The group's metadata of this member, as librdkafka writes them: a commit is refused when they are not those
         of the group any more."""
+
+    _renewed: Callable[[], Any] | None = None
+    """As `_membership`, from any thread; None where a commit is not to be tried again in the group's next
+    generation."""
 
     # -- places and ends
 
@@ -147,12 +152,16 @@ class GroupLog(ABC):
         source = self.source(partition)
         return bounds(self._asking, source.topic, source.partition, OFFSETS_S)[0]
 
+    def shares(self) -> Shares | None:
+        """See Transport."""
+        return None
+
     def submit(
         self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
     ) -> None:
         """See Transport."""
         places = [self._place(p, offset, notes.get(p)) for p, offset in offsets.items()]
-        self._writer.submit(records, places, self._membership(), events)
+        self._writer.submit(records, places, self._membership(), events, self._renewed)
 
     def settle(self, stop: threading.Event) -> bool:
         """See Transport."""

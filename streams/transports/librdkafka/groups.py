@@ -27,10 +27,20 @@ class Member:
 
 def members(bootstrap: Address, group: str) -> list[Member]:
     """Who is in `group` now. Raises BrokerUnavailable within about 10 s."""
-    found = _asked(bootstrap, lambda admin: admin.describe_groups([group]))[group]
-    if found["error"] and "GroupIdNotFound" not in found["error"]:  # its coordinator is still being loaded
-        raise _silent(found["error"], bootstrap)
-    return [Member(m["member_id"], m["client_id"], m["client_host"]) for m in found["members"]]
+    return [Member(m["member_id"], m["client_id"], m["client_host"]) for m in _described(bootstrap, group)]
+
+
+def assignments(bootstrap: Address, group: str) -> dict[str, list[tuple[str, int]]]:
+    """The partitions (topic, number) of each member of `group` by its id, whose protocol is that of Kafka's own
+    consumers. Raises BrokerUnavailable within about 10 s."""
+    return {
+        m["member_id"]: [
+            (part["topic"], number)
+            for part in (m["member_assignment"] or {}).get("assigned_partitions", ())
+            for number in part["partitions"]
+        ]
+        for m in _described(bootstrap, group)
+    }
 
 
 def leave(bootstrap: Address, group: str, member: str, instance: str) -> None:
@@ -47,6 +57,13 @@ def alive(bootstrap: Address) -> set[str]:
     started is given time to load what it knows of groups."""
     found = _asked(bootstrap, lambda admin: admin.list_groups(states_filter=_WITH_MEMBERS), PATIENCE_S)
     return {g["group_id"] for g in found}
+
+
+def _described(bootstrap: Address, group: str) -> list[dict[str, Any]]:
+    found = _asked(bootstrap, lambda admin: admin.describe_groups([group]))[group]
+    if found["error"] and "GroupIdNotFound" not in found["error"]:  # its coordinator is still being loaded
+        raise _silent(found["error"], bootstrap)
+    return list(found["members"])
 
 
 def _asked(bootstrap: Address, question: Callable[[Any], Any], patience_s: float = 0.0) -> Any:

@@ -20,11 +20,12 @@ from confluent_kafka import (
 from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.transports.librdkafka.grouplog import GroupLog
-from forebay.streams.transports.librdkafka.groups import leave, members
+from forebay.streams.transports.librdkafka.groups import assignments, leave, members
 from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, judge, more
 from forebay.streams.transports.librdkafka.seat import Seat
 from forebay.streams.worker.refusals import grown
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.transport import Owner, Polled
 
 SEEK_S = 2.0
@@ -52,6 +53,15 @@ class LibrdkafkaTransport(GroupLog):
 
     def _membership(self) -> Any:
         return self._consumer.consumer_group_metadata()
+
+    def _renewed(self) -> Any:  # type: ignore[override]
+        return self._consumer.consumer_group_metadata()
+
+    def shares(self) -> Shares:
+        """See Transport."""
+        found = assignments(self._bootstrap, self.group)
+        known = {m: [self._numbers[at] for at in places if at in self._numbers] for m, places in found.items()}
+        return Shares(self._consumer.memberid(), known)
 
     # -- membership and reading
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
 
-from forebay.errors import Fenced
+from forebay.errors import Fenced, GroupMoved
 from forebay.streams.routing import partitions_of
 from forebay.streams.transports.memory.log import Group, Member, MemoryLog, Sent, Stored, Write
 from forebay.streams.worker.batch import PartitionBatch, Record
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.refusals import overtaken
+from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.transport import End, Owner, Polled
 
@@ -22,7 +24,8 @@ class MemoryTransport:
     """Transport of one stage. A commit lands when it is settled, unless whoever runs the log has landed it before.
     `fault` is called with the name of each point at which a process may end: a simulation raises there. `brought` says
     how many records of each partition of the followed topic the next poll brings, of so many that it may: fetching is
-    beside the polls, and may be behind."""
+    beside the polls, and may be behind. `renews` says whether the group's new generation is heard of in time, where a
+    commit was refused for it."""
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class MemoryTransport:
         self.group, self.where = group, "memory"
         self.fault: Callable[[str], None] = lambda point: None
         self.brought: Callable[[int], int] = lambda most: most
+        self.renews: Callable[[], bool] = lambda: True
         self.member: Member | None = None
         self._log, self._options, self._clock, self._moment = memory, options, clock, moment
         self._sources = [Source(topic, p, topic) for topic in topics for p in range(memory.partitions(topic))]
@@ -214,6 +218,15 @@ class MemoryTransport:
         self._log.ask()
         return self._first(partition)
 
+    def shares(self) -> Shares:
+        """See Transport."""
+        self._log.ask()
+        assert self.member is not None
+        members = self._group.members  # by when they joined: that is how the group hands out what is left
+        names = {id(member): f"{number:08d}" for number, member in enumerate(members)}
+        mine = names.get(id(self.member), "")
+        return Shares(mine, {names[id(member)]: sorted(member.owned) for member in members})
+
     def submit(
         self, records: Sequence[Record], offsets: Mapping[int, int], notes: Mapping[int, str], events: int
     ) -> None:
@@ -231,12 +244,22 @@ class MemoryTransport:
         write, self._write = self._write, None
         if write is None:
             return False
+        try:
+            self._land(write)
+        except GroupMoved:
+            if not self.renews():
+                raise
+            again = replace(write, generation=write.member.group.generation, open=True, error=None)
+            self._log.begin(again)
+            self._land(again)
+        self.fault("landed")
+        return True
+
+    def _land(self, write: Write) -> None:
         if write.open:
             self._log.land(write)
         elif write.error is not None:
             raise write.error
-        self.fault("landed")
-        return True
 
     def abandon(self) -> None:
         """See Transport."""

@@ -137,6 +137,8 @@ def values(batches: Iterable[PartitionBatch]) -> dict[int, list[bytes | None]]:
 class TransportContract:
     """The tests. `place` is the subclass's."""
 
+    tells_shares = True  # whether the transport knows who has what
+
     @pytest.fixture
     def taking(self, place: Place) -> Iterator[Taking]:
         """Nobody has joined yet."""
@@ -349,6 +351,24 @@ class TransportContract:
         taking.until(lambda: taking.read[kept] == ([0, 1] if kept < PARTITIONS else [0]))
         taking.close("second")
         taking.until(lambda: owner.owned == set(range(PARTITIONS + 1)))
+
+    def test_the_group_says_who_has_what(self, place: Place, taking: Taking) -> None:
+        """To each member the same, and which one it is itself; or that the transport cannot tell."""
+        first = taking.owning()
+        second, ear = taking.join("second", slot="1")
+        _, owner = taking.open["first"]
+        taking.until(lambda: bool(ear.owned) and len(ear.owned | owner.owned) == PARTITIONS + 1)
+        if not self.tells_shares:
+            assert first.shares() is None
+            return
+
+        def told() -> bool:
+            shares = first.shares(), second.shares()
+            assert shares[0] is not None and shares[1] is not None
+            mine = [set(found.of.get(found.mine, ())) for found in (shares[0], shares[1])]
+            return mine == [owner.owned, ear.owned] and shares[0].of == shares[1].of and len(shares[0].of) == 2
+
+        taking.until(told)
 
     def test_a_followed_topic_is_read_whole_and_each_record_once(self, place: Place, taking: Taking) -> None:
         """From its beginning, whatever is owned; first what it has, to its end, and then with the polls what comes."""

@@ -53,6 +53,8 @@ def host(kafka: DevKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 class TestFaust(TransportContract):
+    tells_shares = False
+
     @pytest.fixture
     def place(
         self,
