@@ -34,7 +34,8 @@ class Generation(msgspec.Struct, frozen=True):
 
     `cut` is a vector of offsets in the clean logs: state folded up to it is what the first vectors were encoded from,
     and the stream goes on there. `platform` names what the numbers depend on: vectors are bit-equal within one, and
-    within 1e-5 across two.
+    within 1e-5 across two. `since` has the segments that do not know all that the others know: by title, the moment
+    (ms) from which on their history is complete.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Generation(msgspec.Struct, frozen=True):
     cut: dict[str, dict[int, int]]  # topic -> partition -> next offset
     platform: str
     created: int  # ms
+    since: dict[str, int] = msgspec.field(default_factory=dict)
 
     @classmethod
     def new(
@@ -52,9 +54,10 @@ class Generation(msgspec.Struct, frozen=True):
         partitions: dict[str, int],
         cut: dict[str, dict[int, int]],
         device: str = "cpu",
+        since: dict[str, int] | None = None,
     ) -> Generation:
         """A generation made here and now."""
-        return cls(name, bundle_hash, partitions, cut, numeric_platform(device), now_ms())
+        return cls(name, bundle_hash, partitions, cut, numeric_platform(device), now_ms(), since or {})
 
     def save(self, directory: Path) -> None:
         """Write the manifest into `directory`. After a crash there is the old one or the new one, never a half."""

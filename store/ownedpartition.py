@@ -301,6 +301,24 @@ class OwnedPartition:
             part["as_of"][rows] = np.where(part["flags"][rows] & HELD, 0, as_of)
         self._changed[rows] = True
 
+    # -- rows that were made elsewhere
+
+    def adopt(self, ids: Ids, states: Ints, vectors: Rows, masks: Ints) -> Pending:
+        """Take in entities that are not here yet: `states` int64 [n, width], `vectors` [n], and `masks` int64 [n] of
+        the segments that wait. Returns all of them, the ones that wait for nothing too: `put` makes every pair as of
+        `meta.as_of`."""
+        at = self.rows_of(ids)
+        self.rows[at], self.vectors[at], self.pending[at] = states, vectors, masks
+        self._changed[at] = True
+        rows = np.sort(at)
+        return Pending(rows, self.pending[rows])
+
+    def let_go(self) -> None:
+        """Forget all rows, right after a flush: who builds a store part by part holds one part in memory. Whoever opens
+        the store reads what it must hold."""
+        self._release(self.index.rows())
+        self._all_here = False
+
     # -- the store
 
     def flush(self) -> None:

@@ -6,8 +6,8 @@ file and in a log is folded once.
 
 The order of steps decides what a crash leaves: events are partitioned into files, then the stores are built (each
 whole, with its offset at the Cut), then each is kept as a Checkpoint, then the vectors are told, then the manifest is
-written. Without a manifest there is
-no generation, and the next run begins by clearing what the last one left: its folder, and what it has told.
+written. Without a manifest there is no generation, and the next run begins by clearing what the last one left: its
+folder, and what it has told.
 """
 
 from __future__ import annotations
@@ -16,32 +16,25 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from forebay.errors import GenerationError
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.spec import SIDES, Side
-from forebay.store.checkpoints import Checkpoints, about
-from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
+from forebay.store.checkpoints import Checkpoints
 from forebay.store.generation import MANIFEST, Generation
-from forebay.store.partitionstore import PartitionStore
-from forebay.streams import tail
 from forebay.streams.build import Target, build
 from forebay.streams.cluster import Address
 from forebay.streams.cut import Cut
 from forebay.streams.spool import Spool, read
+from forebay.streams.tell import keep_checkpoint, tell_vectors
 from forebay.streams.topics import Topics
-from forebay.streams.transports.librdkafka.transactions import TransactionLog
-from forebay.streams.worker.batch import Record
 
-BATCH = 4096
 IN_PROCESS = 50_000  # events: a process takes two seconds to load what it encodes with
 Progress = Callable[[int, int], None]
 
@@ -105,9 +98,9 @@ def backfill(
     shutil.rmtree(spool_folder)
     if checkpoints is not None:
         for side, target in jobs:
-            _keep(checkpoints, f"{name}/{side}-{target.partition}", target.path(side), now_ms)
+            keep_checkpoint(checkpoints, f"{name}/{side}-{target.partition}", target.path(side), now_ms)
     for side in SIDES:
-        _publish(bundle, side, targets[side], bootstrap, topics, name)
+        tell_vectors(bundle, side, targets[side], bootstrap, topics, name)
     partitions: dict[str, int] = {side: len(targets[side]) for side in SIDES}
     offsets = {info.name: cut.ends(side) for side, info in cut.logs.items()}
     generation = Generation.new(name, bundle.hash, partitions, offsets)
@@ -182,54 +175,3 @@ def _build_one(bundle: str, side: Side, target: Target, paths: Sequence[Path]) -
 @lru_cache(maxsize=1)
 def _loaded(path: str) -> Bundle:
     return Bundle.load(Path(path))
-
-
-def _keep(checkpoints: Checkpoints, of: str, path: Path, now_ms: int) -> None:
-    copy = path.with_name(f".snapshot-{os.getpid()}-{path.name}")
-    with PartitionStore.open(path, create=False) as store:
-        meta = store.meta()
-        store.snapshot(copy)
-    checkpoints.save(copy, about(of, meta, now_ms))
-    shutil.rmtree(copy)
-
-
-# -- vectors
-
-
-def _publish(
-    bundle: Bundle, side: Side, targets: Sequence[Target], bootstrap: Address, topics: Topics, name: str
-) -> None:
-    """Every entity's vectors, a partition at a time, and what they are as of; and the end of what an earlier run told
-    of entities that this one does not have."""
-    topic, codec = topics.vectors(name, side), codec_of(bundle, side)
-    told_to = TransactionLog(
-        bootstrap,
-        f"backfill of {name}",
-        transactional_id=f"{topics.prefix}forebay.backfill.{name}.{side}",
-        timeout_ms=60_000,
-    )
-    for target in targets:
-        gone = {key for m in tail.read(bootstrap, topic, {target.partition: 0}) if (key := m.key()) != HEARTBEAT_KEY}
-        with PartitionStore.open(target.path(side), create=False) as store:
-            for names, vectors in _chunks(store):
-                rows = np.frombuffer(b"".join(vectors), codec.dtype).copy()
-                packed = codec.pack_named(rows, names)
-                told = [Record(topic, target.partition, *pair) for pair in zip(names, packed, strict=True)]
-                told_to.commit(told, [], None)
-                gone.difference_update(names)
-        last = [Record(topic, target.partition, key, None) for key in sorted(gone)]
-        told_to.commit([*last, Record(topic, target.partition, HEARTBEAT_KEY, pack_heartbeat(target.as_of))], [], None)
-    told_to.close()
-
-
-def _chunks(store: PartitionStore) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    names: list[bytes] = []
-    vectors: list[bytes] = []
-    for name, row in store.scan():
-        names.append(name)
-        vectors.append(row.vectors)
-        if len(names) == BATCH:
-            yield names, vectors
-            names, vectors = [], []
-    if names:
-        yield names, vectors

@@ -17,7 +17,8 @@ Lists come last, so that trailing zeros, which storage trims, are most of a youn
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -76,7 +77,7 @@ class Layout:
         own = tuple(a.name for a in spec.event_attributes)  # last: a spec without them has the columns that it had
         events = ("item", "action", "value", *items, *own) if side == "user" else ("user", "action", "value", *own)
         updates = tuple(a.name for a in spec.attributes[side])
-        described = repr([_meaning(spec, side, b) for b in blocks])
+        described = repr([(b.offset, *meaning(spec, side, b)) for b in blocks])
         return cls(
             side=side,
             blocks=tuple(blocks),
@@ -91,6 +92,17 @@ class Layout:
     def block(self, feature: FeatureSpec) -> Block:
         """The block that `feature` reads; features that differ in their half-life alone share one."""
         return next(b for b in self.blocks if b.feature == feature.state)
+
+    def part(self, blocks: Sequence[Block]) -> Layout:
+        """Rows of these of its blocks alone, one behind the other after a header of their own."""
+        offset, laid = HEADER, []
+        for block in blocks:
+            laid.append(replace(block, offset=offset))
+            offset += block.size
+        names = repr((self.digest, [b.offset for b in blocks]))
+        return replace(
+            self, blocks=tuple(laid), width=offset, digest=hashlib.sha256(names.encode()).hexdigest()[:16]
+        )  # fmt: skip
 
     def pack(self, row: Ints) -> bytes:
         """One row int64 [width] for storage, its trailing zero bytes trimmed."""
@@ -117,9 +129,9 @@ def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:
     return Block(feature, offset, size, prod(widths), columns, bits, widths)
 
 
-def _meaning(spec: Spec, side: Side, block: Block) -> object:
-    """All that the numbers of a block depend on, besides the events. What no feature reads may change without a new
-    layout."""
+def meaning(spec: Spec, side: Side, block: Block) -> tuple[object, ...]:
+    """All that the numbers of a block depend on, besides the events and where it lies. What no feature reads may change
+    without a new layout."""
     feature = block.feature
     names = {*feature.keys, *block.columns}
     carried = (*spec.attributes["item"], *spec.event_attributes)  # by a behaviour: no name is in both
@@ -128,7 +140,7 @@ def _meaning(spec: Spec, side: Side, block: Block) -> object:
     attributes = [(a.name, a.kind, a.values, *([a.buckets] * bool(a.buckets))) for a in declared if a.name in names]
     actions = spec.events.actions if "action" in names else ()  # a condition means the same whatever else is listed
     shape = (feature.kind, feature.key, block.columns, feature.size, feature.bucket_ms, feature.over_ms)
-    return block.offset, shape, feature.where.text if feature.where else "", sorted(attributes), actions
+    return shape, feature.where.text if feature.where else "", sorted(attributes), actions
 
 
 def key_width(spec: Spec, key: str) -> int:

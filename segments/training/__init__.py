@@ -2,12 +2,13 @@
 
 from forebay.segments.training import early
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
-from forebay.segments.training.recipe import RANK_ONLY, train, train_segment, untrained, with_teacher
+from forebay.segments.training.recipe import RANK_ONLY, add_segment, train, train_segment, untrained, with_teacher
 
 __all__ = [
     "RANK_ONLY",
     "RetrieveOptions",
     "TrainingOptions",
+    "add_segment",
     "early",
     "train",
     "train_segment",

@@ -5,6 +5,7 @@
     independent   first each segment by itself, beside throw-away ones of the other side; then the fusion over them,
                   frozen; then all of it together with a tenth of the rate
     one segment   of a bundle that is there, through its frozen fusion: only this segment's vectors change
+    one more      beside those of a bundle that is there, with the fusions that read it: all other vectors stay
 
 Two uses are two questions: what is liked among what was shown, and what is chosen next among everything. One set of
 weights for both lost .004 to .04 AUC or a third of the recall on MovieLens, whatever the weights of the losses. So
@@ -94,6 +95,81 @@ def train_segment(
     found = stage.run(network, options.seed, progress)
     figures = {k: v for k, v in found.items() if k != "epoch"} | {f"{stage.name}_epochs": found["epoch"]}
     return network.bundle({**_record(material, options, figures), "segment": title, "from": bundle.name})
+
+
+def add_segment(
+    bundle: Bundle, spec: Spec, history: History, title: str, options: TrainingOptions, progress: Progress | None = None
+) -> Bundle:
+    """A bundle of `spec`, which has the segments of `bundle` and the one called `title`: that one is trained, and each
+    fusion that reads other segments than before. The encoders of all others are those of `bundle`, to the bit, and so
+    is its vocabulary: what they were stored as stays valid. Raises UsageError where `spec` is not so."""
+    torch.use_deterministic_algorithms(True)
+    segment = _added(bundle, spec, title)
+    material = Material.of(spec, history, options, bundle.vocabulary)
+    torch.manual_seed(options.seed)
+    network = Network(spec, bundle.vocabulary)
+    if not (inputs := material.inputs(title)):
+        raise UsageError(f"no fusion reads {title}", where="[fusion]", do="Name it there, for rank or for retrieve")
+    network.encoder(segment).fit(*inputs)
+    before = {use: bundle.spec.fusions[use] for use in USES}
+    anew: list[Use] = [use for use in USES if before[use] != spec.fusions[use]]
+    _keep(network, bundle, {segment.title, *(f"fusion.{use}" for use in anew)})
+    if "rank" in anew:
+        material = with_teacher(material, options, progress)
+    figures: dict[str, float] = {}
+    left = [segment]
+    for use in sorted(anew, key=USES.index, reverse=True):  # `rank` first: see above
+        shift = sampling_shift(material.train.labels, options.sampling) if use == "rank" else 0.0
+        if shift:
+            network.fusion(use).move(0.0)  # one that cannot be moved is refused before it is trained
+        own = [s for s in left if s in spec.fusions[use].segments]
+        left = [s for s in left if s not in own]
+        stage = _stage(use, network, material, options, use, own, fusion=True)
+        if stage.trained:
+            found = stage.run(network, options.seed, progress)
+            figures |= {k: v for k, v in found.items() if k != "epoch"} | {f"{stage.name}_epochs": found["epoch"]}
+        if shift:
+            network.fusion(use).move(-shift)
+    return network.bundle({**_record(material, options, figures), "added": title, "from": bundle.name})
+
+
+def _added(bundle: Bundle, spec: Spec, title: str) -> SegmentSpec:
+    """The segment that `spec` has more than `bundle`. Raises UsageError."""
+    before, after = ({s.title: s for s in one.segments} for one in (bundle.spec, spec))
+    where = f"bundle {bundle.name}"
+    if title in before:
+        raise UsageError(
+            f"{title} is not new", where=where,
+            do="Leave --spec out to train it anew through its frozen fusion, or name the segment that the spec adds",
+        )  # fmt: skip
+    if title not in after:
+        raise UsageError(f"no segment {title} in the spec", where=where, do=f"Name one of {', '.join(after)}")
+    more = [name for name in after if name not in before and name != title]
+    had, has = ({name: (s.features, s.encoder, s.dim) for name, s in one.items()} for one in (before, after))
+    other = [name for name, shape in had.items() if has.get(name) != shape]
+    if more or other:
+        raise UsageError(
+            f"the spec differs in {', '.join([*more, *other])}, too", where=where,
+            do="Add one segment at a time, and leave all others as they are; or train everything: forebay train --spec",
+        )  # fmt: skip
+    return after[title]
+
+
+def _keep(network: Network, bundle: Bundle, but: Collection[str]) -> None:
+    """Give the network the weights of `bundle`, but for the segments and fusions in `but`."""
+    for one in bundle.spec.segments:
+        if not any(n.startswith("bounds.") for n in bundle.segment_tensors(one)):
+            network.encoder(next(s for s in network.spec.segments if s.title == one.title)).forget_bounds()
+    with torch.no_grad():
+        for name, weight in network.named_tensors().items():
+            if (owner := ".".join(name.split(".")[:2])) in but:
+                continue
+            if (kept := np.array(bundle.tensors[name])).shape != tuple(weight.shape):
+                raise UsageError(
+                    f"{owner} reads other attributes or actions than in bundle {bundle.name}", where="the spec",
+                    do="Leave what other segments read as it is: new attributes may be added, and new values may not",
+                )  # fmt: skip
+            weight.copy_(torch.from_numpy(kept))
 
 
 def with_teacher(

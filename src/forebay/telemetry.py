@@ -24,6 +24,7 @@
 | stranger | Intake, Processor, jobs | stage, partition: no update in the catalogue, or no Block, was stepped over |
 | undeclared | Processor | stage, kind (`action`, or whose attribute), name (100, then `(other)`), committed events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
+| extended | extend | number 1–6 (streams/extend.py), step, generation; of a partition stage and partition too |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds |
 | served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |

@@ -11,8 +11,7 @@ from forebay.segments.history import History
 from forebay.segments.spec import parse_spec
 from forebay.segments.training import RetrieveOptions, TrainingOptions
 
-SPEC = parse_spec(
-    tomllib.loads("""
+SPEC_TABLES = tomllib.loads("""
 [events]
 actions = ["rate"]
 [label]
@@ -43,7 +42,7 @@ dim = 8
 retrieve = { kind = "weighted_sum", user = ["next"], item = ["next"] }
 rank = { kind = "affinity", hidden = 8, user = ["taste", "recent"], item = ["content"] }
 """)
-)
+SPEC = parse_spec(SPEC_TABLES)
 GENRES = ("war", "love", "crime")
 USERS, ROUNDS, ITEMS = 24, 40, 300  # a hundred items of each genre: recall@50 of chance is a sixth, of the genre a half
 START, STEP = 1_700_000_000_000, 60_000

@@ -80,3 +80,16 @@ def test_the_platform_names_what_numbers_depend_on() -> None:
     """Processor, libraries and device, without importing any of them."""
     text = numeric_platform("cuda:0")
     assert all(word in text for word in ("torch ", "numpy ", "numba ", "encoders ", "cuda:0"))
+
+
+def test_a_manifest_without_since_is_of_segments_that_know_everything(tmp_path: Path) -> None:
+    """Those of before have no such field; what it says is kept."""
+    told = Generation.new("g2", "ab12", {"user": 8, "item": 4}, {}, since={"user.late": 12})
+    told.save(tmp_path)
+    assert Generation.load(tmp_path).since == {"user.late": 12}
+    inner = msgspec.to_builtins(told)
+    del inner["since"]
+    data = msgspec.json.encode(inner)
+    sealed = {"sha256": hashlib.sha256(data).hexdigest(), "generation": msgspec.Raw(data)}
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(sealed))
+    assert Generation.load(tmp_path) == msgspec.structs.replace(told, since={})

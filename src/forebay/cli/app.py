@@ -233,10 +233,11 @@ def train(
     ] = None,
     log: Annotated[Path | None, typer.Option(help="Folder of a log for TensorBoard", show_default=False)] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="With --segment: the bundle to renew it in", show_default=False)
+        Path | None, typer.Option(help="With --segment: the bundle to renew it in, or to add it to", show_default=False)
     ] = None,
     segment: Annotated[
-        str | None, typer.Option(help="Train this one through the frozen fusion, as user.recent", show_default=False)
+        str | None,
+        typer.Option(help="Train this one alone, as user.recent; with --spec one that it adds", show_default=False),
     ] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Compare fusions, dimensions and segments instead")] = False,
     data: Data = None,
@@ -283,6 +284,38 @@ def backfill(
         checkpoints=checkpoints,
     )
     verb(s, bundle, events, json, processes)
+
+
+@app.command()
+def extend(
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle that has one more segment")],
+    of: Annotated[str, typer.Option("--of", help="The generation that runs, which is only read from")],
+    bootstrap: Bootstrap = None,
+    prefix: Prefix = None,
+    generation: GenerationName = None,
+    data: Data = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of partition stores", show_default=False)] = None,
+    checkpoints: CheckpointPlace = None,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Events of the log, and rows, in a second; 0: as fast as it goes")
+    ] = 50_000,
+    json: Json = False,
+) -> None:
+    """Build a generation whose bundle has one more segment, out of a running one's checkpoints and the clean logs: what
+    both have is carried over. Killed, it goes on with the partition that it was at."""
+    from forebay.cli.extend import extend as verb
+    from forebay.cli.extend import step_back
+
+    step_back()
+    s = settings(
+        bootstrap=bootstrap,
+        topic_prefix=prefix,
+        generation=generation,
+        data_dir=data,
+        state_dir=state,
+        checkpoints=checkpoints,
+    )
+    verb(s, bundle, of, rate, json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -140,7 +141,11 @@ class _Doctor:
             return Check(
                 "generation", False, found, "Vectors encoded here differ in their last bits: build it on this platform"
             )
-        return Check("generation", True, f"{generation.name}, bundle {bundle.name}, its hash is right")
+        found = f"{generation.name}, bundle {bundle.name}, its hash is right"
+        for title, ms in sorted(generation.since.items()):
+            moment = datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="minutes")
+            found += f"; {title} has the events since {moment}"
+        return Check("generation", True, found)
 
     def _source(self, table: SourceTable) -> Check:
         """A topic that others fill: whether its newest records are events."""

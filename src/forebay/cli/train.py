@@ -40,8 +40,9 @@ class TrainFlags:
 def train(
     settings: Settings, events: str, spec: Path | None, folder: Path | None, flags: TrainFlags, as_json: bool
 ) -> None:
-    """Train on `events` and save the bundle under its hash; or one segment of a bundle that is there."""
-    from forebay.segments.training import TrainingOptions, train_segment
+    """Train on `events` and save the bundle under its hash; or one segment of a bundle that is there, or, with a spec
+    too, one more."""
+    from forebay.segments.training import TrainingOptions, add_segment, train_segment
     from forebay.segments.training import train as fit
     from forebay.segments.training.remarks import remarks
 
@@ -49,7 +50,7 @@ def train(
         raise UsageError("--segment and --bundle belong together", do="Name the bundle whose segment is trained anew")
     started = time.monotonic()
     known = Bundle.load(flags.bundle) if flags.bundle else None
-    model = known.spec if known else source.spec(spec, events)
+    model = known.spec if known and spec is None else source.spec(spec, events)
     options = TrainingOptions.of(model, **flags.given())
     history = source.history(events)
     with ExitStack() as stack:
@@ -61,7 +62,9 @@ def train(
             if log is not None:
                 log(stage, done, total, figures)
 
-        if known is not None and flags.segment is not None:
+        if known is not None and flags.segment is not None and spec is not None:
+            bundle = add_segment(known, model, history, flags.segment, options, told)
+        elif known is not None and flags.segment is not None:
             bundle = train_segment(known, history, flags.segment, options, told)
         else:
             bundle = fit(model, history, options, told, flags.checkpoint)

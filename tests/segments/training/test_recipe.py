@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,18 @@ from forebay.errors import UsageError
 from forebay.events import Behaviour
 from forebay.segments.bundle import Bundle
 from forebay.segments.evaluation.replayed import Replayed, Served
+from forebay.segments.growth import Growth
 from forebay.segments.history import History
-from forebay.segments.training import TrainingOptions, train, train_segment
+from forebay.segments.spec import Spec, parse_spec
+from forebay.segments.training import TrainingOptions, add_segment, train, train_segment
 from forebay.segments.training.log import TrainingLog
 from forebay.segments.training.material import Material
 from forebay.segments.training.metrics import logloss
+from forebay.segments.training.network import Network
 from forebay.segments.training.objectives import Ranking, sampling_shift
 from forebay.segments.training.sweep import sweep
 
-from ..worlds import OPTIONS, SPEC, liked_genres
+from ..worlds import OPTIONS, SPEC, SPEC_TABLES, liked_genres
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +78,54 @@ def test_a_segment_that_is_not_there_cannot_be_trained(bundle: Bundle, history: 
     with pytest.raises(UsageError, match=r"no segment user\.tastes") as caught:
         train_segment(bundle, history, "user.tastes", OPTIONS)
     assert "user.taste, user.recent" in caught.value.do
+
+
+def _more() -> Spec:
+    """SPEC with a segment `user.mood` and an attribute that it alone reads."""
+    tables = deepcopy(SPEC_TABLES)
+    tables["attributes"]["user"] = {"town": {"category": ["x", "y"]}}
+    tables["user"]["mood"] = {
+        "features": [{"mean": "value", "by": "genre"}, {"latest": ["town"]}],
+        "encoder": {"kind": "mlp", "hidden": [8]}, "dim": 8,
+    }  # fmt: skip
+    tables["fusion"]["rank"]["user"] = ["mood", "taste", "recent"]
+    return parse_spec(tables)
+
+
+def test_one_more_segment_is_trained_beside_those_that_are_there(bundle: Bundle, history: History) -> None:
+    """With a fusion that reads it. Not one bit of another segment, nor of a fusion that does not read it, is another
+    one, so that all other vectors are valid; and the answer is found."""
+    more = add_segment(bundle, _more(), history, "user.mood", replace(OPTIONS, seed=5))
+    same = {n: t for n, t in bundle.tensors.items() if not n.startswith(("fusion.rank.", "default.user"))}
+    assert all(more.tensors[name].tobytes() == tensor.tobytes() for name, tensor in same.items())
+    growth = Growth.between(bundle, more)
+    assert [s.title for s in growth.added] == ["user.mood"] and not growth.changed
+    assert more.record["validation_auc"] > 0.95 and more.record["added"] == "user.mood"
+    fresh = Network(more.spec, more.vocabulary).named_tensors()
+    assert any((more.tensors[n] != fresh[n].numpy()).any() for n in more.tensors if n.startswith("user.mood.layers"))
+
+
+def test_one_more_segment_and_nothing_else(bundle: Bundle, history: History) -> None:
+    """What is not new, not in the spec, not alone, not read, or beside others that are changed is refused by name."""
+    with pytest.raises(UsageError, match=r"user\.taste is not new"):
+        add_segment(bundle, _more(), history, "user.taste", OPTIONS)
+    with pytest.raises(UsageError, match=r"no segment user\.moods in the spec"):
+        add_segment(bundle, _more(), history, "user.moods", OPTIONS)
+    tables = deepcopy(SPEC_TABLES)
+    tables["user"]["mood"] = tables["user"]["taste"]
+    with pytest.raises(UsageError, match=r"no fusion reads user\.mood"):
+        add_segment(bundle, parse_spec(tables), history, "user.mood", OPTIONS)
+    tables["user"]["other"] = tables["user"]["taste"]
+    tables["user"]["recent"] = {**tables["user"]["recent"], "dim": 16}
+    tables["fusion"]["rank"]["user"] = ["mood", "taste"]
+    with pytest.raises(UsageError, match=r"the spec differs in user\.other, user\.recent, too"):
+        add_segment(bundle, parse_spec(tables), history, "user.mood", OPTIONS)
+    tables = deepcopy(SPEC_TABLES)
+    tables["user"]["mood"] = tables["user"]["taste"]
+    tables["attributes"]["item"]["genre"] = {"category": ["war", "love", "crime", "noir"]}
+    tables["fusion"]["rank"]["user"] = ["mood", "taste", "recent"]
+    with pytest.raises(UsageError, match=r"user\.taste reads other attributes or actions"):
+        add_segment(bundle, parse_spec(tables), history, "user.mood", OPTIONS)
 
 
 def test_segments_train_alone_then_fused_then_together(history: History) -> None:

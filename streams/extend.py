@@ -1,0 +1,427 @@
+"""A generation with one more segment, out of one that runs: its Checkpoints and the clean logs, and no history.
+
+The generation that runs is only read from. Its steps have the numbers of the hook `extended`, for each partition
+
+    1 fetch      its newest Checkpoint, into a folder that no worker looks at
+    2 fold       the clean log up to the Checkpoint's offset, into the blocks that its rows lack
+    3 write      the new store, under a name that no worker looks at; it gets its own when it is whole
+
+and then, once,
+
+    4 keep       each store as a Checkpoint of the new generation
+    5 tell       every vector, in the new generation's topics
+    6 manifest   from here on there is a generation
+
+A crash leaves whole stores and the rest of one. The next run of the same bundle and generation keeps the whole ones, as
+long as the log still goes on where they end, and does the rest; a run of anything else clears all of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from confluent_kafka import Consumer
+
+from forebay import files
+from forebay.errors import (
+    BlockError,
+    BlockTooNew,
+    CheckpointError,
+    GenerationError,
+    LogGap,
+    StoreError,
+    StoreMissing,
+    TopicMismatch,
+    UsageError,
+)
+from forebay.segments.blocks.block import Block
+from forebay.segments.growth import Growth
+from forebay.segments.spec import SIDES, Side
+from forebay.store.checkpoints import Checkpoint, Checkpoints
+from forebay.store.generation import MANIFEST, Generation, numeric_platform
+from forebay.store.partitionstore import PartitionStore
+from forebay.streams.build import Target
+from forebay.streams.carry import Carrier
+from forebay.streams.clients import asking_consumer, log_consumer
+from forebay.streams.cluster import Address
+from forebay.streams.logrecords import at, block_in, records
+from forebay.streams.offsets import bounds
+from forebay.streams.tell import keep_checkpoint, tell_vectors
+from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.telemetry import emit
+
+PLAN = ".extension.json"
+TRIES = 3  # of a partition, where the log forgets its first records before they are read
+log = logging.getLogger("forebay.extend")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class ExtendOptions:
+    """`events_per_second` bounds what is folded of the log, and the rows that are written and told; 0: as fast as it
+    goes. `future_after_ms` is the Intake's: an event may be by so much later than the log that took it."""
+
+    events_per_second: float = 50_000.0
+    future_after_ms: int = 300_000
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One partition: a store of `entities` at `offset`, as of `as_of` (ms). For `whole` of them the new segment knows
+    all that the others know; for all of them what the log took from `since_ms` on (0: nothing was read of it)."""
+
+    side: Side
+    partition: int
+    offset: int
+    as_of: int
+    entities: int
+    whole: int
+    since_ms: int
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """Of what the stores in a folder are the beginning."""
+
+    of: str
+    old_bundle: str
+    new_bundle: str
+    platform: str
+
+
+@dataclass(frozen=True)
+class Extended:
+    """The generation, and what became of each partition."""
+
+    generation: Generation
+    reports: Sequence[Report]
+
+
+def extend(
+    growth: Growth,
+    of: Generation,
+    *,
+    name: str,
+    bootstrap: Address,
+    topics: Topics,
+    folder: Path,
+    state_folder: Path,
+    checkpoints: Checkpoints,
+    now_ms: int,
+    options: ExtendOptions = ExtendOptions(),
+    told: Callable[[Report], None] = lambda report: None,
+    progress: Progress = lambda done, total: None,
+) -> Extended:
+    """Make generation `name` of `growth.new` out of generation `of`, which has the bundle `growth.old`: stores under
+    `state_folder`, Checkpoints, vectors in its topics (which are there), manifest in `folder`.
+
+    Workers of `name` go on where the Checkpoints end. `told` hears of each partition that is whole, `progress` of
+    records of the log: done, and all. Both are called by this thread.
+
+    Raises UsageError for a generation that would follow itself, GenerationError where `name` exists or is being made,
+    StoreMissing where a partition has no Checkpoint, LogGap where the log does not go on where one ends, TopicMismatch
+    for a log that was made anew, CheckpointError, BrokerUnavailable.
+    """
+    if name == of.name:
+        raise UsageError(f"generation {name} cannot be made of itself", do="Name another one with --generation")
+    if (folder / MANIFEST).exists():
+        raise GenerationError(
+            f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
+        )
+    with _alone(state_folder):
+        work = _Work(growth, of, name, bootstrap, topics, state_folder, checkpoints, options)
+        reports = work.stores(told, progress)
+        for report in reports:
+            of_store = f"{name}/{report.side}-{report.partition}"
+            keep_checkpoint(checkpoints, of_store, state_folder / f"{report.side}-{report.partition}", now_ms)
+        emit("extended", number=4, step="keep", generation=name)
+        for side in SIDES:
+            targets = [work.target(report, now_ms) for report in reports if report.side == side]
+            tell_vectors(growth.new, side, targets, bootstrap, topics, name, work.pace.spend)
+        emit("extended", number=5, step="tell", generation=name)
+        generation = Generation.new(
+            name, growth.new.hash, dict(of.partitions), work.cut(reports), since=work.since(reports)
+        )
+        generation.save(folder)
+        for path in (state_folder / PLAN, *state_folder.glob(".report-*.json")):
+            path.unlink()
+        emit("extended", number=6, step="manifest", generation=name)
+    return Extended(generation, reports)
+
+
+class Pace:
+    """No more than so many in a second: who spends more than is left waits, up to a second at a time."""
+
+    def __init__(self, per_second: float, wait: Callable[[float], None] = time.sleep) -> None:
+        """0: no bound."""
+        self._per_second, self._wait, self._due = per_second, wait, time.monotonic()
+
+    def spend(self, count: int) -> None:
+        """`count` are done."""
+        if not self._per_second:
+            return
+        # What was not spent is not saved up for longer than a second.
+        self._due = max(self._due, time.monotonic() - 1) + count / self._per_second
+        while (left := self._due - time.monotonic()) > 0:
+            self._wait(min(left, 1.0))
+
+
+class _Work:
+    """One run. Raises what is missing before it touches anything."""
+
+    def __init__(
+        self, growth: Growth, of: Generation, name: str, bootstrap: Address, topics: Topics, folder: Path,
+        checkpoints: Checkpoints, options: ExtendOptions,
+    ) -> None:  # fmt: skip
+        self._growth, self._of, self._name, self._bootstrap = growth, of, name, bootstrap
+        self._folder, self._checkpoints, self._options = folder, checkpoints, options
+        self.pace = Pace(options.events_per_second)
+        info = describe(bootstrap, [topics.events(side) for side in SIDES])
+        self._logs: dict[Side, TopicInfo] = {side: info[topics.events(side)] for side in SIDES}
+        for side, one in self._logs.items():
+            if one.partitions != of.partitions[side]:
+                raise TopicMismatch(
+                    f"it has {one.partitions} partitions, and generation {of.name} is of {of.partitions[side]}",
+                    where=one.name, do="Build the generation from history: forebay backfill",
+                )  # fmt: skip
+        self._jobs: list[tuple[Side, int]] = [(side, p) for side in SIDES for p in range(of.partitions[side])]
+        self._first = self._firsts()
+        self._ends = {job: self._checkpoints_of(*job)[0].offset for job in self._jobs}
+
+    # -- steps 1 to 3
+
+    def stores(self, told: Callable[[Report], None], progress: Progress) -> list[Report]:
+        """All stores, those of a run before this one included."""
+        plan = _Plan(self._of.name, self._growth.old.hash, self._growth.new.hash, numeric_platform())
+        if not self._goes_on(plan):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._checkpoints.remove(self._name)
+            self._folder.mkdir(parents=True)
+            files.write(self._folder / PLAN, msgspec.json.encode(plan))
+        reads = {job: self._growth.sides[job[0]].lacks is not None for job in self._jobs}
+        total = sum(max(0, self._ends[job] - self._first[job]) for job in self._jobs if reads[job])
+        reports, done = [], 0
+        for side in SIDES:
+            carrier = Carrier(self._growth, side, anew=self._of.platform != numeric_platform())
+            for job in self._jobs:
+                if job[0] != side:
+                    continue
+                before = done
+
+                def read(records: int, before: int = before) -> None:
+                    progress(min(before + records, total), total)
+
+                report = self._made(*job) or self._make(carrier, job[1], read)
+                reports.append(report)
+                told(report)
+                done += max(0, self._ends[job] - self._first[job]) if reads[job] else 0
+        for word in (".old-*", ".lacked-*", ".new-*"):  # of a run that was killed right after it had named a store
+            for left in self._folder.glob(word):
+                shutil.rmtree(left)
+        first = self._firsts()
+        if late := [f"{r.side}-{r.partition}" for r in reports if r.offset < first[r.side, r.partition]]:
+            raise LogGap(
+                f"the log begins behind the stores of {', '.join(late)} by now", where=str(self._folder),
+                do="Run it again, with a higher --rate: those are made anew, the others are kept",
+            )  # fmt: skip
+        return reports
+
+    def _goes_on(self, plan: _Plan) -> bool:
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+            return msgspec.json.decode((self._folder / PLAN).read_bytes(), type=_Plan) == plan
+        return False
+
+    def _made(self, side: Side, partition: int) -> Report | None:
+        """The report of a store that an earlier run finished, where the log still goes on behind it."""
+        store = f"{side}-{partition}"
+        if not (self._folder / store).exists():
+            return None
+        try:
+            report = msgspec.json.decode((self._folder / f".report-{store}.json").read_bytes(), type=Report)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None
+        return report if report.offset >= self._first[side, partition] else None
+
+    def _make(self, carrier: Carrier, partition: int, read: Callable[[int], None]) -> Report:
+        side = carrier.side
+        store = f"{side}-{partition}"
+        path, old, lacked, building = (self._folder / f"{word}{store}" for word in ("", ".old-", ".lacked-", ".new-"))
+        for left in (path, old, building):
+            shutil.rmtree(left, ignore_errors=True)
+        self._fetch(side, partition, old)
+        self._step(1, "fetch", side, partition)
+        with PartitionStore.open(old, create=False) as source:
+            meta = source.meta()
+            if meta is None or meta.layout != self._growth.sides[side].old.digest:
+                raise StoreError(
+                    f"the rows of a checkpoint are not those of bundle {self._growth.old.name}",
+                    where=f"{self._of.name}/{store}", do="Is --of the generation that its checkpoints are of?",
+                )  # fmt: skip
+            for attempt in range(TRIES):
+                shutil.rmtree(lacked, ignore_errors=True)
+                part = _Part(self._bootstrap, self._logs[side].name, partition, meta.offset)
+                try:
+                    folded = carrier.fold(part.blocks(read), meta, lacked, self.pace.spend)
+                    break
+                except LogGap:  # it forgot what was to be read first
+                    if attempt + 1 == TRIES:
+                        raise
+            self._step(2, "fold", side, partition)
+            try:
+                reach = part.since_ms + self._options.future_after_ms if part.since_ms else meta.clock
+                carried = carrier.write(source, folded, building, reach, self.pace.spend)
+            finally:
+                if folded is not None:
+                    folded.close()
+        report = Report(
+            side, partition, meta.offset, meta.as_of, carried.entities, carried.whole, part.since_ms
+        )  # fmt: skip
+        files.write(self._folder / f".report-{store}.json", msgspec.json.encode(report))
+        os.rename(building, path)
+        files.sync_folder(self._folder)
+        self._step(3, "write", side, partition)
+        for left in (old, lacked):
+            shutil.rmtree(left, ignore_errors=True)
+        return report
+
+    def _fetch(self, side: Side, partition: int, to: Path) -> None:
+        refused = None
+        for one in self._checkpoints_of(side, partition):
+            try:
+                return self._checkpoints.fetch(one, to)
+            except CheckpointError as error:  # pruned meanwhile, or damaged: an older one, from where more is read
+                log.warning("%s: %s", one.of, error)
+                refused = refused or error
+        assert refused is not None
+        raise refused
+
+    def _checkpoints_of(self, side: Side, partition: int) -> list[Checkpoint]:
+        """Those of the old generation's partition that a worker could go on from, the furthest first. Raises where
+        there is none."""
+        store, info = f"{self._of.name}/{side}-{partition}", self._logs[side]
+        found, refused = list[Checkpoint](), None
+        for name in self._checkpoints.names(store):
+            try:
+                found.append(self._checkpoints.load(store, name))
+            except CheckpointError as error:
+                log.warning("%s: %s", store, error)
+                refused = refused or error
+        if not found:
+            if refused is not None:
+                raise refused
+            raise StoreMissing(
+                f"there is no checkpoint of {store} at {self._checkpoints.url}",
+                do=f"A worker of {self._of.name} makes one of each partition that it owns: is it running, and are its "
+                "checkpoints there? forebay checkpoints list",
+            )
+        of_log = [one for one in found if one.topic_id == info.topic_id]
+        if not of_log:
+            raise TopicMismatch(
+                f"topic {info.name} was made anew since generation {self._of.name} was built", where=store,
+                do="Build the generation from history: forebay backfill",
+            )  # fmt: skip
+        first = self._first[side, partition]
+        if of_log[0].offset < first:
+            raise LogGap(
+                f"the newest checkpoint of {store} ends at offset {of_log[0].offset}, and the log begins at {first}",
+                where=f"{info.name}[{partition}]",
+                do=f"Nothing goes on from there. Let a worker of {self._of.name} make a newer one, or build the "
+                "generation from history: forebay backfill",
+            )
+        return [one for one in of_log if one.offset >= first]
+
+    def _firsts(self) -> dict[tuple[Side, int], int]:
+        consumer = Consumer(asking_consumer(self._bootstrap, committed=True))
+        try:
+            return {(side, p): bounds(consumer, self._logs[side].name, p)[0] for side, p in self._jobs}
+        finally:
+            consumer.close()
+
+    def _step(self, number: int, step: str, side: Side, partition: int) -> None:
+        emit("extended", number=number, step=step, generation=self._name, stage=side, partition=partition)
+
+    # -- what the manifest and the topics say
+
+    def target(self, report: Report, now_ms: int) -> Target:
+        """Where the vectors of a partition are, and what they are as of."""
+        info = self._logs[report.side]
+        return Target(
+            info.name, info.topic_id, report.partition, info.partitions, report.offset, now_ms, report.as_of,
+            self._folder,
+        )  # fmt: skip
+
+    def cut(self, reports: Sequence[Report]) -> dict[str, dict[int, int]]:
+        """Where workers go on."""
+        return {
+            info.name: {r.partition: r.offset for r in reports if r.side == side} for side, info in self._logs.items()
+        }
+
+    def since(self, reports: Sequence[Report]) -> dict[str, int]:
+        """From when on the history is complete of segments for which it is not: what the old generation says of its
+        own, and of each new one that lacks something."""
+        found = dict(self._of.since)
+        for side in SIDES:
+            lacks = self._growth.sides[side].lacks
+            short = [r.since_ms or r.as_of for r in reports if r.side == side and r.whole < r.entities]
+            if lacks is None or not short:
+                continue
+            for place, segment in enumerate(self._growth.new.spec.side(side)):
+                if any(block.bits >> place & 1 for block in lacks.blocks):
+                    found[segment.title] = max(short)
+        return found
+
+
+class _Part:
+    """The records of one partition of a clean log from the first that is there to before `end`; `since_ms` is when the
+    log took the first of them, once they are read."""
+
+    def __init__(self, bootstrap: Address, topic: str, partition: int, end: int) -> None:
+        self._bootstrap, self._topic, self._partition, self._end = bootstrap, topic, partition, end
+        self.since_ms = 0
+
+    def blocks(self, read: Callable[[int], None]) -> Iterator[Block]:
+        """Raises LogGap, BrokerUnavailable. A record that is no Block is stepped over, as a worker does."""
+        gap = LogGap(
+            "records that were to be read next have left the log",
+            where=f"{self._topic}[{self._partition}]",
+            do="Run it again, with a higher --rate: the log forgets faster than it is read",
+        )
+        consumer = Consumer(log_consumer(self._bootstrap))
+        try:
+            first, _ = bounds(consumer, self._topic, self._partition)
+            never = threading.Event()
+            for message in records(consumer, self._topic, self._partition, first, self._end, gap, never):
+                self.since_ms = self.since_ms or message.timestamp()[1]
+                try:
+                    yield block_in(message, "Upgrade what runs forebay extend")
+                except BlockTooNew:
+                    raise
+                except BlockError as error:
+                    log.warning("%s is no block and is stepped over: %s", at(message), error)
+                    emit("stranger", stage="extend", partition=self._partition)
+                read(message.offset() + 1 - first)
+        finally:
+            consumer.close()
+
+
+@contextlib.contextmanager
+def _alone(state_folder: Path) -> Iterator[None]:
+    """One run at a time makes a generation. Raises GenerationError."""
+    path = state_folder.with_name(f".extending-{state_folder.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GenerationError(
+                f"another process makes generation {state_folder.name}", where=str(path), do="Let it finish, or end it"
+            ) from None
+        yield
