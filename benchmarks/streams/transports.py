@@ -22,8 +22,7 @@ import numpy as np
 from confluent_kafka import Producer
 
 from forebay.cli import source
-from forebay.cli.benchlive import until
-from forebay.cli.benchstream import skewed
+from forebay.cli.benchlive import skewed, until
 from forebay.clock import now_ms
 from forebay.events import Behaviour
 from forebay.segments.blocks.build import block_of

@@ -18,7 +18,8 @@ import numpy as np
 
 from forebay.cli import source
 from forebay.cli.benchbackfill import bench as backfilled
-from forebay.cli.benchstream import skewed, stream
+from forebay.cli.benchlive import skewed
+from forebay.cli.benchstream import stream
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
 from forebay.errors import UsageError

@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 from confluent_kafka import Consumer
 
-from forebay.arrays import Ints
-from forebay.cli.benchlive import ITEMS, elsewhere, producer_of, until, waits_at
+from forebay.cli.benchlive import ITEMS, USERS, Offer, Offered, elsewhere, offered, producer_of, skewed, until
 from forebay.clock import now_ms
 from forebay.events import Attributes, Behaviour, encode
 from forebay.segments.bundle import Bundle
@@ -37,9 +36,12 @@ from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.protocol import Worker
 from forebay.telemetry import Detail, add_hook
 
-EVENTS, NEW_USERS, USERS, SKEW, PARTITIONS = 200_000, 100_000, 100_000, 1.1, 4
+EVENTS, NEW_USERS, PARTITIONS = 200_000, 100_000, 4
 STAGES = ("intake", *SIDES)
 RATES, LIVE_S = (100, 1000), 8.0
+# What a live system bears is less than what it drains: whoever sends and reads has a share of the machine. So it is
+# offered more than it drains, and what it commits meanwhile is its saturation.
+TOO_MUCH, SHARE, PROBES, WARM_S = 1.5, 0.7, 200, 2.0
 
 Line = dict[str, Any]
 Measured = dict[str, list[float]]
@@ -62,20 +64,21 @@ def stream(bundle: Bundle, repeats: int, line: Callable[..., Line]) -> list[Line
         ("the whole path in one process", "whole", 40_000),
     ]
     lines = [line(name, found[key], "1/s", target, at_most=False) for name, key, target in rates]
-    budgets = {(100, 50): 25, (1000, 50): 50, (1000, 99): 150}
-    for (rate, share), target in budgets.items():
-        name = f"event to readable vector at {rate:,}/s, p{share}"
-        lines.append(line(name, found[f"p{share} at {rate}"], "ms", target, at_most=True))
+    live = {
+        "saturation: the whole path, beside who sends and reads": "saturation",
+        f"sent at {SHARE:.0%} of it": "offered",
+    }
+    lines += [line(name, found[key], "1/s", None, at_most=False) for name, key in live.items()]
+    names = {"100": "100/s", "1000": "1,000/s", "most": f"{SHARE:.0%} of saturation"}
+    budgets = {("100", 50): 25, ("1000", 50): 50, ("1000", 99): 150, ("most", 50): 50, ("most", 99): 150}
+    for (at, share), target in budgets.items():
+        for side in SIDES:
+            name = f"event to readable {side} vector at {names[at]}, p{share}"
+            lines.append(line(name, found[f"{side} p{share} at {at}"], "ms", target, at_most=True))
     lines.append(line("broker CPU for a million events, whole path", found["broker"], "s", 112, at_most=True))
     for key in sorted(k for k in found if k.startswith("step ")):
         lines.append(line(f"{key.removeprefix('step ')}, of an event", found[key], "µs", None, at_most=True))
     return lines
-
-
-def skewed(random: np.random.Generator, kinds: int, count: int) -> Ints:
-    """Zipf with exponent 1.1 over `kinds`, as behaviour logs are."""
-    weights = 1.0 / np.arange(1, kinds + 1) ** SKEW
-    return random.choice(kinds, count, p=weights / weights.sum())
 
 
 class _Rig:
@@ -106,20 +109,30 @@ class _Rig:
         found["broker"].append((_cpu_s(self.broker) - before) * 1e6 / EVENTS)
 
     def live(self, found: Measured) -> None:
-        """All three stages at steady rates: from the call that sends an event to the moment its user's vectors can be
-        read."""
+        """All three stages at steady rates: from the call that sends an event to the moment its user's vectors, and its
+        item's, can be read. The last rate is a share of what they bear."""
         self._make("l.")
         stop, workers = threading.Event(), self._workers(STAGES)
         with _running(workers, stop) as look, elsewhere() as other:
             until(lambda: not any(worker.not_ready() for worker in workers), look)
-            for rate, seconds in [(50, 2.0), *((rate, LIVE_S) for rate in RATES)]:  # the first batches compile
-                asked = other.submit(waits_at, self.broker.bootstrap, self.topics, rate, seconds)
+
+            def made(offer: Offer) -> Offered:
+                asked = other.submit(offered, self.broker.bootstrap, self.topics, offer)
                 until(asked.done, look)  # a worker that ends is told of by name
-                waits = asked.result()
-                if rate not in RATES:
-                    continue
-                for share in (50, 99):
-                    found[f"p{share} at {rate}"].append(float(np.percentile(waits, share)))
+                return asked.result()
+
+            made(Offer(50, 2.0, 50))  # the first batches compile
+            for rate in RATES:
+                for name, value in _percentiles(made(Offer(rate, LIVE_S, rate)), str(rate)):
+                    found[name].append(value)
+            with _commits() as commits:
+                made(Offer(round(found["whole"][-1] * TOO_MUCH), LIVE_S, PROBES))  # ends when its last probe is there
+            until(lambda: self._is_drained(STAGES, workers), look)  # else what is left of it would be waited for
+            found["saturation"].append(min(_rate_in(commits[side], LIVE_S) for side in SIDES))
+            most = made(Offer(round(found["saturation"][-1] * SHARE), LIVE_S, PROBES))
+            found["offered"].append(most.events / most.seconds)
+            for name, value in _percentiles(most, "most"):
+                found[name].append(value)
 
     # -- parts
 
@@ -219,6 +232,38 @@ def _running(workers: Sequence[Worker], stop: threading.Event) -> Iterator[Calla
             yield look
         finally:
             stop.set()
+
+
+def _percentiles(found: Offered, at: str) -> Iterator[tuple[str, float]]:
+    for side, waits in found.waits.items():
+        for share in (50, 99):
+            yield f"{side} p{share} at {at}", float(np.percentile(waits, share))
+
+
+@contextmanager
+def _commits() -> Iterator[Mapping[str, list[tuple[float, int]]]]:
+    """What each stage commits while the block runs: moments (s) and events."""
+    found: dict[str, list[tuple[float, int]]] = defaultdict(list)
+
+    def listen(name: str, details: Mapping[str, Detail]) -> None:
+        if name == "step" and details["number"] == 4 and details["events"]:
+            found[str(details["stage"])].append((time.perf_counter(), int(str(details["events"]))))
+
+    remove = add_hook(listen)
+    try:
+        yield found
+    finally:
+        remove()
+
+
+def _rate_in(commits: Sequence[tuple[float, int]], seconds: float) -> float:
+    """Events a second between two commits: the first one WARM_S after the beginning, and the last one within
+    `seconds`. Raises ValueError where there are no two."""
+    began = commits[0][0] if commits else 0.0
+    inside = [(at, events) for at, events in commits if WARM_S <= at - began <= seconds]
+    if len(inside) < 2:
+        raise ValueError(f"{len(inside)} commits say nothing of a rate")
+    return sum(events for _, events in inside[1:]) / (inside[-1][0] - inside[0][0])
 
 
 def _cpu_s(broker: DevKafka) -> float:
