@@ -13,6 +13,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Sequence
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -52,24 +53,25 @@ class DrainingConnection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self.server_state.draining:
-            self.last_answer()
-
     def shutdown(self) -> None:
         """Called by uvicorn for each connection that is open when the server stops."""
         if self.cycle is not None and not self.cycle.response_complete:
             super().shutdown()
-        elif not self._ended and not self.transport.is_closing():
-            self._ended = True
-            self._unset_keepalive_if_required()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Send the end behind what is written. What still arrives is read and dropped, where the transport has halves:
+        TLS has none, and closes."""
+        if self._ended or self.transport.is_closing():
+            return
+        self._ended = True
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._ended:
-            super().data_received(data)
+        else:
+            self.transport.close()
 
 
 async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idle_s: float) -> None:
@@ -102,8 +104,8 @@ async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket
                 waiting.append(copy.accept()[0])
         except BlockingIOError:
             copy.close()
-    loop = asyncio.get_running_loop()
+    loop, kind = asyncio.get_running_loop(), cast(Any, server.config.http_protocol_class)
     for accepted in waiting:  # each enters the server's connections by itself
         await loop.connect_accepted_socket(
-            lambda: DrainingConnection(server.config, server.server_state, server.lifespan.state), accepted
+            lambda: kind(server.config, server.server_state, server.lifespan.state), accepted
         )

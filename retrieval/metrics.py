@@ -40,9 +40,10 @@ class ServerMetrics:
         self,
         copy: Copy,
         ready: Callable[[], Readiness],
+        refused: Mapping[str, int] | None = None,
         build: Build = Build(),
     ) -> None:
-        """`copy` and `ready` are asked at each scrape."""
+        """`copy` and `ready` are asked at each scrape, and `refused` is read: a count for each `error`."""
         self._registry = registry_of(build)
         self._seconds = Histogram(
             "forebay_request_seconds",
@@ -53,7 +54,7 @@ class ServerMetrics:
         )
         self._served = _Served()
         self._registry.register(self._served)
-        self._registry.register(_Standing(copy, ready))
+        self._registry.register(_Standing(copy, ready, {} if refused is None else refused))
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if name == "request":
@@ -121,8 +122,8 @@ class _Served(Collector):
 class _Standing(Collector):
     """Asks at each scrape."""
 
-    def __init__(self, copy: Copy, ready: Callable[[], Readiness]) -> None:
-        self._copy, self._ready = copy, ready
+    def __init__(self, copy: Copy, ready: Callable[[], Readiness], refused: Mapping[str, int]) -> None:
+        self._copy, self._ready, self._refused = copy, ready, refused
 
     def describe(self) -> list[Metric]:
         """Nothing is asked when it is registered."""
@@ -139,4 +140,9 @@ class _Standing(Collector):
         rows = GaugeMetricFamily("forebay_copy_rows", "Entities in the copy", labels=["side"])
         for side, count in self._copy.rows().items():
             rows.add_metric([side], count)
-        yield from (ready, lag, rows)
+        refused = CounterMetricFamily(
+            "forebay_refused_total", "Requests and connections that were refused before any work", labels=["error"]
+        )
+        for error, count in dict(self._refused).items():
+            refused.add_metric([error], count)
+        yield from (ready, lag, rows, refused)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import msgspec
 
 from forebay.retrieval import messages
+from forebay.retrieval.limits import ServerLimits
 from reference.events import struct_section
+from reference.markdown import code, plain, table
+from reference.source import comments
 
 
 def structs() -> str:
@@ -16,3 +21,10 @@ def structs() -> str:
 def told() -> list[type[msgspec.Struct]]:
     """The messages, in the order of their file."""
     return [s for s in vars(messages).values() if isinstance(s, type) and issubclass(s, msgspec.Struct)]
+
+
+def limits() -> str:
+    """What a connection may take, and the defaults."""
+    said = comments("src/forebay/retrieval/limits.py", "ServerLimits")
+    rows = [(code(f.name), code(str(f.default)), plain(said.get(f.name, ""))) for f in fields(ServerLimits)]
+    return table(("limit", "default", "meaning"), rows)

@@ -20,9 +20,9 @@ from forebay.errors import EventError, ForebayError, MissingExtra, PublishError
 from forebay.events import Event
 from forebay.retrieval import messages
 from forebay.retrieval.engine import EngineLimits
+from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import Readiness
 from forebay.retrieval.metrics import ServerMetrics
-from forebay.retrieval.server import MAX_BODY_BYTES
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
 from forebay.store.census import Census
 from forebay.streams.worker.metrics import WorkerMetrics
@@ -193,7 +193,9 @@ def test_every_message_and_limit_of_a_lookup_is_there(pages: Any, sources: list[
         assert path.replace(":path", "") in page.text, f"lookups.md does not have {path}"
     for field in fields(EngineLimits):
         assert f"{field.default:,}" in page.own("Lookups"), f"lookups.md does not have {field.name}"
-    assert f"{MAX_BODY_BYTES >> 20} MiB" in page.own("Lookups")
+    rows = page.table("Limits of a connection")
+    for field in fields(ServerLimits):
+        assert rows[field.name][1] == f"`{field.default}`" and rows[field.name][2], field.name
 
 
 @pytest.mark.parametrize(

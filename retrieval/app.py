@@ -1,0 +1,275 @@
+"""What a server answers, as an ASGI app without a framework: each answer is typed, each error says what to do, and no
+traceback leaves the process.
+
+    POST /v1/rank       RankRequest      -> RankResponse
+    POST /v1/retrieve   RetrieveRequest  -> RankResponse
+    GET  /v1/entities/{side}/{id}[?vectors=true]  -> EntityResponse
+    GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET
+    /metrics
+
+Bodies are JSON, or msgpack by `content-type` and `accept`. `forebay-deadline-ms` is what is left of the caller's time
+when it sends: work that nobody waits for any more is not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import parse_qs
+
+from forebay import clock, telemetry
+from forebay.errors import BadRequest, DeadlineExceeded, ForebayError, GenerationUnavailable, ServerUnavailable
+from forebay.exposition import Build
+from forebay.retrieval.engine import Engine
+from forebay.retrieval.limits import ServerLimits
+from forebay.retrieval.messages import (
+    ErrorBody,
+    RankRequest,
+    RankResponse,
+    Readiness,
+    RetrieveRequest,
+    SegmentFreshness,
+)
+from forebay.retrieval.metrics import ServerMetrics
+from forebay.retrieval.wire import RETRY_AFTER, Headers, decode, encode, header
+from forebay.segments.spec import SIDES, Side
+from forebay.store.generation import numeric_platform
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+Ask: TypeAlias = Callable[["Asked"], Awaitable[object]]
+
+_log = logging.getLogger("forebay.server")
+_NOBODY = 499  # who asked is gone, and nobody reads the answer; the number is for the metrics
+
+
+class _TooLarge(ForebayError):
+    """The body is larger than the limit."""
+
+
+class _NotFound(ForebayError):
+    """There is nothing at this path."""
+
+
+_ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
+    BadRequest: (400, "bad_request"),
+    GenerationUnavailable: (404, "generation_unavailable"),
+    _NotFound: (404, "not_found"),
+    _TooLarge: (413, "too_large"),
+    ServerUnavailable: (503, "not_ready"),
+    DeadlineExceeded: (504, "deadline_exceeded"),
+}
+
+
+@dataclass(slots=True)
+class Asked:
+    """One request whose body is here. `arrived` and `due` are of `time.perf_counter`; `due` is None without a
+    deadline."""
+
+    method: str
+    path: str
+    query: bytes
+    headers: Headers
+    body: bytes
+    arrived: float
+
+    def within(self) -> None:
+        """Raise DeadlineExceeded if the caller's time is over."""
+        text = header(self.headers, b"forebay-deadline-ms")
+        if text is None:
+            return
+        try:
+            budget_ms = float(text)
+        except ValueError:
+            said = text[:40].decode("latin-1")
+            raise BadRequest(f"forebay-deadline-ms is {said!r}", do="Send milliseconds") from None
+        spent_ms = (time.perf_counter() - self.arrived) * 1000
+        if not spent_ms < budget_ms:
+            raise DeadlineExceeded(f"{spent_ms:.1f} ms spent of {budget_ms:.1f}", do="Allow more time, or send less")
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An answer that is bytes already, or has a status of its own."""
+
+    status: int
+    data: bytes
+    media: bytes
+
+
+@dataclass(frozen=True)
+class Route:
+    """`path` as the documentation writes it. A `lookup` is refused while the server is not ready, and may have a
+    deadline. A `name` is what metrics call it; "" leaves it out of them."""
+
+    path: str
+    method: str
+    ask: Ask
+    name: str
+    lookup: bool
+
+
+class App:
+    """The ASGI app. `ready` is asked before every lookup: it must be cheap, and its no is a 503 with its reason.
+
+    The kernels are compiled while the app starts, before it takes a connection. `stopping` is set by the server;
+    `refused` counts what connections refused by themselves.
+    """
+
+    def __init__(self, engine: Engine, ready: Callable[[], Readiness], limits: ServerLimits) -> None:
+        self.ready, self.limits, self.stopping = ready, limits, False
+        self.refused: Counter[str] = Counter()
+        self._engine = engine
+        build = Build(engine.generation, engine.bundle_hash, numeric_platform())
+        self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
+        routes = (
+            Route("/v1/rank", "POST", self._rank, "/v1/rank", True),
+            Route("/v1/retrieve", "POST", self._retrieve, "/v1/retrieve", True),
+            Route("/v1/entities/{side}/{id}", "GET", self._entity, "/v1/entities", True),
+            Route("/health", "GET", self._health, "/health", False),
+            Route("/ready", "GET", self._readiness, "", False),
+            Route("/metrics", "GET", self._exposed, "", False),
+        )
+        self._routes = {route.path: route for route in routes}
+        self._prefix, self._entities = "/v1/entities/", self._routes.pop("/v1/entities/{side}/{id}")
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._lifespan(receive, send)
+            return
+        arrived = scope.get("state", {}).get("arrived") or time.perf_counter()
+        asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"], b"", arrived)
+        route = self._routes.get(asked.path)
+        if route is None and asked.path.startswith(self._prefix):
+            route = self._entities
+        if route is None or asked.method not in ((route.method,) if route.method == "POST" else ("GET", "HEAD")):
+            gone = ErrorBody("not_found", f"nothing at {asked.method} {asked.path}")
+            await _send(send, 404, *encode(gone, asked.headers))
+            return
+        status, data, media = await self._answered(route, asked, receive)
+        if status != _NOBODY:
+            await _send(send, status, data, media)
+        if route.name:
+            telemetry.emit("request", path=route.name, status=status, seconds=time.perf_counter() - arrived)
+
+    async def _answered(self, route: Route, asked: Asked, receive: Receive) -> tuple[int, bytes, bytes]:
+        """The route's result or its error: status, body and content type."""
+        try:
+            if route.lookup and not (state := self.ready()).ready:
+                raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
+            if route.method == "POST":
+                await _read(asked, receive, self.limits.body_bytes)
+            answer = await route.ask(asked)
+            if isinstance(answer, Plain):
+                return answer.status, answer.data, answer.media
+            return 200, *encode(answer, asked.headers)
+        except ConnectionAbortedError:
+            return _NOBODY, b"", b""
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a typed answer
+            found = next((answer for kind, answer in _ANSWERS.items() if isinstance(error, kind)), None)
+            if found is not None and isinstance(error, ForebayError):
+                return found[0], *encode(ErrorBody(found[1], error.what, error.do), asked.headers)
+            _log.exception("%s failed", route.name or route.path)
+            body = ErrorBody("internal", "the server failed on this request", "Read its log")
+            return 500, *encode(body, asked.headers)
+
+    async def _rank(self, asked: Asked) -> object:
+        # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
+        request = decode(asked.body, asked.headers, RankRequest)
+        asked.within()
+        return _told(self._engine.rank(request))
+
+    async def _retrieve(self, asked: Asked) -> object:
+        request = decode(asked.body, asked.headers, RetrieveRequest)
+        asked.within()
+        # An exact search of many items takes milliseconds.
+        return _told(await asyncio.to_thread(self._engine.retrieve, request))
+
+    async def _entity(self, asked: Asked) -> object:
+        named, slash, name = asked.path.removeprefix(self._prefix).partition("/")
+        side = next((side for side in SIDES if side == named), None)
+        if side is None or not slash:
+            raise _NotFound(f"side {named!r}: there are user and item")
+        try:
+            query = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+        except ValueError:
+            raise BadRequest("the query has too many parts", do="See /v1 in the documentation") from None
+        vectors = query.get("vectors", [""])[-1] in ("true", "1")
+        generation = query["generation"][-1] if "generation" in query else None
+        return self._engine.entity(side, name, vectors=vectors, generation=generation)
+
+    async def _health(self, _: Asked) -> object:
+        return {"status": "ok"}
+
+    async def _readiness(self, asked: Asked) -> object:
+        state = self.ready()
+        if self.stopping:  # lookups that come on a kept connection are still answered
+            state = Readiness(False, "stopping", state.lag_ms)
+        return Plain(200 if state.ready else 503, *encode(state, asked.headers))
+
+    async def _exposed(self, asked: Asked) -> object:
+        data, media = self._metrics.exposed((header(asked.headers, b"accept") or b"").decode("latin-1"))
+        return Plain(200, data, media.encode())
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        """Warm up, then listen to telemetry until the server ends. A failure is told to it, and it does not start."""
+        await receive()
+        try:
+            self._engine.warm()
+        except BaseException as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        remove = telemetry.add_hook(self._metrics)
+        try:
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+        finally:
+            remove()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _send(send: Send, status: int, data: bytes, media: bytes) -> None:
+    headers = [(b"content-length", b"%d" % len(data)), (b"content-type", media)]
+    if status in (429, 503):
+        headers.append(RETRY_AFTER)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def _read(asked: Asked, receive: Receive, most: int) -> None:
+    """Fill in the body. Counted while it is read: a length that is announced need not be true. Raises _TooLarge, and
+    ConnectionAbortedError when who asked is gone."""
+    message = await receive()
+    if message.get("more_body"):
+        chunks, size = [message["body"]], len(message["body"])
+        while message.get("more_body"):
+            message = await receive()
+            chunks.append(message.get("body", b""))
+            size += len(chunks[-1])
+            if size > most:
+                raise _TooLarge(f"a body of more than {most} bytes", do="Send fewer candidates at a time")
+        asked.body = b"".join(chunks)
+    else:
+        asked.body = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise ConnectionAbortedError
+
+
+def _told(answer: RankResponse) -> RankResponse:
+    """The answer, after the `served` hook for each of its segments."""
+    now = clock.now_ms()
+    sides: dict[Side, Mapping[str, SegmentFreshness]] = {"user": answer.segments, "item": answer.item_segments}
+    for side, segments in sides.items():
+        for name, found in segments.items():
+            if found.as_of is None:
+                telemetry.emit("served", side=side, segment=name, state=found.state)
+            else:
+                seconds = (now - found.as_of) / 1000
+                telemetry.emit("served", side=side, segment=name, state=found.state, seconds=seconds)
+    return answer
