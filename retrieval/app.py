@@ -8,7 +8,7 @@ traceback leaves the process.
     /metrics
 
 Bodies are JSON, or msgpack by `content-type` and `accept`. `forebay-deadline-ms` is what is left of the caller's time
-when it sends: work that nobody waits for any more is not begun.
+when it sends: work that nobody waits for any more is not begun, and an answer that comes too late is a 504.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from urllib.parse import parse_qs
 from forebay import clock, telemetry
 from forebay.errors import BadRequest, DeadlineExceeded, ForebayError, GenerationUnavailable, ServerUnavailable
 from forebay.exposition import Build
+from forebay.retrieval.admission import Admission, AdmissionOptions
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import (
@@ -69,8 +70,7 @@ _ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
 
 @dataclass(slots=True)
 class Asked:
-    """One request whose body is here. `arrived` and `due` are of `time.perf_counter`; `due` is None without a
-    deadline."""
+    """One request. `arrived`, of `time.perf_counter`, is the earliest that its first byte can have come."""
 
     method: str
     path: str
@@ -122,7 +122,9 @@ class App:
     `refused` counts what connections refused by themselves.
     """
 
-    def __init__(self, engine: Engine, ready: Callable[[], Readiness], limits: ServerLimits) -> None:
+    def __init__(
+        self, engine: Engine, ready: Callable[[], Readiness], limits: ServerLimits, admission: AdmissionOptions
+    ) -> None:
         self.ready, self.limits, self.stopping = ready, limits, False
         self.refused: Counter[str] = Counter()
         self._engine = engine
@@ -137,6 +139,8 @@ class App:
             Route("/metrics", "GET", self._exposed, "", False),
         )
         self._routes = {route.path: route for route in routes}
+        lookups = frozenset(route.path for route in routes if route.lookup)
+        self.admission = Admission(admission, lookups, frozenset({"/v1/retrieve"}))
         self._prefix, self._entities = "/v1/entities/", self._routes.pop("/v1/entities/{side}/{id}")
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -152,11 +156,13 @@ class App:
             gone = ErrorBody("not_found", f"nothing at {asked.method} {asked.path}")
             await _send(send, 404, *encode(gone, asked.headers))
             return
+        waited = time.perf_counter() - arrived
         status, data, media = await self._answered(route, asked, receive)
         if status != _NOBODY:
             await _send(send, status, data, media)
         if route.name:
-            telemetry.emit("request", path=route.name, status=status, seconds=time.perf_counter() - arrived)
+            seconds = time.perf_counter() - arrived
+            telemetry.emit("request", path=route.name, status=status, seconds=seconds, waited=waited)
 
     async def _answered(self, route: Route, asked: Asked, receive: Receive) -> tuple[int, bytes, bytes]:
         """The route's result or its error: status, body and content type."""
@@ -165,7 +171,11 @@ class App:
                 raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
             if route.method == "POST":
                 await _read(asked, receive, self.limits.body_bytes)
+            if route.lookup:
+                asked.within()
             answer = await route.ask(asked)
+            if route.lookup:  # while it worked the time may have ended
+                asked.within()
             if isinstance(answer, Plain):
                 return answer.status, answer.data, answer.media
             return 200, *encode(answer, asked.headers)
@@ -182,12 +192,10 @@ class App:
     async def _rank(self, asked: Asked) -> object:
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
         request = decode(asked.body, asked.headers, RankRequest)
-        asked.within()
         return _told(self._engine.rank(request))
 
     async def _retrieve(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, RetrieveRequest)
-        asked.within()
         # An exact search of many items takes milliseconds.
         return _told(await asyncio.to_thread(self._engine.retrieve, request))
 

@@ -26,6 +26,7 @@ from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     GenerationUnavailable,
+    Overloaded,
     ServerUnavailable,
 )
 from forebay.retrieval.messages import (
@@ -46,6 +47,7 @@ _ERRORS: dict[str, type[ForebayError]] = {
     "too_large": BadRequest,
     "generation_unavailable": GenerationUnavailable,
     "deadline_exceeded": DeadlineExceeded,
+    "overloaded": Overloaded,
 }
 
 
@@ -75,8 +77,8 @@ class Client:
 
     `timeout_s` is for a whole call, connecting and all `retries` included; the server is told what is left of it and
     does not begin work that nobody waits for. Only the resolution of a host's name cannot be cut short. A retry follows
-    a failed connection or a server that is not ready, and never goes past the time. Calls raise ServerUnavailable,
-    DeadlineExceeded, BadRequest or GenerationUnavailable.
+    a failed connection or a server that is not ready, never one that is overloaded, and never goes past the time. Calls
+    raise ServerUnavailable, DeadlineExceeded, BadRequest or GenerationUnavailable.
     """
 
     def __init__(self, url: str, timeout_s: float = 1.0, retries: int = 0, *, connections: int = 8) -> None:
@@ -160,6 +162,8 @@ class Client:
                 problem = ServerUnavailable(f"the connection broke: {error}", where=self.url)
             except HTTPError as error:
                 problem = ServerUnavailable(str(error), where=self.url)
+            except Overloaded:
+                raise
             except ServerUnavailable as error:
                 problem = error
             pause = 0.005 * 2 ** (self.retries - left)

@@ -7,6 +7,8 @@ What goes over a limit is answered where nothing else is under way on the connec
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import math
 import time
 import urllib.parse
 from collections import Counter
@@ -16,21 +18,44 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from forebay.retrieval.admission import Admission, Refusal, Turn
 from forebay.retrieval.drain import DrainingConnection, DrainState
 from forebay.retrieval.limits import ServerLimits
-from forebay.retrieval.messages import ErrorBody
-from forebay.retrieval.wire import RETRY_AFTER, Headers, response
+from forebay.retrieval.messages import MSGPACK, ErrorBody
+from forebay.retrieval.wire import RETRY_AFTER, Headers, packed, response
 
-_NEVER = float("inf")
+ACCEPTED_S = 0.05  # the first request of a connection that sends within it is charged for its wait to be accepted
+
+_NEVER = math.inf
 _BETWEEN, _HEAD, _BODY = range(3)  # where the parser is
+_WORDS = {
+    Refusal.OVERLOADED: (
+        429,
+        ErrorBody("overloaded", "more is asked than can be answered in time", "Ask another server, or later"),
+        (RETRY_AFTER,),
+    ),
+    Refusal.DEADLINE: (
+        504,
+        ErrorBody("deadline_exceeded", "the time was over before the work began", "Allow more time, or send less"),
+        (),
+    ),
+}
+_REFUSALS = {
+    (refusal, as_msgpack, close): response(
+        status, error, ((b"accept", MSGPACK.encode() if as_msgpack else b"*/*"),), close=close, more=more
+    )
+    for refusal, (status, error, more) in _WORDS.items()
+    for as_msgpack in (False, True)
+    for close in (False, True)
+}
 
 
 class ConnectionsState(DrainState):
     """What the connections of one server share. `refused` counts by the `error` of the answer."""
 
-    def __init__(self, limits: ServerLimits, refused: Counter[str]) -> None:
+    def __init__(self, limits: ServerLimits, admission: Admission, refused: Counter[str]) -> None:
         super().__init__()
-        self.limits, self.refused = limits, refused
+        self.limits, self.admission, self.refused = limits, admission, refused
         self.held_bytes = 0
 
     def look(self) -> None:
@@ -43,9 +68,11 @@ class ConnectionsState(DrainState):
 
 @dataclass(slots=True)
 class Request:
-    """One that is here, or on its way. `keep`: whether its connection goes on after the answer."""
+    """One that is here, or on its way. `keep`: whether its connection goes on after the answer. `budget_ms` is what its
+    caller had left, None for no end."""
 
     arrived: float
+    budget_ms: float | None = None
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     url: bytes = b""
     method: str = "GET"
@@ -70,7 +97,8 @@ class Connection(DrainingConnection):
         self._behind: list[Request] = []
         self._held = self._message_bytes = 0
         self._problem: tuple[int, ErrorBody] | None = None
-        self._late = False
+        self._late, self._first = False, True
+        self._made = self.server_state.admission.arrived(self.loop)
         self._due = time.perf_counter() + self._limits.header_s
         over = len(self.connections) - self._limits.connections
         if over > 0:
@@ -127,8 +155,10 @@ class Connection(DrainingConnection):
     def on_message_begin(self) -> None:
         if self._ended:
             raise ValueError("nothing is read any more")
-        now = time.perf_counter()
-        self._place, self._pending = _HEAD, Request(now)
+        now, arrived = time.perf_counter(), self.server_state.admission.arrived(self.loop)
+        if arrived - self._made < ACCEPTED_S and self._first:
+            arrived = self._made
+        self._place, self._pending, self._first = _HEAD, Request(arrived), False
         self._message_bytes = 0
         self._due = min(self._due, now + self._limits.header_s)
 
@@ -144,6 +174,9 @@ class Connection(DrainingConnection):
             return
         if name == b"content-length":
             request.announced = int(value) if len(value) < 19 else 1 << 60  # the parser has seen to it that it is one
+        elif name == b"forebay-deadline-ms" and len(value) < 40:
+            with contextlib.suppress(ValueError):  # the app says so
+                request.budget_ms = float(value)
         elif name == b"expect" and value.lower() == b"100-continue":
             request.expects = True
         request.headers.append((name, value))
@@ -203,14 +236,55 @@ class Connection(DrainingConnection):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _take(self, request: Request) -> None:
-        """Its turn on this connection has come, and all of it is here."""
+        """Its turn on this connection has come, and all of it is here: it is refused, begun, or put into a lane."""
         try:
-            scope = self._scope_of(request)
+            url = httptools.parse_url(request.url)
+            path = (url.path or b"/").decode("ascii")
         except (httptools.HttpParserError, ValueError):
             self._refuse(400, ErrorBody("bad_request", "the request's target is none"), request.headers)
             return
+        state = self.server_state
+        if not path.startswith("/v1/"):
+            self._begin(request, url)
+            return
+        lane, kind, now = state.admission.lane(path), state.admission.kind(path, len(request.body)), time.perf_counter()
+        left_s = math.inf
+        if request.budget_ms is not None:
+            left_s = request.budget_ms / 1000 - (now - request.arrived)
+        refusal = lane.refuses(kind, now, left_s)
+        if refusal is not None:
+            self._refuse_one(request, refusal)
+            return
+        cycle = self._cycle_of(request, url)
+
+        def start() -> asyncio.Task[None]:
+            if lane is state.admission.lookups:
+                state.admission.turn()
+            return self._run(cycle)
+
+        lane.put(Turn(kind, start, lambda: not cycle.disconnected, now))
+
+    def _begin(self, request: Request, url: Any) -> None:
+        self._run(self._cycle_of(request, url))
+
+    def _run(self, cycle: RequestResponseCycle) -> asyncio.Task[None]:
+        task = self.loop.create_task(cycle.run_asgi(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+        return task
+
+    def _refuse_one(self, request: Request, refusal: Refusal) -> None:
+        """A request alone: the connection goes on. Nine in ten requests may end here, so that this costs a write."""
+        self.server_state.refused[refusal.value] += 1
+        close = self.server_state.draining or not request.keep
+        self.transport.write(_REFUSALS[refusal, packed(request.headers), close])
+        if close:
+            self.end()
+        self._answered()
+
+    def _cycle_of(self, request: Request, url: Any) -> RequestResponseCycle:
         self.cycle = RequestResponseCycle(
-            scope=scope,
+            scope=self._scope_of(request, url),
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
@@ -220,14 +294,13 @@ class Connection(DrainingConnection):
             message_event=asyncio.Event(),
             expect_100_continue=False,
             keep_alive=request.keep and not self.server_state.draining,
-            on_response=self.on_response_complete,
+            on_response=self._answered,
         )
         self.cycle.body, self.cycle.more_body = request.body, False
         self.cycle.message_event.set()
-        self._start_asgi_task(self.cycle, self.app)
+        return self.cycle
 
-    def _scope_of(self, request: Request) -> Any:
-        url = httptools.parse_url(request.url)
+    def _scope_of(self, request: Request, url: Any) -> Any:
         raw_path = url.path or b"/"
         path = raw_path.decode("ascii")
         return {
@@ -246,11 +319,11 @@ class Connection(DrainingConnection):
             "state": {"arrived": request.arrived},
         }
 
-    def on_response_complete(self) -> None:
-        """Called by the cycle, with the last byte of its answer."""
+    def _answered(self) -> None:
+        """The last byte of an answer is written. Called by its cycle, too."""
         self.server_state.total_requests += 1
         now = time.perf_counter()
-        if self.transport.is_closing():
+        if self._ended or self.transport.is_closing():
             self._due = now + self._limits.write_s
             return
         held = len(self._pending.body) if self._place == _BODY else 0

@@ -47,8 +47,15 @@ class ServerMetrics:
         self._registry = registry_of(build)
         self._seconds = Histogram(
             "forebay_request_seconds",
-            "Time from a request's headers to its answer",
+            "Time from a request's first byte to its answer",
             ["path", "status"],
+            registry=self._registry,
+            buckets=_BOUNDS,
+        )
+        self._waits = Histogram(
+            "forebay_request_wait_seconds",
+            "Of it the time until its work began: to read the request, and in the queue",
+            ["path"],
             registry=self._registry,
             buckets=_BOUNDS,
         )
@@ -59,6 +66,7 @@ class ServerMetrics:
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if name == "request":
             self._seconds.labels(details["path"], details["status"]).observe(float(details["seconds"]))
+            self._waits.labels(details["path"]).observe(float(details["waited"]))
         elif name == "served":
             self._served.tell(details)
 

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from forebay.errors import ConfigError, ServerUnavailable
+from forebay.retrieval.admission import AdmissionOptions
 from forebay.retrieval.app import App
 from forebay.retrieval.connection import Connection, ConnectionsState
 from forebay.retrieval.drain import ANSWER_S, IDLE_S, finish
@@ -21,9 +22,15 @@ from forebay.retrieval.limits import LOOK_S, ServerLimits
 from forebay.retrieval.messages import Readiness
 
 
-def create_app(engine: Engine, ready: Callable[[], Readiness], *, limits: ServerLimits = ServerLimits()) -> App:
+def create_app(
+    engine: Engine,
+    ready: Callable[[], Readiness],
+    *,
+    limits: ServerLimits = ServerLimits(),
+    admission: AdmissionOptions = AdmissionOptions(),
+) -> App:
     """The app for `serve` and `serving`."""
-    return App(engine, ready, limits)
+    return App(engine, ready, limits, admission)
 
 
 class _Server(uvicorn.Server):
@@ -37,7 +44,7 @@ class _Server(uvicorn.Server):
         self._app, self._idle_s, self._on_ready = app, idle_s, on_ready
         host, port = listener.getsockname()[:2]
         self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self.server_state: ConnectionsState = ConnectionsState(app.limits, app.refused)
+        self.server_state: ConnectionsState = ConnectionsState(app.limits, app.admission, app.refused)
 
     def stop(self) -> None:
         """From here on every answer is the last of its connection, and the server ends. From any thread or signal

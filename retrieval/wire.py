@@ -36,10 +36,15 @@ def decode(data: bytes, headers: Headers, kind: type[T]) -> T:
         raise BadRequest(f"the body is not a {kind.__name__}: {error}", do="See /v1 in the documentation") from None
 
 
-def encode(answer: object, headers: Headers) -> tuple[bytes, bytes]:
-    """An answer as the request's `accept` wants it, else as the request came; and its content type."""
+def packed(headers: Headers) -> bool:
+    """Whether the answer is msgpack: as the request's `accept` wants it, else as the request came."""
     accept = header(headers, b"accept") or b"*/*"
-    if _is_msgpack(accept) or (accept == b"*/*" and _is_msgpack(header(headers, b"content-type") or b"")):
+    return _is_msgpack(accept) or (accept == b"*/*" and _is_msgpack(header(headers, b"content-type") or b""))
+
+
+def encode(answer: object, headers: Headers) -> tuple[bytes, bytes]:
+    """An answer as its request wants it, and its content type."""
+    if packed(headers):
         return msgspec.msgpack.encode(answer), MSGPACK.encode()
     return msgspec.json.encode(answer), JSON.encode()
 

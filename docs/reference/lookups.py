@@ -7,6 +7,7 @@ from dataclasses import fields
 import msgspec
 
 from forebay.retrieval import messages
+from forebay.retrieval.admission import AdmissionOptions
 from forebay.retrieval.limits import ServerLimits
 from reference.events import struct_section
 from reference.markdown import code, plain, table
@@ -25,6 +26,15 @@ def told() -> list[type[msgspec.Struct]]:
 
 def limits() -> str:
     """What a connection may take, and the defaults."""
-    said = comments("src/forebay/retrieval/limits.py", "ServerLimits")
-    rows = [(code(f.name), code(str(f.default)), plain(said.get(f.name, ""))) for f in fields(ServerLimits)]
-    return table(("limit", "default", "meaning"), rows)
+    return _options("limits.py", ServerLimits)
+
+
+def admission() -> str:
+    """When a request is refused for those before it."""
+    return _options("admission.py", AdmissionOptions)
+
+
+def _options(file: str, options: type[ServerLimits | AdmissionOptions]) -> str:
+    said = comments(f"src/forebay/retrieval/{file}", options.__name__)
+    rows = [(code(f.name), code(str(f.default)), plain(said.get(f.name, ""))) for f in fields(options)]
+    return table(("option", "default", "meaning"), rows)

@@ -30,6 +30,7 @@ ForebayError
 ├── HashCollision              two ids share a 64-bit hash: the second is refused
 └── LookupFailed               the request-time client got no answer
     ├── ServerUnavailable      no connection, or the server is not ready
+    │   └── Overloaded         more is asked of it than it can answer in time
     ├── DeadlineExceeded       no answer inside the time given
     └── BadRequest             the server refused the request
 """
@@ -233,6 +234,14 @@ class LookupFailed(ForebayError):
 
 class ServerUnavailable(LookupFailed):
     """No connection could be made, or the server says that it is not ready."""
+
+
+class Overloaded(ServerUnavailable):
+    """More is asked of the server than it can answer in time: the request was refused before any work.
+
+    The client does not ask again by itself, since that would add to the load. Operator action: start another server
+    beside it.
+    """
 
 
 class DeadlineExceeded(LookupFailed):

@@ -23,7 +23,7 @@
 | undeclared | Processor | stage, kind (`action`, or whose attribute), name (100, then `(other)`), committed events |
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | applied | Replica | side, rows, seconds since the newest record's append time |
-| request | server | path, status, seconds |
+| request | server | path, status, seconds from its first byte, waited of them before its work began |
 | served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |
 """
 

@@ -48,6 +48,18 @@ def error(connection: socket.socket) -> tuple[int, str]:
     return status, body["error"]
 
 
+def whole(connection: socket.socket) -> tuple[int, bytes]:
+    """Status and all the bytes of the next response."""
+    data = b""
+    while not data.endswith(b"\r\n\r\n"):
+        data += connection.recv(1)
+    length = int(data[data.index(b"content-length: ") + 16 :].split(b"\r\n", 1)[0])
+    while length:
+        data += (part := connection.recv(length))
+        length -= len(part)
+    return int(data[9:12]), data
+
+
 def ended(connection: socket.socket) -> bool:
     """Whether the server ends the connection, before the socket's timeout. What it says before is read over."""
     try:
