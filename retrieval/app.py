@@ -118,8 +118,8 @@ class Route:
 class App:
     """The ASGI app. `ready` is asked before every lookup: it must be cheap, and its no is a 503 with its reason.
 
-    The kernels are compiled while the app starts, before it takes a connection. `stopping` is set by the server;
-    `refused` counts what connections refused by themselves.
+    The kernels are compiled while the app starts, before it takes a connection. `stopping` and `answers_metrics` are
+    set by the server; `refused` counts what connections refused by themselves.
     """
 
     def __init__(
@@ -127,6 +127,7 @@ class App:
     ) -> None:
         self.ready, self.limits, self.stopping = ready, limits, False
         self.refused: Counter[str] = Counter()
+        self.answers_metrics = True
         self._engine = engine
         build = Build(engine.generation, engine.bundle_hash, numeric_platform())
         self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
@@ -222,8 +223,14 @@ class App:
         return Plain(200 if state.ready else 503, *encode(state, asked.headers))
 
     async def _exposed(self, asked: Asked) -> object:
-        data, media = self._metrics.exposed((header(asked.headers, b"accept") or b"").decode("latin-1"))
+        if not self.answers_metrics:
+            raise _NotFound("metrics have a port of their own here")
+        data, media = self.exposed((header(asked.headers, b"accept") or b"").decode("latin-1"))
         return Plain(200, data, media.encode())
+
+    def exposed(self, accept: str) -> tuple[bytes, str]:
+        """All metrics as the request header `accept` wants them, and their content type. From any thread."""
+        return self._metrics.exposed(accept)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         """Warm up, then listen to telemetry until the server ends. A failure is told to it, and it does not start."""

@@ -10,12 +10,13 @@ ANSWER_S. The sum is the longest that a server takes to stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Protocol
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -74,7 +75,20 @@ class DrainingConnection(HttpToolsProtocol):
             self.transport.close()
 
 
-async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idle_s: float) -> None:
+class Drained(Protocol):
+    """What is asked of a server."""
+
+    servers: list[asyncio.base_events.Server]
+    force_exit: bool
+    tls: ssl.SSLContext | None
+
+    @property
+    def server_state(self) -> ServerState: ...
+
+    def connection(self) -> asyncio.Protocol: ...
+
+
+async def finish(server: Drained, listeners: Sequence[socket.socket], idle_s: float) -> None:
     """Accept no more, and wait until every connection has had its last answer, at most `idle_s`.
 
     The state drains already. Called by the server before its own shutdown, which ends what is left by
@@ -86,7 +100,7 @@ async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idl
         await asyncio.sleep(_LOOK_S)
 
 
-async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket]) -> None:
+async def _accept_last(server: Drained, listeners: Sequence[socket.socket]) -> None:
     """Close the listeners, and take in what the kernel had accepted for them: with the last of their descriptors it
     would be reset.
 
@@ -104,8 +118,13 @@ async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket
                 waiting.append(copy.accept()[0])
         except BlockingIOError:
             copy.close()
-    loop, kind = asyncio.get_running_loop(), cast(Any, server.config.http_protocol_class)
+    loop = asyncio.get_running_loop()
+    bound = None if server.tls is None else IDLE_S
     for accepted in waiting:  # each enters the server's connections by itself
-        await loop.connect_accepted_socket(
-            lambda: kind(server.config, server.server_state, server.lifespan.state), accepted
-        )
+        with contextlib.suppress(OSError):  # of a handshake that fails
+            await loop.connect_accepted_socket(
+                server.connection,
+                accepted,
+                ssl=server.tls,
+                ssl_handshake_timeout=bound,
+            )

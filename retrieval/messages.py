@@ -123,8 +123,8 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """Why there is no answer. `error` is one of the codes below, `do` the remedy.
 
-    bad_request 400 · not_found 404 · generation_unavailable 404 · too_slow 408 · too_large 413, of headers 431 ·
-    overloaded 429, of connections and bodies 503 · internal 500 · not_ready 503 · deadline_exceeded 504
+    bad_request 400 · unauthorized 401 · not_found 404 · generation_unavailable 404 · too_slow 408 · too_large 413, of
+    headers 431 · overloaded 429, of connections and bodies 503 · internal 500 · not_ready 503 · deadline_exceeded 504
     """
 
     error: str

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from forebay.errors import ConfigError, ServerUnavailable
 from forebay.retrieval.admission import AdmissionOptions
 from forebay.retrieval.app import App
-from forebay.retrieval.connection import Connection, ConnectionsState
+from forebay.retrieval.bounds import ConnectionsState
+from forebay.retrieval.connection import Connection
+from forebay.retrieval.door import Door
 from forebay.retrieval.drain import ANSWER_S, IDLE_S, finish
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.limits import LOOK_S, ServerLimits
@@ -38,19 +43,44 @@ class _Server(uvicorn.Server):
     owner's stores close."""
 
     def __init__(
-        self, app: App, listener: socket.socket, idle_s: float, on_ready: Callable[[str], None] | None = None
+        self,
+        app: App,
+        listener: socket.socket,
+        door: Door,
+        idle_s: float,
+        on_ready: Callable[[str], None] | None = None,
     ) -> None:
+        self.tls, tokens = door.tls(), door.tokens_file()
         super().__init__(_config(app))
         self._app, self._idle_s, self._on_ready = app, idle_s, on_ready
         host, port = listener.getsockname()[:2]
-        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self.server_state: ConnectionsState = ConnectionsState(app.limits, app.admission, app.refused)
+        scheme = "http" if self.tls is None else "https"
+        self.address = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+        app.answers_metrics = door.metrics
+        self.server_state: ConnectionsState = ConnectionsState(app.limits, app.admission, app.refused, tokens)
 
     def stop(self) -> None:
         """From here on every answer is the last of its connection, and the server ends. From any thread or signal
         handler."""
         self._app.stopping = self.should_exit = True
         self.server_state.drain()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, with a bound on the handshakes: a peer is no connection before its handshake ends."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        loop = asyncio.get_running_loop()
+        bound = None if self.tls is None else self._app.limits.header_s
+        self.servers = [
+            await loop.create_server(self.connection, sock=one, ssl=self.tls, ssl_handshake_timeout=bound, backlog=2048)
+            for one in sockets or ()
+        ]
+        self.started = True
+
+    def connection(self) -> Connection:
+        """One that somebody has opened."""
+        return Connection(self.config, self.server_state, self.lifespan.state)
 
     async def on_tick(self, counter: int) -> bool:
         # Ten times a second, from when connections are taken.
@@ -87,22 +117,23 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
+    door: Door = Door(),
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish what is under way (see `drain`) and return.
 
     `on_ready` gets the address, once: when connections are taken and `ready` says yes for the first time. Raises
-    ConfigError when the port is in use, before anything is warmed up.
+    ConfigError when the port is in use or what `door` names cannot be used, before anything is warmed up.
     """
     with _listen(host, port) as listener:
-        _Server(app, listener, IDLE_S, on_ready).run(sockets=[listener])
+        _Server(app, listener, door, IDLE_S, on_ready).run(sockets=[listener])
 
 
 @contextlib.contextmanager
-def serving(app: App, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+def serving(app: App, host: str = "127.0.0.1", port: int = 0, *, door: Door = Door()) -> Iterator[str]:
     """Serve on a thread of this process while the block runs; yields the address. Port 0 takes a free one."""
     with _listen(host, port) as listener:
-        server = _Server(app, listener, idle_s=0.0)  # who would ask is in this process, and has left the block
+        server = _Server(app, listener, door, idle_s=0.0)  # who would ask is in this process, and has left the block
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="forebay-server")
         thread.start()
         try:

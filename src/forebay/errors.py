@@ -32,6 +32,7 @@ ForebayError
     ├── ServerUnavailable      no connection, or the server is not ready
     │   └── Overloaded         more is asked of it than it can answer in time
     ├── DeadlineExceeded       no answer inside the time given
+    ├── Unauthorized           the server wants a token, and this one is none of its
     └── BadRequest             the server refused the request
 """
 
@@ -250,3 +251,11 @@ class DeadlineExceeded(LookupFailed):
 
 class BadRequest(LookupFailed):
     """The server refused the request; its own words are in the message."""
+
+
+class Unauthorized(LookupFailed):
+    """The server wants a token, and the client has none or one that it does not know.
+
+    Operator action: name the token's file in `server_token_file`, or give it to `Client(token=…)`; its hash is a line
+    of the server's `server_tokens`.
+    """
