@@ -3,9 +3,11 @@ traceback leaves the process.
 
     POST /v1/rank       RankRequest      -> RankResponse
     POST /v1/retrieve   RetrieveRequest  -> RankResponse
+    POST /v1/explain    ExplainRequest   -> RankResponse, with shares
+    POST /v1/batch      BatchRequest     -> BatchResponse
     GET  /v1/entities/{side}/{id}[?vectors=true]  -> EntityResponse
     GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET
-    /metrics
+    /metrics · GET /openapi.json
 
 Bodies are JSON, or msgpack by `content-type` and `accept`. `forebay-deadline-ms` is what is left of the caller's time
 when it sends: work that nobody waits for any more is not begun, and an answer that comes too late is a 504.
@@ -17,19 +19,27 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
+
+import msgspec
 
 from forebay import clock, telemetry
 from forebay.errors import BadRequest, DeadlineExceeded, ForebayError, GenerationUnavailable, ServerUnavailable
 from forebay.exposition import Build
 from forebay.retrieval.admission import Admission, AdmissionOptions
+from forebay.retrieval.asked import Asked, Plain, Receive, Send, TooLarge, read, respond
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import (
+    JSON,
+    BatchEntry,
+    BatchRequest,
+    BatchResponse,
     ErrorBody,
+    ExplainRequest,
     RankRequest,
     RankResponse,
     Readiness,
@@ -37,21 +47,15 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
 )
 from forebay.retrieval.metrics import ServerMetrics
-from forebay.retrieval.wire import RETRY_AFTER, Headers, decode, encode, header
+from forebay.retrieval.openapi import document
+from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Ask: TypeAlias = Callable[["Asked"], Awaitable[object]]
 
 _log = logging.getLogger("forebay.server")
 _NOBODY = 499  # who asked is gone, and nobody reads the answer; the number is for the metrics
-
-
-class _TooLarge(ForebayError):
-    """The body is larger than the limit."""
 
 
 class _NotFound(ForebayError):
@@ -62,45 +66,10 @@ _ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
     BadRequest: (400, "bad_request"),
     GenerationUnavailable: (404, "generation_unavailable"),
     _NotFound: (404, "not_found"),
-    _TooLarge: (413, "too_large"),
+    TooLarge: (413, "too_large"),
     ServerUnavailable: (503, "not_ready"),
     DeadlineExceeded: (504, "deadline_exceeded"),
 }
-
-
-@dataclass(slots=True)
-class Asked:
-    """One request. `arrived`, of `time.perf_counter`, is the earliest that its first byte can have come."""
-
-    method: str
-    path: str
-    query: bytes
-    headers: Headers
-    body: bytes
-    arrived: float
-
-    def within(self) -> None:
-        """Raise DeadlineExceeded if the caller's time is over."""
-        text = header(self.headers, b"forebay-deadline-ms")
-        if text is None:
-            return
-        try:
-            budget_ms = float(text)
-        except ValueError:
-            said = text[:40].decode("latin-1")
-            raise BadRequest(f"forebay-deadline-ms is {said!r}", do="Send milliseconds") from None
-        spent_ms = (time.perf_counter() - self.arrived) * 1000
-        if not spent_ms < budget_ms:
-            raise DeadlineExceeded(f"{spent_ms:.1f} ms spent of {budget_ms:.1f}", do="Allow more time, or send less")
-
-
-@dataclass(frozen=True)
-class Plain:
-    """An answer that is bytes already, or has a status of its own."""
-
-    status: int
-    data: bytes
-    media: bytes
 
 
 @dataclass(frozen=True)
@@ -133,13 +102,17 @@ class App:
         self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
         routes = (
             Route("/v1/rank", "POST", self._rank, "/v1/rank", True),
+            Route("/v1/explain", "POST", self._explain, "/v1/explain", True),
+            Route("/v1/batch", "POST", self._batch, "/v1/batch", True),
             Route("/v1/retrieve", "POST", self._retrieve, "/v1/retrieve", True),
             Route("/v1/entities/{side}/{id}", "GET", self._entity, "/v1/entities", True),
             Route("/health", "GET", self._health, "/health", False),
             Route("/ready", "GET", self._readiness, "", False),
             Route("/metrics", "GET", self._exposed, "", False),
+            Route("/openapi.json", "GET", self._described, "", False),
         )
         self._routes = {route.path: route for route in routes}
+        self._document = msgspec.json.encode(document())
         lookups = frozenset(route.path for route in routes if route.lookup)
         self.admission = Admission(admission, lookups, frozenset({"/v1/retrieve"}))
         self._prefix, self._entities = "/v1/entities/", self._routes.pop("/v1/entities/{side}/{id}")
@@ -155,12 +128,12 @@ class App:
             route = self._entities
         if route is None or asked.method not in ((route.method,) if route.method == "POST" else ("GET", "HEAD")):
             gone = ErrorBody("not_found", f"nothing at {asked.method} {asked.path}")
-            await _send(send, 404, *encode(gone, asked.headers))
+            await respond(send, 404, *encode(gone, asked.headers))
             return
         waited = time.perf_counter() - arrived
         status, data, media = await self._answered(route, asked, receive)
         if status != _NOBODY:
-            await _send(send, status, data, media)
+            await respond(send, status, data, media)
         if route.name:
             seconds = time.perf_counter() - arrived
             telemetry.emit("request", path=route.name, status=status, seconds=seconds, waited=waited)
@@ -171,7 +144,7 @@ class App:
             if route.lookup and not (state := self.ready()).ready:
                 raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
             if route.method == "POST":
-                await _read(asked, receive, self.limits.body_bytes)
+                await read(asked, receive, self.limits.body_bytes)
             if route.lookup:
                 asked.within()
             answer = await route.ask(asked)
@@ -199,6 +172,30 @@ class App:
         request = decode(asked.body, asked.headers, RetrieveRequest)
         # An exact search of many items takes milliseconds.
         return _told(await asyncio.to_thread(self._engine.retrieve, request))
+
+    async def _explain(self, asked: Asked) -> object:
+        request = decode(asked.body, asked.headers, ExplainRequest)
+        most = len(request.items)
+        return _told(self._engine.rank(RankRequest(request.user, request.items, most, request.generation, True)))
+
+    async def _batch(self, asked: Asked) -> object:
+        requests = decode(asked.body, asked.headers, BatchRequest).requests
+        most = self._engine.limits.max_batch
+        if len(requests) > most:
+            raise BadRequest(f"a batch of {len(requests)}", do=f"Send at most {most} at a time")
+        entries = []
+        for request in requests:
+            try:
+                entries.append(BatchEntry(answer=_told(self._engine.rank(request))))
+            except (BadRequest, GenerationUnavailable) as error:
+                code = next(answer[1] for kind, answer in _ANSWERS.items() if isinstance(error, kind))
+                entries.append(BatchEntry(error=ErrorBody(code, error.what, error.do)))
+            await asyncio.sleep(0)  # the loop looks at its connections, as between two requests
+            asked.within()
+        return BatchResponse(entries)
+
+    async def _described(self, _: Asked) -> object:
+        return Plain(200, self._document, JSON.encode())
 
     async def _entity(self, asked: Asked) -> object:
         named, slash, name = asked.path.removeprefix(self._prefix).partition("/")
@@ -247,33 +244,6 @@ class App:
         finally:
             remove()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-async def _send(send: Send, status: int, data: bytes, media: bytes) -> None:
-    headers = [(b"content-length", b"%d" % len(data)), (b"content-type", media)]
-    if status in (429, 503):
-        headers.append(RETRY_AFTER)
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
-
-
-async def _read(asked: Asked, receive: Receive, most: int) -> None:
-    """Fill in the body. Counted while it is read: a length that is announced need not be true. Raises _TooLarge, and
-    ConnectionAbortedError when who asked is gone."""
-    message = await receive()
-    if message.get("more_body"):
-        chunks, size = [message["body"]], len(message["body"])
-        while message.get("more_body"):
-            message = await receive()
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            if size > most:
-                raise _TooLarge(f"a body of more than {most} bytes", do="Send fewer candidates at a time")
-        asked.body = b"".join(chunks)
-    else:
-        asked.body = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ConnectionAbortedError
 
 
 def _told(answer: RankResponse) -> RankResponse:

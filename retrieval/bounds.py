@@ -27,7 +27,7 @@ ACCEPTED_S = 0.05  # the first request of a connection that sends within it is c
 
 _NEVER = math.inf
 _BETWEEN, _HEAD, _BODY = range(3)  # where the parser is
-OPEN = frozenset({b"/health", b"/ready"})  # what is answered without a token: probes have none
+OPEN = frozenset({b"/health", b"/ready", b"/openapi.json"})  # what is answered without a token: probes have none
 
 
 class ConnectionsState(DrainState):

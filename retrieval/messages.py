@@ -37,6 +37,20 @@ class RetrieveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     explain: bool = False
 
 
+class ExplainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why `items` score as they do for `user`, best first: the answer is that of `rank`, each hit with its `shares`."""
+
+    user: str
+    items: list[str]
+    generation: str | None = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
+    """Several of `rank` in one body. They have one deadline, and the time of all of them."""
+
+    requests: list[RankRequest]
+
+
 class Hit(msgspec.Struct, frozen=True, gc=False):
     """One item. Not `known`: no vector of it is here, and it was scored with the learned default vectors.
 
@@ -87,6 +101,19 @@ class RankResponse(msgspec.Struct, frozen=True):
 
     def __len__(self) -> int:
         return len(self.hits)
+
+
+class BatchEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one request of a batch: an answer or an error."""
+
+    answer: RankResponse | None = None
+    error: ErrorBody | None = None
+
+
+class BatchResponse(msgspec.Struct, frozen=True):
+    """An entry for each request, in their order."""
+
+    entries: list[BatchEntry]
 
 
 class SegmentEntry(msgspec.Struct, frozen=True):
