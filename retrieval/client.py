@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
 from urllib.parse import quote
@@ -26,7 +27,9 @@ from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     GenerationUnavailable,
+    Overloaded,
     ServerUnavailable,
+    Unauthorized,
 )
 from forebay.retrieval.messages import (
     MSGPACK,
@@ -37,6 +40,7 @@ from forebay.retrieval.messages import (
     Readiness,
     RetrieveRequest,
 )
+from forebay.secret import NO_SECRET, Secret
 
 T = TypeVar("T")
 
@@ -46,6 +50,8 @@ _ERRORS: dict[str, type[ForebayError]] = {
     "too_large": BadRequest,
     "generation_unavailable": GenerationUnavailable,
     "deadline_exceeded": DeadlineExceeded,
+    "overloaded": Overloaded,
+    "unauthorized": Unauthorized,
 }
 
 
@@ -75,11 +81,21 @@ class Client:
 
     `timeout_s` is for a whole call, connecting and all `retries` included; the server is told what is left of it and
     does not begin work that nobody waits for. Only the resolution of a host's name cannot be cut short. A retry follows
-    a failed connection or a server that is not ready, and never goes past the time. Calls raise ServerUnavailable,
-    DeadlineExceeded, BadRequest or GenerationUnavailable.
+    a failed connection or a server that is not ready, never one that is overloaded, and never goes past the time. Calls
+    raise ServerUnavailable, DeadlineExceeded, BadRequest, GenerationUnavailable or Unauthorized. `token` goes with each
+    call; `ca` is who signs the certificate of an https server, the system's own where it is absent.
     """
 
-    def __init__(self, url: str, timeout_s: float = 1.0, retries: int = 0, *, connections: int = 8) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float = 1.0,
+        retries: int = 0,
+        *,
+        connections: int = 8,
+        token: Secret = NO_SECRET,
+        ca: Path | None = None,
+    ) -> None:
         try:
             parsed = parse_url(url)
         except LocationParseError:
@@ -92,7 +108,13 @@ class Client:
             )
         self.url, self.timeout_s, self.retries = url.rstrip("/"), timeout_s, retries
         self._prefix = (parsed.path or "").rstrip("/")
-        self._pool = urllib3.connectionpool.connection_from_url(url, maxsize=connections, block=False)
+        secured = {"ca_certs": str(ca)} if ca is not None and parsed.scheme == "https" else {}
+        if ca is not None and not ca.is_file():
+            raise ConfigError(
+                "there is no such file", where=str(ca), do="Name who signs the server's certificate, in PEM"
+            )
+        self._pool = urllib3.connectionpool.connection_from_url(url, maxsize=connections, block=False, **secured)
+        self._authorization = {"authorization": f"Bearer {token.reveal()}"} if token else {}
         if parsed.scheme == "http":
             self._pool.ConnectionCls = _OneWrite
         self._encoder = msgspec.msgpack.Encoder()
@@ -160,6 +182,8 @@ class Client:
                 problem = ServerUnavailable(f"the connection broke: {error}", where=self.url)
             except HTTPError as error:
                 problem = ServerUnavailable(str(error), where=self.url)
+            except Overloaded:
+                raise
             except ServerUnavailable as error:
                 problem = error
             pause = 0.005 * 2 ** (self.retries - left)
@@ -174,6 +198,7 @@ class Client:
         if remaining <= 0:
             raise self._late()
         headers = {"accept": MSGPACK, "forebay-deadline-ms": str(max(1, int(remaining * 1000)))}
+        headers |= self._authorization
         if body is not None:
             headers["content-type"] = MSGPACK
         response = self._pool.urlopen(

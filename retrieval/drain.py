@@ -10,11 +10,13 @@ ANSWER_S. The sum is the longest that a server takes to stop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
-import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
@@ -52,27 +54,41 @@ class DrainingConnection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()
-        if self.server_state.draining:
-            self.last_answer()
-
     def shutdown(self) -> None:
         """Called by uvicorn for each connection that is open when the server stops."""
         if self.cycle is not None and not self.cycle.response_complete:
             super().shutdown()
-        elif not self._ended and not self.transport.is_closing():
-            self._ended = True
-            self._unset_keepalive_if_required()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Send the end behind what is written. What still arrives is read and dropped, where the transport has halves:
+        TLS has none, and closes."""
+        if self._ended or self.transport.is_closing():
+            return
+        self._ended = True
+        self._unset_keepalive_if_required()
+        if self.transport.can_write_eof():
             self.transport.write_eof()
             self.loop.call_later(LINGER_S, self.transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._ended:
-            super().data_received(data)
+        else:
+            self.transport.close()
 
 
-async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idle_s: float) -> None:
+class Drained(Protocol):
+    """What is asked of a server."""
+
+    servers: list[asyncio.base_events.Server]
+    force_exit: bool
+    tls: ssl.SSLContext | None
+
+    @property
+    def server_state(self) -> ServerState: ...
+
+    def connection(self) -> asyncio.Protocol: ...
+
+
+async def finish(server: Drained, listeners: Sequence[socket.socket], idle_s: float) -> None:
     """Accept no more, and wait until every connection has had its last answer, at most `idle_s`.
 
     The state drains already. Called by the server before its own shutdown, which ends what is left by
@@ -84,7 +100,7 @@ async def finish(server: uvicorn.Server, listeners: Sequence[socket.socket], idl
         await asyncio.sleep(_LOOK_S)
 
 
-async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket]) -> None:
+async def _accept_last(server: Drained, listeners: Sequence[socket.socket]) -> None:
     """Close the listeners, and take in what the kernel had accepted for them: with the last of their descriptors it
     would be reset.
 
@@ -103,7 +119,12 @@ async def _accept_last(server: uvicorn.Server, listeners: Sequence[socket.socket
         except BlockingIOError:
             copy.close()
     loop = asyncio.get_running_loop()
+    bound = None if server.tls is None else IDLE_S
     for accepted in waiting:  # each enters the server's connections by itself
-        await loop.connect_accepted_socket(
-            lambda: DrainingConnection(server.config, server.server_state, server.lifespan.state), accepted
-        )
+        with contextlib.suppress(OSError):  # of a handshake that fails
+            await loop.connect_accepted_socket(
+                server.connection,
+                accepted,
+                ssl=server.tls,
+                ssl_handshake_timeout=bound,
+            )

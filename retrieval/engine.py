@@ -42,6 +42,7 @@ class EngineLimits:
     max_candidates: int = 10_000
     max_k: int = 1_000
     max_deny: int = 10_000
+    max_batch: int = 64
 
 
 class Engine:

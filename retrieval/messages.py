@@ -37,6 +37,20 @@ class RetrieveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     explain: bool = False
 
 
+class ExplainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why `items` score as they do for `user`, best first: the answer is that of `rank`, each hit with its `shares`."""
+
+    user: str
+    items: list[str]
+    generation: str | None = None
+
+
+class BatchRequest(msgspec.Struct, frozen=True):
+    """Several of `rank` in one body. They have one deadline, and the time of all of them."""
+
+    requests: list[RankRequest]
+
+
 class Hit(msgspec.Struct, frozen=True, gc=False):
     """One item. Not `known`: no vector of it is here, and it was scored with the learned default vectors.
 
@@ -89,6 +103,19 @@ class RankResponse(msgspec.Struct, frozen=True):
         return len(self.hits)
 
 
+class BatchEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one request of a batch: an answer or an error."""
+
+    answer: RankResponse | None = None
+    error: ErrorBody | None = None
+
+
+class BatchResponse(msgspec.Struct, frozen=True):
+    """An entry for each request, in their order."""
+
+    entries: list[BatchEntry]
+
+
 class SegmentEntry(msgspec.Struct, frozen=True):
     """One segment of an entity: how current it is and, when asked for, the stored vector: int8 `codes` times `scale`.
 
@@ -123,8 +150,8 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """Why there is no answer. `error` is one of the codes below, `do` the remedy.
 
-    bad_request 400 · not_found 404 · generation_unavailable 404 · too_large 413 · internal 500 · not_ready 503 ·
-    deadline_exceeded 504
+    bad_request 400 · unauthorized 401 · not_found 404 · generation_unavailable 404 · too_slow 408 · too_large 413, of
+    headers 431 · overloaded 429, of connections and bodies 503 · internal 500 · not_ready 503 · deadline_exceeded 504
     """
 
     error: str

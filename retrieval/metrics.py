@@ -40,24 +40,33 @@ class ServerMetrics:
         self,
         copy: Copy,
         ready: Callable[[], Readiness],
+        refused: Mapping[str, int] | None = None,
         build: Build = Build(),
     ) -> None:
-        """`copy` and `ready` are asked at each scrape."""
+        """`copy` and `ready` are asked at each scrape, and `refused` is read: a count for each `error`."""
         self._registry = registry_of(build)
         self._seconds = Histogram(
             "forebay_request_seconds",
-            "Time from a request's headers to its answer",
+            "Time from a request's first byte to its answer",
             ["path", "status"],
+            registry=self._registry,
+            buckets=_BOUNDS,
+        )
+        self._waits = Histogram(
+            "forebay_request_wait_seconds",
+            "Of it the time until its work began: to read the request, and in the queue",
+            ["path"],
             registry=self._registry,
             buckets=_BOUNDS,
         )
         self._served = _Served()
         self._registry.register(self._served)
-        self._registry.register(_Standing(copy, ready))
+        self._registry.register(_Standing(copy, ready, {} if refused is None else refused))
 
     def __call__(self, name: str, details: Mapping[str, Detail]) -> None:
         if name == "request":
             self._seconds.labels(details["path"], details["status"]).observe(float(details["seconds"]))
+            self._waits.labels(details["path"]).observe(float(details["waited"]))
         elif name == "served":
             self._served.tell(details)
 
@@ -121,8 +130,8 @@ class _Served(Collector):
 class _Standing(Collector):
     """Asks at each scrape."""
 
-    def __init__(self, copy: Copy, ready: Callable[[], Readiness]) -> None:
-        self._copy, self._ready = copy, ready
+    def __init__(self, copy: Copy, ready: Callable[[], Readiness], refused: Mapping[str, int]) -> None:
+        self._copy, self._ready, self._refused = copy, ready, refused
 
     def describe(self) -> list[Metric]:
         """Nothing is asked when it is registered."""
@@ -139,4 +148,9 @@ class _Standing(Collector):
         rows = GaugeMetricFamily("forebay_copy_rows", "Entities in the copy", labels=["side"])
         for side, count in self._copy.rows().items():
             rows.add_metric([side], count)
-        yield from (ready, lag, rows)
+        refused = CounterMetricFamily(
+            "forebay_refused_total", "Requests and connections that were refused before any work", labels=["error"]
+        )
+        for error, count in dict(self._refused).items():
+            refused.add_metric([error], count)
+        yield from (ready, lag, rows, refused)

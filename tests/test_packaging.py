@@ -20,7 +20,7 @@ import forebay
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("streams", "segments", "store", "retrieval")
-HEAVY = ("torch", "faiss", "rocksdict", "confluent_kafka", "kafka", "numba", "starlette", "xxhash", "typer")
+HEAVY = ("torch", "faiss", "rocksdict", "confluent_kafka", "kafka", "numba", "uvicorn", "xxhash", "typer")
 
 
 ALONE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what a checkout on it would lend

@@ -14,6 +14,8 @@ SLOTS: dict[str, Callable[[], str]] = {
     "events": events.events,
     "hooks": metrics.hooks,
     "limits": events.limits,
+    "admission": lookups.admission,
+    "connection_limits": lookups.limits,
     "lookups": lookups.structs,
     "prometheus": metrics.prometheus,
     "reasons": events.reasons,

@@ -91,7 +91,14 @@ class Settings:
     status: str = ""  # host:port at which work answers GET /ready, /health and /metrics; absent: nobody is answered
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
+    metrics: str = ""  # host:port at which serve answers GET /ready, /health and /metrics; absent: /metrics at its port
+    server_certificate: Path | None = None  # PEM: serve speaks TLS with it; absent: plain HTTP
+    server_key: Path | None = None  # PEM, without a password: of that certificate; absent: it is in the same file
+    server_tokens: Path | None = None  # hashes of the tokens that serve admits, read again when it changes; absent: all
     server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask
+    server_ca: Path | None = None  # PEM: who signs its certificate; absent: the system's own
+    server_token_file: Path | None = None  # its first line is the token for it; or the variable of server_token
+    server_token: Secret = NO_SECRET  # from the environment only
 
     @property
     def bundles(self) -> Path:

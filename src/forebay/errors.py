@@ -30,7 +30,9 @@ ForebayError
 ├── HashCollision              two ids share a 64-bit hash: the second is refused
 └── LookupFailed               the request-time client got no answer
     ├── ServerUnavailable      no connection, or the server is not ready
+    │   └── Overloaded         more is asked of it than it can answer in time
     ├── DeadlineExceeded       no answer inside the time given
+    ├── Unauthorized           the server wants a token, and this one is none of its
     └── BadRequest             the server refused the request
 """
 
@@ -243,9 +245,25 @@ class ServerUnavailable(LookupFailed):
     """No connection could be made, or the server says that it is not ready."""
 
 
+class Overloaded(ServerUnavailable):
+    """More is asked of the server than it can answer in time: the request was refused before any work.
+
+    The client does not ask again by itself, since that would add to the load. Operator action: start another server
+    beside it.
+    """
+
+
 class DeadlineExceeded(LookupFailed):
     """No answer came inside the time given."""
 
 
 class BadRequest(LookupFailed):
     """The server refused the request; its own words are in the message."""
+
+
+class Unauthorized(LookupFailed):
+    """The server wants a token, and the client has none or one that it does not know.
+
+    Operator action: name the token's file in `server_token_file`, or give it to `Client(token=…)`; its hash is a line
+    of the server's `server_tokens`.
+    """

@@ -55,3 +55,10 @@ class Secret:
 
 
 NO_SECRET = Secret()
+
+
+def given(name: str, text: Secret, file: Path | None) -> Secret:
+    """The setting `name`: its variable's `text`, or the first line of `file`. Raises ConfigError."""
+    if text and file is not None:
+        raise ConfigError(f"{name} is given twice", where=str(file), do=f"Keep {name}_file or the variable, not both")
+    return text if file is None else Secret.of_file(file)

@@ -26,7 +26,7 @@
 | held | Processor | side, segment, rows whose vector was not finite and stays as it was |
 | extended | extend | number 1–6 (streams/extend.py), step, generation; of a partition stage and partition too |
 | applied | Replica | side, rows, seconds since the newest record's append time |
-| request | server | path, status, seconds |
+| request | server | path, status, seconds from its first byte, waited of them before its work began |
 | served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |
 """
 

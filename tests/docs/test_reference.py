@@ -19,10 +19,11 @@ from forebay.config import PREFIX, TABLES, Settings
 from forebay.errors import EventError, ForebayError, MissingExtra, PublishError
 from forebay.events import Event
 from forebay.retrieval import messages
+from forebay.retrieval.admission import AdmissionOptions
 from forebay.retrieval.engine import EngineLimits
+from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import Readiness
 from forebay.retrieval.metrics import ServerMetrics
-from forebay.retrieval.server import MAX_BODY_BYTES
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
 from forebay.store.census import Census
 from forebay.streams.worker.metrics import WorkerMetrics
@@ -165,7 +166,7 @@ def test_every_metric_is_there_with_its_kind_and_labels(pages: Any, sources: lis
 def _server_text() -> str:
     copy = SimpleNamespace(rows=lambda: {"user": 1}, as_of=lambda: 1)
     metrics = ServerMetrics(copy, lambda: Readiness(True))
-    metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001})
+    metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001, "waited": 0.0001})
     metrics("served", {"side": "user", "segment": "recent", "state": "fresh", "seconds": 1.0})
     return metrics.exposed("")[0].decode()
 
@@ -193,7 +194,10 @@ def test_every_message_and_limit_of_a_lookup_is_there(pages: Any, sources: list[
         assert path.replace(":path", "") in page.text, f"lookups.md does not have {path}"
     for field in fields(EngineLimits):
         assert f"{field.default:,}" in page.own("Lookups"), f"lookups.md does not have {field.name}"
-    assert f"{MAX_BODY_BYTES >> 20} MiB" in page.own("Lookups")
+    for heading, options in (("Limits of a connection", ServerLimits), ("More than can be answered", AdmissionOptions)):
+        rows = page.table(heading)
+        for field in fields(options):
+            assert rows[field.name][1] == f"`{field.default}`" and rows[field.name][2], field.name
 
 
 @pytest.mark.parametrize(

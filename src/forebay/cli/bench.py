@@ -58,7 +58,7 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
     chosen = ["lookup", "apply"] if what == "all" else [what]
     if not set(chosen) <= set(benches):
         raise UsageError(f"no bench {what!r}", do=f"Name one of: {', '.join(benches)}, all")
-    bundle = untrained(source.spec(None, "movielens"), hash_ids([f"i{n}" for n in range(20_000)]))
+    bundle = bundle_of_benches()
     lines: list[Line] = []
     for name in chosen:
         err.print(f"      measuring {name}, {repeats} times", markup=False)
@@ -93,7 +93,13 @@ def _line(name: str, values: list[float], unit: str, target: float | None, *, at
     }  # fmt: skip
 
 
-def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
+def bundle_of_benches() -> Bundle:
+    """The spec for MovieLens, with weights as they are before training: what a lookup costs does not depend on them."""
+    return untrained(source.spec(None, "movielens"), hash_ids([f"i{n}" for n in range(20_000)]))
+
+
+def copy_of_benches(bundle: Bundle) -> ServingCopy:
+    """USERS and ITEMS of random vectors, named u0… and i0…"""
     random = np.random.default_rng(0)
     codecs = {side: codec_of(bundle, side) for side in SIDES}
     copy, now = ServingCopy(bundle, "bench", codecs, dict.fromkeys(SIDES, 1)), now_ms()
@@ -105,7 +111,12 @@ def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
             part["vector"] = random.integers(-127, 128, part["vector"].shape)
             part["scale"], part["as_of"], part["last_event"] = 0.01, now, now
         copy.show(side, [f"{side[0]}{n}" for n in range(count)], rows, [0] * count)
-    engine = Engine(bundle, copy)
+    return copy
+
+
+def _lookup(bundle: Bundle, repeats: int) -> list[Line]:
+    random = np.random.default_rng(0)
+    engine = Engine(bundle, copy_of_benches(bundle))
     engine.warm()
     requests = [
         RankRequest(f"u{random.integers(USERS)}", [f"i{n}" for n in random.integers(0, ITEMS, CANDIDATES)], 50)

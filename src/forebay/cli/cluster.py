@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from forebay.config import Settings
-from forebay.errors import ConfigError
-from forebay.secret import Secret
+from forebay.secret import given
 from forebay.streams.cluster import Cluster
 
 
@@ -18,14 +15,8 @@ def cluster(settings: Settings) -> Cluster:
         settings.kafka_ca,
         settings.kafka_certificate,
         settings.kafka_key,
-        _secret("kafka_key_password", settings.kafka_key_password, settings.kafka_key_password_file),
+        given("kafka_key_password", settings.kafka_key_password, settings.kafka_key_password_file),
         settings.kafka_mechanism,
         settings.kafka_user,
-        _secret("kafka_password", settings.kafka_password, settings.kafka_password_file),
+        given("kafka_password", settings.kafka_password, settings.kafka_password_file),
     )
-
-
-def _secret(name: str, given: Secret, file: Path | None) -> Secret:
-    if given and file is not None:
-        raise ConfigError(f"{name} is given twice", where=str(file), do=f"Keep {name}_file or the variable, not both")
-    return given if file is None else Secret.of_file(file)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from confluent_kafka import KafkaException
 
+from forebay.cli.asking import client as asking
 from forebay.cli.cluster import cluster
 from forebay.cli.console import out, print_json, seconds
 from forebay.cli.sources import outcome_of
 from forebay.config import Settings, SourceTable
 from forebay.errors import BlockError, BrokerUnavailable, ForebayError
-from forebay.retrieval.client import Client
 from forebay.segments.blocks.block import Block
 from forebay.segments.blocks.schema import HEADER, ITEM_UPDATE
 from forebay.segments.bundle import Bundle
@@ -241,7 +241,7 @@ class _Doctor:
         return Check("undeclared", True, found, "Declare in the spec what a model should know; all else is ignored")
 
     def _server(self) -> Check:
-        with Client(self.settings.server, timeout_s=2.0) as client:
+        with asking(self.settings, timeout_s=2.0) as client:
             state = client.ready()
         found = f"ready at {self.settings.server}" if state.ready else f"not ready: {state.reason}"
         return Check(

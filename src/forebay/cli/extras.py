@@ -24,7 +24,7 @@ BRINGS = {
     | _KAFKA_PYTHON
     | _STATE
     | _STORE
-    | {"faiss", "fsspec", "httptools", "pyarrow", "starlette", "uvicorn", "uvloop"},
+    | {"faiss", "fsspec", "httptools", "pyarrow", "uvicorn", "uvloop"},
     "train": _TERMINAL | _STATE | {"fsspec", "pyarrow", "tensorboardX", "torch"},
     "worker": _TERMINAL | _KAFKA_PYTHON | _STATE | _STORE | {"fsspec", "pyarrow", "torch"},
     "faust": _TERMINAL

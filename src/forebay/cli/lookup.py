@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
+from forebay.cli.asking import client as asking
 from forebay.cli.console import out, print_json, print_table, seconds
 from forebay.clock import now_ms
 from forebay.config import Settings
 from forebay.errors import UsageError
-from forebay.retrieval.client import Client
 from forebay.retrieval.messages import EntityResponse, RankResponse
 
 USES = ("rank", "retrieve")  # a client installs no segments/, where a spec's uses are
@@ -36,7 +36,7 @@ def lookup(settings: Settings, entity: str, flags: LookupFlags, as_json: bool) -
         raise UsageError(f"no use {flags.use!r}", do=f"Name one with --use: {' or '.join(USES)}")
     ranked: RankResponse | None = None
     asked = 0
-    with Client(settings.server, timeout_s=5.0) as client:
+    with asking(settings, timeout_s=5.0) as client:
         found = client.entity("user" if side == "user" else "item", name)
         if side == "user" and flags.use == "retrieve":
             ranked = client.retrieve(name, k=flags.k, explain=True)

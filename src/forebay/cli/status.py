@@ -38,7 +38,7 @@ class Status:
     resumed: Callable[[str], Sequence[str]] = lambda topic: ()
 
     @contextmanager
-    def served_at(self, address: str) -> Iterator[str]:
+    def served_at(self, address: str, setting: str = "--status") -> Iterator[str]:
         """Answer at `address` (host:port; port 0 takes a free one) until the block ends; yields the URL.
 
             GET /ready    whether work is done: 200 and {"ready": true}, or 503 and {"ready": false, "reason": …}
@@ -55,7 +55,7 @@ class Status:
         except (OSError, ValueError, OverflowError) as error:
             said = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
-                f"--status {address}: {said}", do="Use host:port of this machine, as 127.0.0.1:8081 or [::1]:8081"
+                f"{setting} {address}: {said}", do="Use host:port of this machine, as 127.0.0.1:8081 or [::1]:8081"
             ) from None
         thread = threading.Thread(target=server.serve_forever, name="status", daemon=True)
         thread.start()
