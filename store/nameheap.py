@@ -6,6 +6,8 @@ place inside of a row's window reads that row's id.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import numpy as np
 
 from forebay.arrays import Bytes, Ints
@@ -37,12 +39,19 @@ class NameHeap:
         """Bytes that the file must have before ids of as many bytes are put."""
         return (self.end + sum(map(_units, sizes))) * UNIT
 
-    def put(self, name: bytes) -> int:
-        """Write an id; returns its place (units). The file has the bytes that `needed` said."""
-        size = _units(len(name))
-        place = self._taken(size)
-        self._names[place * UNIT : place * UNIT + len(name)] = np.frombuffer(name, np.uint8)
-        return place
+    def put(self, names: list[bytes]) -> list[int]:
+        """Write ids; returns their places (units). The file has the bytes that `needed` said."""
+        sizes = [_units(len(name)) for name in names]
+        if not any(self._free.values()):  # as while a table is filled: one copy for all
+            places = [self.end + before for before in accumulate(sizes, initial=0)][:-1]
+            padded = b"".join(name.ljust(size * UNIT, b"\0") for name, size in zip(names, sizes, strict=True))
+            self._names[self.end * UNIT : self.end * UNIT + len(padded)] = np.frombuffer(padded, np.uint8)
+            self.end += len(padded) // UNIT
+            return places
+        places = [self._taken(size) for size in sizes]
+        for place, name in zip(places, names, strict=True):
+            self._names[place * UNIT : place * UNIT + len(name)] = np.frombuffer(name, np.uint8)
+        return places
 
     def release(self, place: int, length: int) -> None:
         """Make zeros of what lies there; the row that named it has been written."""

@@ -163,10 +163,11 @@ class SharedTable:
         old = places[kept[~fresh]]
         for field in ("name_at", "name_bytes"):
             images[field][~fresh] = self._column(field)[old]
-        for k in np.flatnonzero(fresh).tolist():
-            name = ids[int(kept[k])].encode()
-            images["name_at"][k], images["name_bytes"][k] = self._heap.put(name), len(name)
-            places[kept[k]] = self._free.pop()
+        new = np.flatnonzero(fresh)
+        names = [ids[i].encode() for i in kept[new].tolist()]
+        images["name_at"][new], images["name_bytes"][new] = self._heap.put(names), list(map(len, names))
+        for i in kept[new].tolist():
+            places[i] = self._free.pop()
         if fresh.any():
             self._files.tell(TOP, max(int(self._words[TOP]), int(places[kept[fresh]].max()) + 1))
 
