@@ -28,8 +28,8 @@ from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
-from forebay.store.reading import Reading
-from forebay.store.servingcopy import Model, ServingCopy
+from forebay.store.reading import Copy, Reading
+from forebay.store.servingcopy import Model
 
 # The index holds what was last written; an expired segment or a row that changed meanwhile moves scores near the edge.
 _SPARE = 32
@@ -46,13 +46,13 @@ class EngineLimits:
 
 
 class Engine:
-    """Answers lookups of one generation from its ServingCopy. Safe to call from several threads, beside the replica
-    that writes the copy."""
+    """Answers lookups of one generation from a copy of it. Safe to call from several threads, beside the replica that
+    writes the copy, in this process or in another."""
 
     def __init__(
         self,
         model: Model,
-        copy: ServingCopy,
+        copy: Copy,
         clock: Callable[[], float] = time.time,
         limits: EngineLimits = EngineLimits(),
     ) -> None:

@@ -6,6 +6,8 @@ or a reader could see half of an update, or a row that was given to another enti
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
+from forebay.segments.spec import Side
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
 from forebay.store.table import SegmentTable
@@ -73,6 +76,25 @@ class Reading(Protocol):
 
     def stored(self, place: int) -> list[StoredSegment]:
         """The codes of one row, segment by segment."""
+
+
+class Copy(Protocol):
+    """One generation's rows, as an Engine knows them: a ServingCopy, or a SharedCopy."""
+
+    generation: str
+    bundle_hash: str
+
+    def rows(self) -> Mapping[Side, int]: ...
+
+    def as_of(self) -> int: ...
+
+    def read(self, side: Side, hashes: Ints) -> AbstractContextManager[Reading]: ...
+
+    def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
+
+    def default(self, side: Side) -> Floats: ...
+
+    def warm(self) -> None: ...
 
 
 class LockedReading:

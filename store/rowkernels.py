@@ -257,12 +257,15 @@ def dot_rows(
 @_kernel
 def read_names(words: Words, layout: Layout, names: Bytes, rows: Ints, hashes: Ints, lengths: Ints, out: Bytes) -> None:
     """The ids of `rows` int64 [n] into `out` uint8 [n, most bytes], and their `lengths`: -1 for a row that has another
-    hash than the one given, or none, by now."""
+    hash than the one given, or none, by now, and -2 for one that is being written."""
     for i in range(len(rows)):
         lengths[i] = -1
+        if rows[i] < 0:
+            continue
         at = layout.origin + rows[i] * layout.width
         for _ in range(_TRIES):
             seq = opened(words, at)
+            lengths[i] = -2
             if seq & ONE:
                 break
             mine = holds(words, at, hashes[i])
@@ -273,9 +276,34 @@ def read_names(words: Words, layout: Layout, names: Bytes, rows: Ints, hashes: I
                 for k in range(length):
                     out[i, k] = names[start + k]
             if unchanged(words, at, seq):
-                if mine:
-                    lengths[i] = length
+                lengths[i] = length if mine else -1
                 break
+
+
+@_kernel
+def scan_rows(words: Words, layout: Layout, top: int, query: Floats, bounds: Ints, scores: Floats, hashes: Ints) -> int:
+    """Inner products of all live rows below `top` with `query` float32 [dim], and their hashes, one behind the other;
+    returns how many. A row that is being written all the while is left out."""
+    scales, codes = words.view(np.float32), words.view(np.int8)
+    count = 0
+    for row in range(top):
+        at = layout.origin + row * layout.width
+        for _ in range(_TRIES):
+            seq = opened(words, at)
+            if seq & ONE:
+                break
+            live = words[at + OWNER] >> HIGH != np.uint64(0)
+            if live:
+                score, start = np.float32(0), 8 * at + layout.codes
+                for s in range(layout.segments):
+                    part = codes[start + bounds[s] : start + bounds[s + 1]]
+                    score += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
+                scores[count], hashes[count] = score, np.int64(words[at + HASH])
+            if unchanged(words, at, seq):
+                if live:
+                    count += 1
+                break
+    return count
 
 
 @_kernel

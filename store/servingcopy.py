@@ -66,10 +66,10 @@ class ServingCopy:
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs = dict(codecs)
         for side in SIDES:
-            _check(model, side, codecs[side], generation)
+            check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
         self._index = ItemIndex(codecs["item"].dim)
-        self._lacking = {side: _lacking(model, side, codecs[side]) for side in SIDES}
+        self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
         self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
@@ -215,7 +215,8 @@ def served_vectors(codec: RowCodec, rows: Rows) -> Floats:
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def _check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
+def check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
+    """Raise GenerationMismatch or BundleError where a copy's rows of one side are not what the model has."""
     specs = model.segments(side)
     if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in codec.segments]:
         raise GenerationMismatch(
@@ -232,7 +233,7 @@ def _check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
         )
 
 
-def _lacking(model: Model, side: Side, codec: RowCodec) -> Lacking:
+def lacking_of(model: Model, side: Side, codec: RowCodec) -> Lacking:
     """The default vector goes through int8 and back, as stored rows do: it scores the same whether a row holds it or it
     is put in."""
     parts = np.split(model.defaults(side), codec.bounds[1:-1])

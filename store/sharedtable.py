@@ -21,7 +21,7 @@ from forebay.store import rowwriting
 from forebay.store.codec import Rows
 from forebay.store.nameheap import UNIT, NameHeap
 from forebay.store.tablefiles import TableFiles, TableLimits
-from forebay.store.tableheader import LIVE, MARKS, NAMED, TOP, Identity
+from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, TOP, Identity
 
 log = logging.getLogger("forebay.table")
 
@@ -113,6 +113,15 @@ class SharedTable:
         with self._write:
             if as_of_ms > int(self._words[MARKS + partition]):
                 self._files.tell(MARKS + partition, as_of_ms)
+
+    @property
+    def standing(self) -> int:
+        """What `stand` said for the last time, or the writer before this one; 0 in a new table."""
+        return int(self._words[STANDING])
+
+    def stand(self, word: int) -> None:
+        """A word of the writer about itself, for readers: see Standing."""
+        self._files.tell(STANDING, word)
 
     @property
     def watermarks(self) -> Ints:

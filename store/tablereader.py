@@ -17,14 +17,29 @@ import numpy.typing as npt
 from forebay.arrays import Array, Bools, Floats, Ints
 from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
-from forebay.store import rowkernels
+from forebay.store import kernels, rowkernels
+from forebay.store.codec import HELD
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
 from forebay.store.tablefiles import TableLimits
-from forebay.store.tableheader import CAPACITY, EPOCH, LIVE, MARKS, NAMED, RETIRED, TABLE, Identity, boot_id
+from forebay.store.tableheader import (
+    CAPACITY,
+    EPOCH,
+    LIVE,
+    MARKS,
+    NAMED,
+    RETIRED,
+    STANDING,
+    TABLE,
+    TOP,
+    Identity,
+    boot_id,
+)
 
 _BUSY_TRIES, _BUSY_S = 20, 0.00025  # 5 ms for a writer that is not running just now; a dead one is waited for once
 _EPOCH_TRIES = 100
+
+Images = npt.NDArray[np.void]  # rows in the layout's dtype
 
 Ask = Callable[[Words, Ints, Ints, States, Ints | slice], None]  # cells, hashes; rows, states and places to fill in
 
@@ -80,16 +95,21 @@ class TableReader:
         return bool(rowkernels.word_of(self._words, RETIRED))
 
     @property
+    def standing(self) -> int:
+        """What the writer said of itself; 0 before it did."""
+        return int(rowkernels.word_of(self._words, STANDING))
+
+    @property
     def watermarks(self) -> Ints:
         """int64 [partitions], ms."""
         marks = np.empty(self.identity.partitions, np.int64)
         rowkernels.marks_of(self._words, MARKS, marks)
         return marks
 
-    def read(self, hashes: Ints) -> tuple[npt.NDArray[np.void], Bools, Ints]:
-        """Copies of whole rows [n] in the layout's dtype, which of `hashes` int64 [n] there are bool [n], and row
-        numbers int64 [n]. A row that is not there is zeros."""
-        width = self._layout.width
+    def read(self, hashes: Ints) -> tuple[Images, Times, Bools, Ints]:
+        """Copies of whole rows [n] in the layout's dtype with their times, which of `hashes` int64 [n] there are bool
+        [n], and row numbers int64 [n]. A row that is not there is zeros."""
+        width, marks = self._layout.width, self.watermarks  # before the rows: see `times_of`
         out = np.zeros((len(hashes), width), np.uint64)
 
         def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
@@ -101,7 +121,10 @@ class TableReader:
         rows, states = self._asked(hashes, ask)
         found = states == FOUND
         out[~found] = 0
-        return out.view(self.identity.layout.dtype).reshape(len(hashes)), found, rows
+        images = out.view(self.identity.layout.dtype).reshape(len(hashes))
+        carry = np.where(images["flags"] & HELD, 0, marks[images["partition"]][:, None])
+        as_of = np.where(found[:, None], np.maximum(images["as_of"], carry), 0)
+        return images, Times(as_of, images["last_event"], images["flags"]), found, rows
 
     def halves(self, hashes: Ints) -> tuple[Floats, Times, Bools, Ints]:
         """Item halves float32 [n, half_width] with the times of the same versions, and as `read`."""
@@ -144,9 +167,24 @@ class TableReader:
     def names(self, rows: Ints, hashes: Ints) -> list[str | None]:
         """The ids of `rows` int64 [n], none where a row does not have that hash, or nobody's, by now."""
         lengths, out = np.empty(len(rows), np.int64), np.empty((len(rows), MAX_ID_BYTES), np.uint8)
-        names = self._names[: int(rowkernels.word_of(self._words, NAMED))]
-        rowkernels.read_names(self._words, self._layout, names, rows, hashes, lengths, out)
+        for _ in range(_BUSY_TRIES):
+            names = self._names[: int(rowkernels.word_of(self._words, NAMED))]
+            rowkernels.read_names(self._words, self._layout, names, rows, hashes, lengths, out)
+            if (lengths > -2).all():
+                break
+            time.sleep(_BUSY_S)
         return [bytes(out[i, :length]).decode() if length >= 0 else None for i, length in enumerate(lengths.tolist())]
+
+    def best(self, query: Floats, k: int, deny: Ints) -> Ints:
+        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], best first, without
+        those in `deny`. Every row is read, each as one version."""
+        top = int(rowkernels.word_of(self._words, TOP))
+        scores, hashes = np.empty(top, np.float32), np.empty(top, np.int64)
+        rows = rowkernels.scan_rows(
+            self._words, self._layout, top, query, self.identity.layout.codec.bounds, scores, hashes
+        )
+        found = hashes[kernels.top_k(scores[:rows], k + len(deny))]
+        return found[~np.isin(found, deny)][:k] if len(deny) else found
 
     def _asked(self, hashes: Ints, ask: Ask) -> tuple[Ints, States]:
         """Ask for all, then again for those that were being written, or missed while the index was built anew."""

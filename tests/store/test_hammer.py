@@ -104,7 +104,7 @@ def _read_on(reader: TableReader, enough: Callable[[Seen], bool]) -> Seen:
     numbers, seen, end = np.arange(ENTITIES), Seen(), time.monotonic() + SEEN_S
     hashes = hash_ids(ids_of(numbers))
     while not enough(seen) and time.monotonic() < end:
-        images, found, _ = reader.read(hashes)
+        images, _, found, _ = reader.read(hashes)
         seen.found += int(found.sum())
         seen.wrong += int((images["last_event"][found, 0] != numbers[found]).sum())
         seen.torn += int(torn(images[found]).sum())
@@ -141,7 +141,7 @@ def _names_of(reader: TableReader) -> tuple[int, int]:
     """How many ids were read, and how many of them are not those of their rows."""
     ids = ids_of(np.arange(ENTITIES))
     hashes = hash_ids(ids)
-    _, found, rows = reader.read(hashes)
+    _, _, found, rows = reader.read(hashes)
     names = reader.names(rows[found], hashes[found])
     pairs = [(name, ids[i]) for name, i in zip(names, np.flatnonzero(found).tolist(), strict=True) if name is not None]
     return len(pairs), sum(name != wanted for name, wanted in pairs)
@@ -215,7 +215,7 @@ def _lost(reader: TableReader, seconds: float) -> tuple[int, int]:
         count = int(reader.watermarks[0])
         numbers = random.integers(0, count, 500)
         numbers[:100] = np.arange(count - 100, count)
-        images, found, _ = reader.read(hash_ids(ids_of(numbers)))
+        images, _, found, _ = reader.read(hash_ids(ids_of(numbers)))
         lost += int((~found).sum()) + int(torn(images[found]).sum())
     return count, lost
 
@@ -253,7 +253,7 @@ def test_a_writer_that_is_killed_in_mid_row_is_mended(child: Callable[..., Child
         reader = TableReader(folder, IDENTITY, SMALL)
         time.sleep(0.05)
         writer.kill()
-        images, found, rows = reader.read(hash_ids(ids))
+        images, _, found, rows = reader.read(hash_ids(ids))
         if not found.all():
             break
     assert found.sum() == LIVE - 1 and not torn(images[found]).any() and rows[~found].tolist() == [-1]
@@ -262,10 +262,10 @@ def test_a_writer_that_is_killed_in_mid_row_is_mended(child: Callable[..., Child
     assert started == len(reader._stuck) == 1
     table = SharedTable(folder, IDENTITY, SMALL)
     assert (table.mended, len(table)) == (1, LIVE - 1)
-    assert reader.read(hash_ids(ids))[1].tolist() == found.tolist()
+    assert reader.read(hash_ids(ids))[2].tolist() == found.tolist()
     rows_, halves = content(numbers, np.full(LIVE, 5))
     table.upsert(ids, rows_, [1] * LIVE, halves)
-    images, found, _ = reader.read(hash_ids(ids))
+    images, _, found, _ = reader.read(hash_ids(ids))
     assert found.all() and not torn(images).any() and (images["as_of"] == 5).all()
     table.close()
 
@@ -288,7 +288,7 @@ def test_a_full_device_is_an_error_and_the_table_goes_on(child: Callable[..., Ch
     assert word == "full" and int(count) >= int(before) > 0 and "are not served" in said
     assert writer.line() == "updated"
     reader, numbers = TableReader(tmp_path / "item", IDENTITY, SMALL), np.arange(int(count))
-    images, found, _ = reader.read(hash_ids(ids_of(numbers)))
+    images, _, found, _ = reader.read(hash_ids(ids_of(numbers)))
     assert found.all() and (images["as_of"] == 2).all() and not torn(images).any()
     assert writer.process.stdin is not None
     writer.process.stdin.write("\n")

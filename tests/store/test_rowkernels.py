@@ -80,7 +80,7 @@ def test_fused_reads_equal_plain_ones(
     hashes = hash_ids([f"i{n}" for n in random.integers(0, 80, 100)])
     query, default = random.normal(size=codec.dim).astype("f4"), random.normal(size=len(dims)).astype("f4")
     oldest = random.integers(1, 1000, len(dims))
-    images, found, places = reader.read(hashes)
+    images, whole, found, places = reader.read(hashes)
     carried = _carried(images, found, reader.watermarks)
     scores, times, there, at = reader.dots(hashes, query, default, oldest)
     assert (there == found).all() and (at == places).all() and (places[~found] == -1).all()
@@ -88,7 +88,7 @@ def test_fused_reads_equal_plain_ones(
     np.testing.assert_allclose(scores, plain, rtol=0, atol=1e-5 * (1 + np.abs(plain).max()) * 10)
     halves, again, there, at = reader.halves(hashes)
     assert (there == found).all() and (at == places).all() and (halves == images["half"].astype(np.float32)).all()
-    for each in (times, again):
+    for each in (whole, times, again):
         assert (each.as_of == carried).all()
         assert (each.last_event == images["last_event"]).all() and (each.flags == images["flags"]).all()
     table.close()

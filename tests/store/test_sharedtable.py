@@ -39,7 +39,7 @@ def _put(table: SharedTable, pairs: list[tuple[str, int]], partition: int = 0) -
 def _versions(reader: TableReader, ids: list[str]) -> list[int | None]:
     """What is read of `ids`, None for those that are not there. Rows and ids are checked."""
     hashes = hash_ids(ids)
-    images, found, rows = reader.read(hashes)
+    images, _, found, rows = reader.read(hashes)
     assert not torn(images[found]).any()
     assert reader.names(rows[found], hashes[found]) == [ids[i] for i in np.flatnonzero(found).tolist()]
     return [int(image["as_of"][0]) if there else None for image, there in zip(images, found.tolist(), strict=True)]
@@ -102,7 +102,7 @@ def test_every_field_is_read_as_it_was_written(tmp_path: Path, codec: RowCodec, 
     table = SharedTable(tmp_path / "t", identity, TINY)
     rows, ids, halves = filled(20), [f"i{n}" for n in range(20)], np.random.default_rng(1).normal(size=(20, 5))
     table.upsert(ids, rows, np.arange(20) % 3, halves.astype(np.float32))
-    images, found, _ = TableReader(tmp_path / "t", identity, TINY).read(hash_ids(ids))
+    images, _, found, _ = TableReader(tmp_path / "t", identity, TINY).read(hash_ids(ids))
     assert found.all() and layout.dtype.itemsize % LINE == 0
     for field in ("scale", "as_of", "last_event", "flags"):
         assert (images[field] == codec.column(rows, field)).all()
