@@ -154,3 +154,14 @@ def test_no_half_is_computed_for_a_request(pair: Pair, monkeypatch: pytest.Monke
     monkeypatch.setattr(type(fusion), "item_half", lambda *_: pytest.fail("a half was computed"))
     answer = pair.shared.rank(RankRequest("u", [f"i{n}" for n in range(30)], 30))
     assert len(answer.hits) == 30 and np.isfinite([hit.score for hit in answer.hits]).all()
+
+
+def test_an_id_whose_hash_is_anothers_is_not_answered_with_its_vector(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row that was found says whose it is."""
+    reader = pair.copy._readers["item"]
+    plain = reader.names
+    monkeypatch.setattr(reader, "names", lambda *asked: ["i2's twin" if n == "i2" else n for n in plain(*asked)])
+    answer = {hit.item: hit for hit in pair.shared.rank(RankRequest("u", ["i1", "i2", "nothing"], 3)).hits}
+    assert answer["i1"].known and not answer["i2"].known and answer["i2"].score == answer["nothing"].score

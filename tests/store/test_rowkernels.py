@@ -92,3 +92,26 @@ def test_fused_reads_equal_plain_ones(
         assert (each.as_of == carried).all()
         assert (each.last_event == images["last_event"]).all() and (each.flags == images["flags"]).all()
     table.close()
+
+
+def test_the_best_rows_are_the_best_of_all(tmp_path: Path) -> None:
+    """Exactly those that a product over all rows has highest, without denied and deleted ones, in that order."""
+    random, codec = np.random.default_rng(4), RowCodec("item", (SlotSpec("a", 24, 1), SlotSpec("b", 8, 2)))
+    identity = Identity("g1", "b" * 64, RowLayout(codec), 1)
+    table, ids = SharedTable(tmp_path, identity, LIMITS), [f"i{n}" for n in range(300)]
+    rows = codec.empty(300)
+    for segment in codec.segments:
+        part = rows["segments"][segment.name]
+        part["vector"], part["scale"] = random.integers(-127, 128, (300, segment.dim)), random.random(300)
+    table.upsert(ids, rows, [0] * 300)
+    table.delete(ids[50:90])
+    reader, query = TableReader(tmp_path, identity, LIMITS), -np.ones(32, np.float32)
+    vectors = codec.vectors(rows) * np.repeat(codec.column(rows, "scale"), [24, 8], axis=1)
+    order = np.argsort(-(vectors.astype(np.float64) @ query), kind="stable").tolist()
+    hashes = hash_ids(ids)
+    deny = hashes[order[:40]]
+    for denied in (deny[:0], deny):
+        left = [n for n in order if not 50 <= n < 90 and hashes[n] not in denied]
+        assert reader.best(query, 25, denied).tolist() == hashes[left[:25]].tolist()
+        assert len(reader.best(query, 1000, denied)) == len(left)
+    table.close()
