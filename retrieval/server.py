@@ -121,7 +121,7 @@ def create_app(engine: Engine, ready: Callable[[], Readiness], *, max_body_bytes
     def lookup(ask: Ask) -> Ask:
         async def checked(request: Request) -> object:
             state = ready()
-            if not state.ready:
+            if not state.ready and not state.answers:
                 raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
             return await ask(request)
 
