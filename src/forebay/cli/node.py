@@ -86,23 +86,22 @@ def replica(settings: Settings) -> None:
 
     bundle, generation = _model(settings)
     copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables)
+    following: Replica | None = None
+
+    def say() -> None:
+        while not stop.is_set():
+            copy.stand(now_ms(), following is not None and following.status().caught_up)
+            stop.wait(_SAY_S)
+
+    saying = threading.Thread(target=say, name="standing")
+    saying.start()
     try:
-        copy.stand(now_ms(), False)
         log.info("%d rows loaded from %s into %s", copy.load(), settings.vectors, settings.tables)
         following = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
-
-        def say() -> None:
-            while not stop.wait(_SAY_S):
-                copy.stand(now_ms(), following.status().caught_up)
-
-        saying = threading.Thread(target=say, name="standing")
-        saying.start()
-        try:
-            following.run(stop)
-        finally:
-            stop.set()
-            saying.join()
+        following.run(stop)
     finally:
+        stop.set()
+        saying.join()
         copy.close()
 
 
