@@ -141,7 +141,7 @@ class App:
     async def _answered(self, route: Route, asked: Asked, receive: Receive) -> tuple[int, bytes, bytes]:
         """The route's result or its error: status, body and content type."""
         try:
-            if route.lookup and not (state := self.ready()).ready:
+            if route.lookup and not ((state := self.ready()).ready or state.answers):
                 raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
             if route.method == "POST":
                 await read(asked, receive, self.limits.body_bytes)

@@ -28,11 +28,12 @@ from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
-from forebay.store.reading import Reading
-from forebay.store.servingcopy import Model, ServingCopy
+from forebay.store.reading import Copy, Reading
+from forebay.store.servingcopy import Model
 
 # The index holds what was last written; an expired segment or a row that changed meanwhile moves scores near the edge.
 _SPARE = 32
+_FIRST = np.zeros(1, np.int64)  # the place of one entity that was asked for alone
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,13 @@ class EngineLimits:
 
 
 class Engine:
-    """Answers lookups of one generation from its ServingCopy. Safe to call from several threads, beside the replica
-    that writes the copy."""
+    """Answers lookups of one generation from a copy of it. Safe to call from several threads, beside the replica that
+    writes the copy, in this process or in another."""
 
     def __init__(
         self,
         model: Model,
-        copy: ServingCopy,
+        copy: Copy,
         clock: Callable[[], float] = time.time,
         limits: EngineLimits = EngineLimits(),
     ) -> None:
@@ -82,9 +83,9 @@ class Engine:
         known, user, segments = self._user(request.user, now)
         query = self.fusion.user_half(user)
         hashes = _hashes(request.candidates)
-        with self.copy.read("item") as items:  # steps 3 to 6
-            rows = items.probe(hashes)
-            hits, fresh = self._best(items, self.fusion, request, request.candidates, rows, user, query, now)
+        with self.copy.read("item", hashes) as items:  # steps 3 to 6
+            everything = np.arange(len(hashes))
+            hits, fresh = self._best(items, self.fusion, request, request.candidates, everything, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
@@ -101,16 +102,14 @@ class Engine:
         known, user, segments = self._user(request.user, now)
         query = self.retrieval.user_half(user)
         denied, hashes = set(request.deny), _hashes(request.deny)
-        with self.copy.read("item") as items:
-            deny_rows = items.find(request.deny, hashes)
-        rows = self.copy.search(query[0], request.k + _SPARE if request.k else 0, deny_rows)
-        with self.copy.read("item") as items:
-            # A row may have gone to another entity since the search: its name is read with its vector, and judged
-            # again.
-            pairs = [(row, items.name(row)) for row in rows.tolist()]
-            pairs = [(row, name) for row, name in pairs if name and name not in denied]
-            places = np.array([row for row, _ in pairs], np.int64)
-            names = [name for _, name in pairs]
+        with self.copy.read("item", hashes) as items:
+            named = items.names(np.arange(len(hashes)))
+            deny = hashes[[name == item for name, item in zip(named, request.deny, strict=True)]]
+        found = self.copy.search(query[0], request.k + _SPARE if request.k else 0, deny)
+        with self.copy.read("item", found) as items:
+            # A row may have gone to another item since the search: its name is read with its vector, and judged again.
+            names = [name or "" for name in items.names(np.arange(len(found)))]
+            places = np.array([i for i, name in enumerate(names) if name and name not in denied], np.int64)
             hits, fresh = self._best(items, self.retrieval, request, names, places, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
@@ -121,15 +120,14 @@ class Engine:
         self._pin(generation)
         hashes, now = _hashes([entity]), self._now_ms()
         entries: dict[str, SegmentEntry] = {}
-        with self.copy.read(side) as rows_of:
-            rows = rows_of.find([entity], hashes)
-            row = int(rows[0])
-            if row >= 0:
-                fresh = self._freshness(rows_of, side, rows, now)
-                for (name, freshness), stored in zip(fresh.items(), rows_of.stored(row), strict=True):
+        with self.copy.read(side, hashes) as row:
+            known = row.names(_FIRST) == [entity]
+            if known:
+                fresh = self._freshness(row, side, _FIRST, now)
+                for (name, freshness), stored in zip(fresh.items(), row.stored(0), strict=True):
                     entries[name] = SegmentEntry(freshness, *((stored.codes, stored.scale) if vectors else ()))
-            partition = rows_of.partition(row) if row >= 0 else None
-        return EntityResponse(side, entity, row >= 0, self.generation, self.bundle_hash, partition, entries)
+            partition = row.partition(0) if known else None
+        return EntityResponse(side, entity, known, self.generation, self.bundle_hash, partition, entries)
 
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""
@@ -155,9 +153,11 @@ class Engine:
     def _user(self, user: str, now: int) -> tuple[bool, Floats, dict[str, SegmentFreshness]]:
         """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
         hashes = _hashes([user])
-        with self.copy.read("user") as users:
-            rows = users.find([user], hashes)
-            return bool(rows[0] >= 0), users.vectors(rows, now)[0], self._freshness(users, "user", rows, now)
+        with self.copy.read("user", hashes) as row:
+            known = row.names(_FIRST) == [user]
+            if not known:
+                row.forget(_FIRST)
+            return known, row.vectors(_FIRST, now)[0], self._freshness(row, "user", _FIRST, now)
 
     def _best(
         self,
@@ -165,36 +165,35 @@ class Engine:
         fusion: Fusion,
         request: RankRequest | RetrieveRequest,
         names: Sequence[str],
-        rows: Ints,
+        places: Ints,
         user: Floats,
         query: Query,
         now: int,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
-        """Steps 4 to 6 over item rows int64 [n]: hits, and the freshness of the returned items."""
+        """Steps 4 to 6 over some places of the items read, int64 [m], and `names` [n] of all of them: hits, and the
+        freshness of the returned items."""
         while True:
-            scores = items.scores(fusion, query, rows, now)
-            best = kernels.top_k(scores, request.k)
-            chosen = rows[best]
-            twins = [
-                i
-                for i, row in zip(best.tolist(), chosen.tolist(), strict=True)
-                if row >= 0 and items.name(row) != names[i]
-            ]
+            scores = items.scores(fusion, query, now)
+            best = places[kernels.top_k(scores[places], request.k)]
+            known = items.found[best]
+            told = items.names(best[known])
+            twins = [i for i, name in zip(best[known].tolist(), told, strict=True) if name != names[i]]
             if not twins:
                 break
-            rows[twins] = -1  # an unknown id with the hash of another: that one's vector is not its own
+            # An unknown id with the hash of another, whose vector is not its own; or one whose row is gone by now.
+            items.forget(np.array(twins))
         shares: list[dict[str, float] | None] = [None] * len(best)
         if request.explain:
             titles = [spec.name for spec in self._specs["user"]]
-            parts = fusion.shares(user, items.vectors(chosen, now), self.copy.default("user"))
+            parts = fusion.shares(user, items.vectors(best, now), self.copy.default("user"))
             shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
-        columns = (best.tolist(), scores[best].tolist(), (chosen >= 0).tolist(), shares)
+        columns = (best.tolist(), scores[best].tolist(), known.tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
-        return hits, self._freshness(items, "item", chosen, now)
+        return hits, self._freshness(items, "item", best, now)
 
-    def _freshness(self, reading: Reading, side: Side, rows: Ints, now: int) -> dict[str, SegmentFreshness]:
-        """For each segment the weakest link among `rows`: oldest times of the known ones, worst state of all."""
-        oldest, events, unknown = reading.weakest(rows).tolist()
+    def _freshness(self, reading: Reading, side: Side, places: Ints, now: int) -> dict[str, SegmentFreshness]:
+        """For each segment the weakest link among `places`: oldest times of the known ones, worst state of all."""
+        oldest, events, unknown = reading.weakest(places).tolist()
         answer = {}
         for s, spec in enumerate(self._specs[side]):
             aged: State = _state(now - oldest[s], spec) if oldest[s] else "missing"

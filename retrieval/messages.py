@@ -140,11 +140,13 @@ class EntityResponse(msgspec.Struct, frozen=True):
 
 
 class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether lookups should come here; `reason` says why not. `lag_ms` is the replica's distance to the log's end."""
+    """Whether lookups should come here; `reason` says why not. `lag_ms` is the replica's distance to the log's end.
+    `answers`: lookups that come all the same are answered from what is there, which says how old it is."""
 
     ready: bool
     reason: str = ""
     lag_ms: int | None = None
+    answers: bool = False
 
 
 class ErrorBody(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 import uvicorn
@@ -125,14 +125,26 @@ def serve(
     `on_ready` gets the address, once: when connections are taken and `ready` says yes for the first time. Raises
     ConfigError when the port is in use or what `door` names cannot be used, before anything is warmed up.
     """
-    with _listen(host, port) as listener:
-        _Server(app, listener, door, IDLE_S, on_ready).run(sockets=[listener])
+    with listening(host, port) as listener:
+        serve_at(app, [listener], door=door, on_ready=on_ready)
+
+
+def serve_at(
+    app: App,
+    listeners: Sequence[socket.socket],
+    *,
+    door: Door = Door(),
+    on_ready: Callable[[str], None] | None = None,
+) -> None:
+    """`serve` on sockets that are bound, from which other processes may accept as well; `on_ready` gets the first one's
+    address."""
+    _Server(app, listeners[0], door, IDLE_S, on_ready).run(sockets=[*listeners])
 
 
 @contextlib.contextmanager
 def serving(app: App, host: str = "127.0.0.1", port: int = 0, *, door: Door = Door()) -> Iterator[str]:
     """Serve on a thread of this process while the block runs; yields the address. Port 0 takes a free one."""
-    with _listen(host, port) as listener:
+    with listening(host, port) as listener:
         server = _Server(app, listener, door, idle_s=0.0)  # who would ask is in this process, and has left the block
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="forebay-server")
         thread.start()
@@ -162,8 +174,8 @@ def _config(app: App) -> uvicorn.Config:
     )
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """A bound socket: a port that is taken is found here, and named."""
+def listening(host: str, port: int) -> socket.socket:
+    """A bound socket, for servers of this process or of others. Raises ConfigError for a port that is taken."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,18 +1,21 @@
-"""One side's rows as a request sees them: all of one moment.
+"""One side's rows as a request sees them: those of the hashes that it has, each as it was written by one write.
 
-A row is some hundred bytes in several arrays. Between finding a row and the end of its gather nothing is written, or a
-reader could see half of an update, or a row that was given to another entity meanwhile.
+A row is some hundred bytes in several arrays. Between finding a row and the end of its gather nothing may be written,
+or a reader could see half of an update, or a row that was given to another entity meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
+from forebay.segments.spec import Side
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
 from forebay.store.table import SegmentTable
@@ -40,65 +43,113 @@ class StoredSegment:
     scale: float
 
 
-class Reading:
-    """Rows of one side while nobody writes. Made by ServingCopy.read; row numbers mean nothing after its block.
+class Reading(Protocol):
+    """The rows of some hashes of one side, each of one version. Made by a copy's `read`, for its block.
 
-    Row -1 is an entity that is not known: its vectors are the default ones, and it knows of no time.
+    A place is a number below how many hashes were given. A hash that no row has is an entity that is not known: its
+    vectors are the default ones, and it knows of no time.
     """
 
-    def __init__(self, table: SegmentTable, lacking: Lacking, halves: ItemHalves | None) -> None:
-        self._table, self._lacking, self._halves = table, lacking, halves
+    @property
+    def found(self) -> Bools:
+        """bool [n]: which of the hashes have a row."""
 
-    def find(self, ids: Sequence[str], hashes: Ints) -> Ints:
-        """Row numbers int64 [n] of `ids` with those hashes, -1 where there is none."""
-        return self._table.find_locked(ids, hashes)
+    def names(self, places: Ints) -> list[str | None]:
+        """The ids of those rows: an unknown id whose hash is another's has found that one's row, and the caller
+        compares for what it lets out. None where there is no row, or none any more."""
 
-    def probe(self, hashes: Ints) -> Ints:
-        """Row numbers by hash alone: an unknown id whose hash is another's gets that one's row. The caller compares
-        `name` for what it lets out."""
-        return self._table.probe_locked(hashes)
+    def forget(self, places: Ints) -> None:
+        """Take those places for ones that are not known."""
 
-    def name(self, row: int) -> str:
-        """The id that has a row now; "" for one that is free."""
-        return self._table.ids[row] if row < self._table.capacity else ""
+    def scores(self, fusion: Fusion, query: Query, now: int) -> Floats:
+        """float32 [n] of one user's half with every place at `now` (ms): of a fusion that folds to one inner product,
+        or of the one that this copy keeps halves for."""
 
-    def partition(self, row: int) -> int:
+    def vectors(self, places: Ints, now: int) -> Floats:
+        """float32 [m, dims]: what is to be used of those places at `now`."""
+
+    def weakest(self, places: Ints) -> Ints:
+        """int64 [3, segments]: oldest `as_of`, oldest `last_event` (0: none), and how many of `places` know nothing."""
+
+    def partition(self, place: int) -> int:
         """Of the log that the row comes from."""
-        return int(self._table.partitions[row])
 
-    def vectors(self, rows: Ints, now: int) -> Floats:
-        """float32 [n, dims]: what is to be used of `rows` at `now` (ms)."""
-        table, dims = self._table, np.diff(self._table.codec.bounds)
-        vectors = table.vectors[rows].astype(np.float32) * np.repeat(table.scales[rows], dims, axis=1)
-        gone = np.repeat(self._expired(rows, now), dims, axis=1)
-        return np.where(gone, self._lacking.default, vectors)
+    def stored(self, place: int) -> list[StoredSegment]:
+        """The codes of one row, segment by segment."""
 
-    def scores(self, fusion: Fusion, query: Query, rows: Ints, now: int) -> Floats:
-        """float32 [n] of one user's half with each row: of a fusion that folds to one inner product, or of the one that
-        this copy keeps halves for."""
+
+class Copy(Protocol):
+    """One generation's rows, as an Engine knows them: a ServingCopy, or a SharedCopy."""
+
+    generation: str
+    bundle_hash: str
+
+    def rows(self) -> Mapping[Side, int]: ...
+
+    def as_of(self) -> int: ...
+
+    def read(self, side: Side, hashes: Ints) -> AbstractContextManager[Reading]: ...
+
+    def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
+
+    def default(self, side: Side) -> Floats: ...
+
+    def warm(self) -> None: ...
+
+
+class LockedReading:
+    """A Reading of a table in this process, whose lock is held meanwhile: all rows are of one moment."""
+
+    def __init__(self, table: SegmentTable, lacking: Lacking, halves: ItemHalves | None, hashes: Ints) -> None:
+        self._table, self._lacking, self._halves = table, lacking, halves
+        self._rows = table.probe_locked(hashes)
+
+    @property
+    def found(self) -> Bools:
+        return self._rows >= 0
+
+    def names(self, places: Ints) -> list[str | None]:
+        ids = self._table.ids
+        return [ids[row] if row >= 0 else None for row in self._rows[places].tolist()]
+
+    def forget(self, places: Ints) -> None:
+        self._rows[places] = -1
+
+    def scores(self, fusion: Fusion, query: Query, now: int) -> Floats:
+        rows = self._rows
         if isinstance(fusion, InnerProduct):
             return self._folded(fusion, query[0], rows, now)
         assert self._halves is not None and self._halves.fusion is fusion, "halves are of the fusion for rank"
         halves = np.repeat(self._halves.default, len(rows), axis=0)
         known = np.flatnonzero(rows >= 0)
-        halves[known] = self._halves.gather_locked(rows[known], lambda old: self.vectors(old, 0))
+        halves[known] = self._halves.gather_locked(rows[known], lambda old: self._vectors(old, 0))
         if self._lacking.expires_ms.any():
             expired = known[self._expired(rows[known], now).any(axis=1)]
             if len(expired):
-                halves[expired] = fusion.item_half(self.vectors(rows[expired], now))
+                halves[expired] = fusion.item_half(self._vectors(rows[expired], now))
         return fusion.join(query, halves)
 
-    def weakest(self, rows: Ints) -> Ints:
-        """int64 [3, segments]: oldest `as_of`, oldest `last_event` (0: none), and how many of `rows` know nothing."""
-        return self._table.weakest_locked(rows)
+    def vectors(self, places: Ints, now: int) -> Floats:
+        return self._vectors(self._rows[places], now)
 
-    def stored(self, row: int) -> list[StoredSegment]:
-        """The codes of one row, segment by segment."""
-        table, bounds = self._table, self._table.codec.bounds
+    def weakest(self, places: Ints) -> Ints:
+        return self._table.weakest_locked(self._rows[places])
+
+    def partition(self, place: int) -> int:
+        return int(self._table.partitions[self._rows[place]])
+
+    def stored(self, place: int) -> list[StoredSegment]:
+        table, bounds, row = self._table, self._table.codec.bounds, self._rows[place]
         return [
             StoredSegment(table.vectors[row, bounds[s] : bounds[s + 1]].tobytes(), float(table.scales[row, s]))
             for s in range(len(table.codec.segments))
         ]
+
+    def _vectors(self, rows: Ints, now: int) -> Floats:
+        table, dims = self._table, np.diff(self._table.codec.bounds)
+        vectors = table.vectors[rows].astype(np.float32) * np.repeat(table.scales[rows], dims, axis=1)
+        gone = np.repeat(self._expired(rows, now), dims, axis=1)
+        return np.where(gone, self._lacking.default, vectors)
 
     def _folded(self, fusion: InnerProduct, query: Floats, rows: Ints, now: int) -> Floats:
         """One pass over the stored codes: nothing is gathered into memory first."""

@@ -24,7 +24,7 @@ from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
 from forebay.store.index import ItemIndex
-from forebay.store.reading import Lacking, Reading
+from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
 
@@ -66,10 +66,10 @@ class ServingCopy:
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs = dict(codecs)
         for side in SIDES:
-            _check(model, side, codecs[side], generation)
+            check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
         self._index = ItemIndex(codecs["item"].dim)
-        self._lacking = {side: _lacking(model, side, codecs[side]) for side in SIDES}
+        self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
         self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
@@ -175,17 +175,24 @@ class ServingCopy:
         return min(int(mark) for side in SIDES for mark in self._tables[side].watermarks)
 
     @contextmanager
-    def read(self, side: Side) -> Iterator[Reading]:
-        """One side's rows, while nobody writes them: to be held for some gathers, and not for more."""
+    def read(self, side: Side, hashes: Ints) -> Iterator[Reading]:
+        """The rows of one side that have `hashes` int64 [n], while nobody writes: to be held for some gathers, and not
+        for more."""
         table = self._tables[side]
         with table.lock:
-            yield Reading(table, self._lacking[side], self._halves if side == "item" else None)
+            yield LockedReading(table, self._lacking[side], self._halves if side == "item" else None, hashes)
 
-    def search(self, query: Floats, k: int, deny_rows: Ints | None = None) -> Ints:
-        """The `k` item rows with the highest inner product with `query` float32 [dims], best first. A row may have gone
-        to another entity since: its name is to be read with its vector."""
+    def search(self, query: Floats, k: int, deny: Ints) -> Ints:
+        """Hashes int64 of the `k` items with the highest inner product with `query` float32 [dims], best first, without
+        those whose hash is in `deny`. A row may have gone to another item since it was found: that one's hash is
+        told."""
+        table, deny_rows = self._tables["item"], None
+        if len(deny):
+            with table.lock:
+                deny_rows = table.probe_locked(deny)
         rows, _ = self._index.search(query, k, deny_rows)
-        return rows
+        with table.lock:
+            return table.hashes[[row for row in rows.tolist() if table.ids[row]]]
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""
@@ -208,7 +215,8 @@ def served_vectors(codec: RowCodec, rows: Rows) -> Floats:
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
-def _check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
+def check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
+    """Raise GenerationMismatch or BundleError where a copy's rows of one side are not what the model has."""
     specs = model.segments(side)
     if [(s.name, s.dim) for s in specs] != [(s.name, s.dim) for s in codec.segments]:
         raise GenerationMismatch(
@@ -225,7 +233,7 @@ def _check(model: Model, side: Side, codec: RowCodec, generation: str) -> None:
         )
 
 
-def _lacking(model: Model, side: Side, codec: RowCodec) -> Lacking:
+def lacking_of(model: Model, side: Side, codec: RowCodec) -> Lacking:
     """The default vector goes through int8 and back, as stored rows do: it scores the same whether a row holds it or it
     is put in."""
     parts = np.split(model.defaults(side), codec.bounds[1:-1])

@@ -70,8 +70,9 @@ class Carrier:
         # Nothing is encoded: a codec needs a segment, and any will do.
         codec = RowCodec(self.side, self._codec.segments[:1])
         found = OwnedPartition.open(
-            folder, Fold(self.part.lacks), codec, fresh, create=True, retire_after_ms=self._retire_after_ms
-        )
+            folder, Fold(self.part.lacks), codec, codec.blank(self._encoders.defaults[:1]), fresh,
+            create=True, retire_after_ms=self._retire_after_ms,
+        )  # fmt: skip
         try:
             for block in blocks:
                 for stretch in coder.stretches(block):
@@ -98,7 +99,8 @@ class Carrier:
         assert meta is not None
         waiting = dict(old.pending())
         new = msgspec.structs.replace(meta, layout=self.part.new.digest)
-        owned = OwnedPartition.open(path, Fold(self.part.new), self._codec, new, create=True)
+        blank = self._codec.blank(self._encoders.defaults)
+        owned = OwnedPartition.open(path, Fold(self.part.new), self._codec, blank, new, create=True)
         entities = whole = 0
         try:
             for stored in _parts(old.scan()):
@@ -111,7 +113,7 @@ class Carrier:
                 masks = self.part.masks(np.where(known, masks, self._all_old)) | self._to_encode
                 waits = owned.adopt(ids, self.part.rows(before, rest), vectors, masks)
                 number = meta.partition
-                owned.put(waits, encode_pending(self._encoders, {number: owned}, {number: waits})[number])
+                owned.put(waits, encode_pending(self._encoders, {number: owned}, {number: waits}).vectors[number])
                 owned.flush()
                 owned.let_go()
                 entities += len(names)

@@ -1,4 +1,4 @@
-"""A serving node's follower of one generation: the vectors topics into its ServingCopy.
+"""A serving node's follower of one generation: the vectors topics into its copy.
 
 Rows, watermarks and topic offsets go into the copy in one batch: a restart loads it and reads only the tail. Vectors
 are a function of state, so that a record read twice writes the same row again.
@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from forebay.errors import LogGap
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
-from forebay.store.servingcopy import ServingCopy
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import follower_consumer
 from forebay.streams.cluster import Address
@@ -37,6 +37,27 @@ class ReplicaStatus:
     rows: Mapping[Side, int]
 
 
+class Fed(Protocol):
+    """What a replica writes: a ServingCopy, or a FeedingCopy."""
+
+    generation: str
+
+    def rows(self) -> Mapping[Side, int]: ...
+
+    def as_of(self) -> int: ...
+
+    def offsets(self) -> dict[tuple[str, int], int]: ...
+
+    def write(
+        self,
+        side: Side,
+        puts: Sequence[tuple[str, int, bytes]],
+        gone: Sequence[str],
+        watermarks: Mapping[int, int],
+        offsets: Mapping[tuple[str, int], int],
+    ) -> None: ...
+
+
 class Replica:
     """Follows one generation until `stop` is set. `run` has one thread; `status` may be asked from any."""
 
@@ -44,7 +65,7 @@ class Replica:
         self,
         bootstrap: Address,
         topics: Topics,
-        copy: ServingCopy,
+        copy: Fed,
     ) -> None:
         """Raises BrokerUnavailable or TopicMissing. The copy has been loaded."""
         self._copy = copy

@@ -59,6 +59,7 @@ class Settings:
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
+    tables_dir: Path | None = None  # rows that serve --processes shares; absent: data_dir/tables
     archive: str = ""  # where archive and import write: a folder, or a URL that fsspec knows; absent: data_dir/archive
     checkpoints: str = ""  # where workers keep copies of their state: a folder, or a URL; absent: data_dir/checkpoints
     checkpoint_every: str = "5m"  # how often of each partition; what came since is folded again after a move
@@ -132,6 +133,11 @@ class Settings:
     def vectors(self) -> Path:
         """This generation's VectorStore."""
         return (self.vectors_dir or self.data_dir / "vectors") / self.generation
+
+    @property
+    def tables(self) -> Path:
+        """This generation's shared tables."""
+        return (self.tables_dir or self.data_dir / "tables") / self.generation
 
 
 def load(

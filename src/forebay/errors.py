@@ -21,6 +21,7 @@ ForebayError
 ├── StoreError                 files on disk
 │   ├── StoreLocked            another process has this directory open
 │   ├── StoreCorrupt           bytes are not what was written
+│   ├── TableFull              there is no room for more rows that requests read
 │   ├── CheckpointError        a checkpoint cannot be written, or not be read
 │   └── StoreLeads             the store is ahead of the consumer group
 ├── BundleError                a bundle is damaged or does not fit
@@ -197,6 +198,14 @@ class StoreCorrupt(StoreError):
       `forebay backfill --generation NEW` from a history that reaches to now. Without one of the Intake's, delete it:
       what the source still keeps is read again, and duplicates of what it does not keep can count twice.
     - a generation's manifest: bring the file from a copy of the folder, or `forebay backfill --generation NEW`.
+    """
+
+
+class TableFull(StoreError):
+    """There is no room for more rows in the tables that requests read: the device is full, or a limit is reached.
+
+    Operator action: make room on the device that the message names, and start the replica again. The rows that are
+    there go on being served and updated; new entities are not served until then.
     """
 
 

@@ -59,15 +59,16 @@ class Node:
             if not ids:
                 continue
             rows, _ = codec.unpack([newest[entity] for entity in ids])
-            with self.copy.read(side) as reading:
-                at = reading.find(ids, hash_ids(ids))
-                assert (at >= 0).all(), f"{side}s that the copy does not know"
-                for place, entity in zip(at.tolist(), ids, strict=True):
+            with self.copy.read(side, hash_ids(ids)) as reading:
+                assert reading.names(np.arange(len(ids))) == ids, f"{side}s that the copy does not know"
+                for place, entity in enumerate(ids):
                     codes = b"".join(part.codes for part in reading.stored(place))
                     row = rows[ids.index(entity)][None]
                     assert codes == codec.vectors(row).tobytes(), f"the vectors of {entity}, as they are served"
             if side == "item":
-                assert len(self.copy.search(np.zeros(codec.dim, np.float32), len(ids) + 5)) == len(ids)
+                assert len(
+                    self.copy.search(np.zeros(codec.dim, np.float32), len(ids) + 5, np.empty(0, np.int64))
+                ) == len(ids)
 
     def _read(self, side: Side, partition: int, start: int, most: int, *, lost: bool) -> bool:
         topic = self._topic(side)

@@ -19,6 +19,7 @@ from forebay.store.generation import Generation
 from forebay.store.servingcopy import ServingCopy
 
 NOW = 1_790_000_000_000
+NOBODY = np.empty(0, np.int64)
 
 
 @pytest.fixture
@@ -45,8 +46,15 @@ def _puts(
 
 
 def _vectors(copy: ServingCopy, side: Side, ids: Sequence[str]) -> Floats:
-    with copy.read(side) as rows:
-        return rows.vectors(rows.find(ids, hash_ids(ids)), NOW)
+    with copy.read(side, hash_ids(ids)) as rows:
+        assert rows.names(np.flatnonzero(rows.found)) == [ids[i] for i in np.flatnonzero(rows.found)]
+        return rows.vectors(np.arange(len(ids)), NOW)
+
+
+def _search(copy: ServingCopy, query: Floats, k: int) -> list[str | None]:
+    hashes = copy.search(query, k, NOBODY)
+    with copy.read("item", hashes) as rows:
+        return rows.names(np.arange(len(hashes)))
 
 
 def test_what_is_written_is_read_and_found(opened: Callable[..., ServingCopy], bundle: Bundle) -> None:
@@ -57,12 +65,11 @@ def test_what_is_written_is_read_and_found(opened: Callable[..., ServingCopy], b
     assert copy.rows() == {"user": 1, "item": 20} and copy.as_of() == NOW - 7
     vectors = _vectors(copy, "item", ids)
     best = ids[int(np.argmax(vectors @ vectors[3]))]
-    with copy.read("item") as rows:
-        assert rows.name(int(copy.search(vectors[3], 1)[0])) == best
+    assert _search(copy, vectors[3], 1) == [best]
+    assert hash_ids([best])[0] not in copy.search(vectors[3], 20, hash_ids([best]))
     copy.write("item", [], [best], {}, {("v", 0): 21})
     assert (_vectors(copy, "item", [best, "nobody"]) == copy.default("item")).all()
-    with copy.read("item") as rows:
-        assert best not in [rows.name(row) for row in copy.search(vectors[3], 20).tolist()]
+    assert best not in _search(copy, vectors[3], 20)
     copy.close()
 
 
@@ -79,7 +86,7 @@ def test_a_restart_shows_what_was_written(opened: Callable[..., ServingCopy], bu
     assert len(copy) == 0 and copy.load() == 48
     assert (_vectors(copy, "item", ids) == before).all()
     assert copy.offsets() == {("v", 0): 55, ("w", 1): 7} and copy.as_of() == NOW
-    assert len(copy.search(before[0], 100)) == 48
+    assert len(copy.search(before[0], 100, NOBODY)) == 48
     copy.close()
 
 

@@ -367,20 +367,32 @@ def serve(
     data: Data = None,
     vectors: Annotated[Path | None, typer.Option(help="Folder of this node's copy", show_default=False)] = None,
     max_lag: Annotated[float, typer.Option(help="Seconds behind the log up to which this node is ready")] = 30.0,
-) -> None:
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, help="That answer: from 2 on beside one that writes, on the next ports too")
+    ] = 1,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of the rows that several processes share", show_default=False)
+    ] = None,
+) -> int:
     """Serve lookups over HTTP from this node's own copy of a generation's vectors."""
+    flags = {
+        "host": host,
+        "port": port,
+        "bootstrap": bootstrap,
+        "topic_prefix": prefix,
+        "generation": generation,
+        "data_dir": data,
+        "vectors_dir": vectors,
+        "tables_dir": tables,
+    }
+    if processes > 1:
+        from forebay.cli.node import serve_many
+
+        return serve_many(flags, max_lag, processes)
     from forebay.cli.processes import serve as verb
 
-    s = settings(
-        host=host,
-        port=port,
-        bootstrap=bootstrap,
-        topic_prefix=prefix,
-        generation=generation,
-        data_dir=data,
-        vectors_dir=vectors,
-    )
-    verb(s, max_lag)
+    verb(settings(**flags), max_lag)
+    return 0
 
 
 @app.command()

@@ -1,0 +1,312 @@
+"""The row protocol of shared tables: one process writes rows in place, others read them without a lock.
+
+A row begins with a sequence number: odd while it is written, and another even one after each write. A reader takes it,
+sees that the row has the wanted hash, uses the row, and takes the number again: if it is another one, what was read is
+not used. The hash inside of this window is what catches a row that went to another entity meanwhile, which is much more
+common than half a row.
+
+A cell of the index is one word: the upper half of the hash, and the row's number + 1; 0 is free. So that no reader
+finds what is not there yet, a new row is written before its cell; and so that none finds a row that is somebody else's
+by then, a cell is dead before its row is overwritten. A writer that dies between two lines leaves an odd row, a row
+without a cell, or a cell's row that should be gone: opening the table mends all three (rowwriting.py).
+
+At top level and with `cache=True`, as those of kernels.py. Payloads are read by plain loads beside a writer, which is
+formally a race: the fence in `unchanged` is what makes it right, since nothing of such a read is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from forebay.arrays import Bytes, Floats, Ints
+from forebay.store.atomics import fence_acquire, half_to_float, load_acquire, prefetch
+from forebay.store.kernels import _kernel
+from forebay.store.reserved import Words
+from forebay.store.rowlayout import Layout
+
+FOUND, MISSING, BUSY = np.uint8(1), np.uint8(0), np.uint8(2)
+States = npt.NDArray[np.uint8]
+
+HASH, NAME, OWNER = 1, 2, 3  # words of a row
+ONE, LOW, HIGH = np.uint64(1), np.uint64(0xFFFFFFFF), np.uint64(32)
+DEAD = np.uint64(0xFFFFFFFF)
+FREE = np.uint64(0)
+_SPINS = 1000  # on an odd number, about 1 µs: a row is written in less, unless its writer is not running
+_AHEAD = 6  # rows: one takes as long as memory takes to answer several times over
+_TRIES = 100  # of a row that is written all the time
+
+
+@_kernel
+def opened(words: Words, at: int) -> Any:
+    """The sequence number of the row at word `at`; an odd one when its writer does not come to an end."""
+    seq = load_acquire(words, at)
+    spins = 0
+    while seq & ONE and spins < _SPINS:
+        seq = load_acquire(words, at)
+        spins += 1
+    return seq
+
+
+@_kernel
+def unchanged(words: Words, at: int, seq: Any) -> bool:
+    """Whether what was read of the row since `opened` is of one version."""
+    fence_acquire()
+    return load_acquire(words, at) == seq
+
+
+@_kernel
+def holds(words: Words, at: int, wanted: int) -> Any:
+    """Whether the row at `at` is live and of that hash."""
+    return words[at + HASH] == np.uint64(wanted) and words[at + OWNER] >> HIGH != np.uint64(0)
+
+
+@_kernel
+def probed(cells: Words, wanted: int, start: int, done: int) -> tuple[Any, Any]:
+    """The row of the first cell from `start` on whose print is that of hash `wanted`, and the cells looked at, `done`
+    included; -1 where there is none. The row's hash is to be compared."""
+    mask = len(cells) - 1
+    mark = np.uint64(wanted) >> HIGH
+    while done <= mask:
+        cell = load_acquire(cells, (start + done) & mask)
+        if cell == FREE:
+            break
+        done += 1
+        if cell >> HIGH == mark and cell & LOW != DEAD:
+            return np.int64(cell & LOW) - 1, done
+    return -1, done
+
+
+@_kernel
+def find_first(words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, looked: Ints) -> None:
+    """For each wanted hash the first row that may be its own, and how many cells were looked at."""
+    mask = len(cells) - 1
+    for i in range(len(wanted)):
+        rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, 0)
+
+
+@_kernel
+def ask_ahead(words: Words, layout: Layout, rows: Ints, i: int, first: int, last: int) -> None:
+    """Ask for the head of a row that is `_AHEAD` rows further on, and for its words `first` to `last`, a line each."""
+    if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
+        at = layout.origin + rows[i + _AHEAD] * layout.width
+        for k in range(0, layout.scales // 2, 8):
+            prefetch(words, at + k)
+        for k in range(first, last, 8):
+            prefetch(words, at + k)
+
+
+@_kernel
+def read_rows(words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, states: States, out: Words) -> None:
+    """Copy the row of each wanted hash int64 [n] to `out` uint64 [n, width]. `rows` int64 [n] gets its number, -1 where
+    there is none, and `states` FOUND, MISSING, or BUSY: written for as long as this looked on."""
+    mask = len(cells) - 1
+    looked = np.empty(len(wanted), np.int64)
+    find_first(words, layout, cells, wanted, rows, looked)
+    for i in range(len(wanted)):
+        ask_ahead(words, layout, rows, i, 8, layout.width)
+        states[i] = MISSING
+        tries = 0
+        while rows[i] >= 0:
+            at = layout.origin + rows[i] * layout.width
+            seq = opened(words, at)
+            tries += 1
+            if seq & ONE or tries > _TRIES:
+                states[i] = BUSY
+                break
+            if holds(words, at, wanted[i]):
+                for k in range(layout.width):
+                    out[i, k] = words[at + k]
+                if unchanged(words, at, seq):
+                    states[i] = FOUND
+                    break
+            elif unchanged(words, at, seq):
+                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
+
+
+@_kernel
+def times_of(
+    words: Words, ints: Ints, flags: npt.NDArray[np.uint32], layout: Layout, at: int, marks: Ints,
+    carried: Ints, events: Ints, said: npt.NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """One row's `as_of` carried on by its partition's watermark unless HELD (bit 0), `last_event` and flags, each
+    [segments].
+
+    `marks` int64 [partitions] were taken before the row was opened. Taken after it, a mark could be one that came with
+    a later version of the row, and make this one seem to be as new.
+    """
+    owner = np.int64(words[at + OWNER] & LOW)
+    mark = marks[owner] if owner < len(marks) else np.int64(0)
+    for s in range(layout.segments):
+        time = ints[at + layout.as_of + s]
+        flag = flags[2 * at + layout.flags + s]
+        carried[s] = mark if mark > time and flag & np.uint32(1) == 0 else time
+        events[s] = ints[at + layout.last_event + s]
+        said[s] = flag
+
+
+@_kernel
+def marks_of(words: Words, first: int, marks: Ints) -> None:
+    """The watermarks that lie from word `first` on."""
+    for p in range(len(marks)):
+        marks[p] = np.int64(load_acquire(words, first + p))
+
+
+@_kernel
+def read_halves(
+    words: Words, layout: Layout, cells: Words, first_mark: int, partitions: int, wanted: Ints, rows: Ints,
+    states: States, halves: Floats, carried: Ints, events: Ints, said: npt.NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """As `read_rows`, of halves as float32 [n, half_width] and of the times [n, segments] that `times_of` tells."""
+    mask = len(cells) - 1
+    ints, flags, bits = words.view(np.int64), words.view(np.uint32), words.view(np.uint16)
+    marks = np.empty(partitions, np.int64)
+    marks_of(words, first_mark, marks)
+    looked = np.empty(len(wanted), np.int64)
+    find_first(words, layout, cells, wanted, rows, looked)
+    for i in range(len(wanted)):
+        ask_ahead(words, layout, rows, i, layout.half // 4, (layout.half + layout.half_width) // 4)
+        states[i] = MISSING
+        tries = 0
+        while rows[i] >= 0:
+            at = layout.origin + rows[i] * layout.width
+            seq = opened(words, at)
+            tries += 1
+            if seq & ONE or tries > _TRIES:
+                states[i] = BUSY
+                break
+            if holds(words, at, wanted[i]):
+                times_of(words, ints, flags, layout, at, marks, carried[i], events[i], said[i])
+                start = 4 * at + layout.half
+                half, source = halves[i], bits[start : start + layout.half_width]
+                for k in range(len(source)):
+                    half[k] = half_to_float(source[k])
+                if unchanged(words, at, seq):
+                    states[i] = FOUND
+                    break
+            elif unchanged(words, at, seq):
+                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+def dot_i8(codes: Any, query: Any) -> Any:
+    """The inner product of int8 codes and float32, in the fastest order. NaN and infinity keep their meaning."""
+    dot = np.float32(0)
+    for d in range(len(codes)):
+        dot += np.float32(codes[d]) * query[d]
+    return dot
+
+
+@_kernel
+def dot_rows(
+    words: Words, layout: Layout, cells: Words, first_mark: int, partitions: int, wanted: Ints, rows: Ints,
+    states: States, query: Floats, bounds: Ints, default: Floats, oldest: Ints, scores: Floats, carried: Ints,
+    events: Ints, said: npt.NDArray[np.uint32],
+) -> None:  # fmt: skip
+    """As `read_halves`, of scores float32 [n]: the sum over segments of scale · <codes, query> inside of the window.
+
+    A segment whose carried `as_of` is before `oldest` int64 [segments] counts as `default` float32 [segments] says, and
+    so does all of a row that is not found.
+    """
+    mask = len(cells) - 1
+    ints, flags, scales, codes = (
+        words.view(np.int64),
+        words.view(np.uint32),
+        words.view(np.float32),
+        words.view(np.int8),
+    )
+    marks = np.empty(partitions, np.int64)
+    marks_of(words, first_mark, marks)
+    looked = np.empty(len(wanted), np.int64)
+    find_first(words, layout, cells, wanted, rows, looked)
+    missing = np.float32(0)
+    for s in range(layout.segments):
+        missing += default[s]
+    for i in range(len(wanted)):
+        ask_ahead(words, layout, rows, i, layout.codes // 8, (layout.codes + layout.dim) // 8)
+        states[i] = MISSING
+        scores[i] = missing
+        tries = 0
+        while rows[i] >= 0:
+            at = layout.origin + rows[i] * layout.width
+            seq = opened(words, at)
+            tries += 1
+            if seq & ONE or tries > _TRIES:
+                states[i] = BUSY
+                break
+            if holds(words, at, wanted[i]):
+                times_of(words, ints, flags, layout, at, marks, carried[i], events[i], said[i])
+                score, start = np.float32(0), 8 * at + layout.codes
+                for s in range(layout.segments):
+                    if carried[i, s] < oldest[s]:
+                        score += default[s]
+                        continue
+                    part = codes[start + bounds[s] : start + bounds[s + 1]]
+                    score += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
+                if unchanged(words, at, seq):
+                    states[i] = FOUND
+                    scores[i] = score
+                    break
+            elif unchanged(words, at, seq):
+                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
+
+
+@_kernel
+def read_names(words: Words, layout: Layout, names: Bytes, rows: Ints, hashes: Ints, lengths: Ints, out: Bytes) -> None:
+    """The ids of `rows` int64 [n] into `out` uint8 [n, most bytes], and their `lengths`: -1 for a row that has another
+    hash than the one given, or none, by now, and -2 for one that is being written."""
+    for i in range(len(rows)):
+        lengths[i] = -1
+        if rows[i] < 0:
+            continue
+        at = layout.origin + rows[i] * layout.width
+        for _ in range(_TRIES):
+            seq = opened(words, at)
+            lengths[i] = -2
+            if seq & ONE:
+                break
+            mine = holds(words, at, hashes[i])
+            place = words[at + NAME]
+            start, length = np.int64(place & LOW) * 16, np.int64(place >> HIGH)
+            mine = mine and length <= out.shape[1] and start + length <= len(names)
+            if mine:
+                for k in range(length):
+                    out[i, k] = names[start + k]
+            if unchanged(words, at, seq):
+                lengths[i] = length if mine else -1
+                break
+
+
+@_kernel
+def scan_rows(words: Words, layout: Layout, top: int, query: Floats, bounds: Ints, scores: Floats, hashes: Ints) -> int:
+    """Inner products of all live rows below `top` with `query` float32 [dim], and their hashes, one behind the other;
+    returns how many. A row that is being written all the while is left out."""
+    scales, codes = words.view(np.float32), words.view(np.int8)
+    count = 0
+    for row in range(top):
+        at = layout.origin + row * layout.width
+        for _ in range(_TRIES):
+            seq = opened(words, at)
+            if seq & ONE:
+                break
+            live = words[at + OWNER] >> HIGH != np.uint64(0)
+            if live:
+                score, start = np.float32(0), 8 * at + layout.codes
+                for s in range(layout.segments):
+                    part = codes[start + bounds[s] : start + bounds[s + 1]]
+                    score += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
+                scores[count], hashes[count] = score, np.int64(words[at + HASH])
+            if unchanged(words, at, seq):
+                if live:
+                    count += 1
+                break
+    return count
+
+
+@_kernel
+def word_of(words: Words, at: int) -> Any:
+    """`words[at]`, before all that is read after it."""
+    return load_acquire(words, at)

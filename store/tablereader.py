@@ -1,0 +1,267 @@
+"""One side's rows in memory that another process writes: a reader. It takes no lock, and no writer waits for it.
+
+Each call reads each row as one version of it. Two rows of one call may be of two moments, as they would be if the
+second one had been written a little later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from forebay.arrays import Array, Bools, Floats, Ints
+from forebay.errors import GenerationMismatch, StoreError
+from forebay.events import MAX_ID_BYTES
+from forebay.store import kernels, rowkernels
+from forebay.store.codec import HELD
+from forebay.store.reserved import Reserved, Words
+from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
+from forebay.store.tablefiles import TableLimits
+from forebay.store.tableheader import (
+    CAPACITY,
+    EPOCH,
+    LIVE,
+    MARKS,
+    NAMED,
+    RETIRED,
+    STANDING,
+    TABLE,
+    TOP,
+    Identity,
+    boot_id,
+)
+
+_BUSY_TRIES, _BUSY_S = 20, 0.00025  # 5 ms for a writer that is not running just now; a dead one is waited for once
+_EPOCH_TRIES = 100
+
+Images = npt.NDArray[np.void]  # rows in the layout's dtype
+
+Ask = Callable[[Words, Ints, Ints, States, Ints | slice], None]  # cells, hashes; rows, states and places to fill in
+
+
+@dataclass(frozen=True)
+class Times:
+    """Of n rows, [n, segments] each: `as_of` int64 ms, carried on by the watermark (0: never), `last_event` int64 ms
+    (0: never) and `flags` uint32. Rows that were not found are zeros."""
+
+    as_of: Ints
+    last_event: Ints
+    flags: npt.NDArray[np.uint32]
+
+    @classmethod
+    def empty(cls, n: int, segments: int) -> Times:
+        shape = (n, segments)
+        return cls(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.uint32))
+
+
+class TableReader:
+    """Any number of threads and processes may read one table."""
+
+    def __init__(self, path: Path, identity: Identity, limits: TableLimits = TableLimits()) -> None:
+        """Map the table in the folder `path`. Raises StoreError when there is none since the machine was started, and
+        GenerationMismatch when it holds other rows."""
+        self.path, self.identity = path, identity
+        self._check()
+        layout = identity.layout
+        reserve = identity.origin_words * 8 + limits.reserve_rows * layout.dtype.itemsize
+        rows = Reserved(path / "rows", reserve, writable=False)
+        self._words: Words = rows.words
+        rows.close()
+        self._layout = layout.at(identity.origin_words)
+        self._table = int(self._words[TABLE])
+        names = Reserved(path / f"names.{self._table:016x}", limits.reserve_name_bytes, writable=False)
+        self._names = names.words.view(np.uint8)
+        names.close()
+        self._stuck: dict[int, int] = {}  # by row, the number that its writer left it with
+        self._epoch, self._cells = self._index()
+
+    def __len__(self) -> int:
+        """Entities in the table."""
+        return int(rowkernels.word_of(self._words, LIVE))
+
+    @property
+    def capacity(self) -> int:
+        """Rows allocated; every row number is below it."""
+        return int(rowkernels.word_of(self._words, CAPACITY))
+
+    @property
+    def retired(self) -> bool:
+        """Whether the writer has made another table in this one's place: it is to be opened anew."""
+        return bool(rowkernels.word_of(self._words, RETIRED))
+
+    @property
+    def standing(self) -> int:
+        """What the writer said of itself; 0 before it did."""
+        return int(rowkernels.word_of(self._words, STANDING))
+
+    @property
+    def watermarks(self) -> Ints:
+        """int64 [partitions], ms."""
+        marks = np.empty(self.identity.partitions, np.int64)
+        rowkernels.marks_of(self._words, MARKS, marks)
+        return marks
+
+    def read(self, hashes: Ints) -> tuple[Images, Times, Bools, Ints]:
+        """Copies of whole rows [n] in the layout's dtype with their times, which of `hashes` int64 [n] there are bool
+        [n], and row numbers int64 [n]. A row that is not there is zeros."""
+        width, marks = self._layout.width, self.watermarks  # before the rows: see `times_of`
+        out = np.zeros((len(hashes), width), np.uint64)
+
+        def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
+            part = out if isinstance(at, slice) else np.zeros((len(wanted), width), np.uint64)
+            rowkernels.read_rows(self._words, self._layout, cells, wanted, rows, states, part)
+            if not isinstance(at, slice):
+                out[at] = part
+
+        rows, states = self._asked(hashes, ask)
+        found = states == FOUND
+        out[~found] = 0
+        images = out.view(self.identity.layout.dtype).reshape(len(hashes))
+        carry = np.where(images["flags"] & HELD, 0, marks[images["partition"]][:, None])
+        as_of = np.where(found[:, None], np.maximum(images["as_of"], carry), 0)
+        return images, Times(as_of, images["last_event"], images["flags"]), found, rows
+
+    def halves(self, hashes: Ints) -> tuple[Floats, Times, Bools, Ints]:
+        """Item halves float32 [n, half_width] with the times of the same versions, and as `read`."""
+        halves = np.zeros((len(hashes), self._layout.half_width), np.float32)
+        times = Times.empty(len(hashes), self._layout.segments)
+
+        def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
+            arrays: list[Array] = [halves, times.as_of, times.last_event, times.flags]
+            parts = [array[at] for array in arrays]  # views of all, or copies of a few
+            rowkernels.read_halves(
+                self._words, self._layout, cells, MARKS, self.identity.partitions, wanted, rows, states, *parts
+            )
+            _put(arrays, parts, at)
+
+        rows, states = self._asked(hashes, ask)
+        found = _only(states, halves, times)
+        return halves, times, found, rows
+
+    def dots(self, hashes: Ints, query: Floats, default: Floats, oldest: Ints) -> tuple[Floats, Times, Bools, Ints]:
+        """Inner products float32 [n] of rows with `query` float32 [dim], and as `halves`. A segment whose `as_of` is
+        before `oldest` int64 [segments] counts as `default` float32 [segments] says; so do rows that are not there."""
+        scores = np.zeros(len(hashes), np.float32)
+        times = Times.empty(len(hashes), self._layout.segments)
+        bounds = self.identity.layout.codec.bounds
+
+        def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
+            arrays: list[Array] = [scores, times.as_of, times.last_event, times.flags]
+            parts = [array[at] for array in arrays]
+            rowkernels.dot_rows(
+                self._words, self._layout, cells, MARKS, self.identity.partitions, wanted, rows, states,
+                query, bounds, default, oldest, *parts,
+            )  # fmt: skip
+            _put(arrays, parts, at)
+
+        rows, states = self._asked(hashes, ask)
+        found = _only(states, None, times)
+        scores[~found] = default.sum(dtype=np.float32)
+        return scores, times, found, rows
+
+    def names(self, rows: Ints, hashes: Ints) -> list[str | None]:
+        """The ids of `rows` int64 [n], none where a row does not have that hash, or nobody's, by now."""
+        lengths, out = np.empty(len(rows), np.int64), np.empty((len(rows), MAX_ID_BYTES), np.uint8)
+        for _ in range(_BUSY_TRIES):
+            names = self._names[: int(rowkernels.word_of(self._words, NAMED))]
+            rowkernels.read_names(self._words, self._layout, names, rows, hashes, lengths, out)
+            if (lengths > -2).all():
+                break
+            time.sleep(_BUSY_S)
+        return [bytes(out[i, :length]).decode() if length >= 0 else None for i, length in enumerate(lengths.tolist())]
+
+    def best(self, query: Floats, k: int, deny: Ints) -> Ints:
+        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], best first, without
+        those in `deny`. Every row is read, each as one version."""
+        top = int(rowkernels.word_of(self._words, TOP))
+        scores, hashes = np.empty(top, np.float32), np.empty(top, np.int64)
+        rows = rowkernels.scan_rows(
+            self._words, self._layout, top, query, self.identity.layout.codec.bounds, scores, hashes
+        )
+        found = hashes[kernels.top_k(scores[:rows], k + len(deny))]
+        return found[~np.isin(found, deny)][:k] if len(deny) else found
+
+    def _asked(self, hashes: Ints, ask: Ask) -> tuple[Ints, States]:
+        """Ask for all, then again for those that were being written, or missed while the index was built anew."""
+        rows, states = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.uint8)
+        epoch, cells = self._epoch, self._cells
+        ask(cells, hashes, rows, states, slice(None))
+        for tries in range(_EPOCH_TRIES):
+            again = np.flatnonzero(self._waited_for(rows, states, tries))
+            if (states == MISSING).any() and int(rowkernels.word_of(self._words, EPOCH)) != epoch:
+                epoch, cells = self._index()
+                again = np.flatnonzero(states != FOUND)
+            if not len(again):
+                break
+            some_rows, some_states = np.empty(len(again), np.int64), np.empty(len(again), np.uint8)
+            ask(cells, hashes[again], some_rows, some_states, again)
+            rows[again], states[again] = some_rows, some_states
+        rows[states != FOUND] = -1
+        return rows, states
+
+    def _waited_for(self, rows: Ints, states: States, tries: int) -> Bools:
+        """Which rows are to be asked for again, after a pause, because they were being written."""
+        busy = states == BUSY
+        if not busy.any():
+            return busy
+        for i in np.flatnonzero(busy).tolist():
+            row = int(rows[i])
+            seq = int(rowkernels.word_of(self._words, self._layout.origin + row * self._layout.width))
+            if seq & 1 and self._stuck.get(row) == seq:
+                busy[i] = False
+            elif seq & 1 and tries >= _BUSY_TRIES:
+                self._stuck[row], busy[i] = seq, False
+        if busy.any():
+            time.sleep(_BUSY_S)
+        return busy
+
+    def _index(self) -> tuple[int, Words]:
+        """The epoch of the index now, and its cells."""
+        for _ in range(_EPOCH_TRIES):
+            epoch = int(rowkernels.word_of(self._words, EPOCH))
+            path = self.path / f"cells.{self._table:016x}.{epoch}"
+            try:
+                file = Reserved(path, path.stat().st_size, writable=False)
+            except FileNotFoundError:  # another one came in between
+                continue
+            cells = file.words
+            file.close()
+            self._epoch, self._cells = epoch, cells
+            return epoch, cells
+        raise StoreError("the index is not there", where=str(self.path), do="Start the replica of this node")
+
+    def _check(self) -> None:
+        try:
+            with (self.path / "rows").open("rb") as file:
+                head = file.read(self.identity.origin_words * 8)
+        except FileNotFoundError:
+            said = "there is no table"
+        else:
+            words = np.frombuffer(head[: len(head) // 8 * 8], np.uint64)
+            said = self.identity.mismatch(words, boot_id())
+        if said.startswith("it holds"):
+            raise GenerationMismatch(said, where=str(self.path), do="Give each generation a folder of its own")
+        if said:
+            raise StoreError(said, where=str(self.path), do="Start the replica of this node first")
+
+
+def _put(arrays: list[Array], parts: list[Array], at: Ints | slice) -> None:
+    if not isinstance(at, slice):
+        for array, part in zip(arrays, parts, strict=True):
+            array[at] = part
+
+
+def _only(states: States, halves: Floats | None, times: Times) -> Bools:
+    """Which were found; what is left of the tries for the others is made zeros."""
+    found = states == FOUND
+    if not found.all():
+        lost = ~found
+        times.as_of[lost], times.last_event[lost], times.flags[lost] = 0, 0, 0
+        if halves is not None:
+            halves[lost] = 0
+    return found

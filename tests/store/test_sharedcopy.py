@@ -1,0 +1,109 @@
+"""What a replica's process writes is what others read, after its end and its restart too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from forebay.errors import GenerationMismatch, StoreLocked
+from forebay.segments.bundle import Bundle
+from forebay.segments.spec import SIDES, Side
+from forebay.segments.state.ids import hash_ids
+from forebay.store.codec import codec_of
+from forebay.store.generation import Generation
+from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.tablefiles import TableLimits
+
+NOW = 1_790_000_000_000
+
+
+@pytest.fixture
+def generation(bundle: Bundle) -> Generation:
+    return Generation.new("g1", bundle.hash, dict.fromkeys(SIDES, 2), {})
+
+
+@pytest.fixture
+def feed(bundle: Bundle, generation: Generation, tmp_path: Path) -> Callable[[], FeedingCopy]:
+    return lambda: FeedingCopy.open(bundle, generation, tmp_path / "vectors", tmp_path / "tables")
+
+
+def _puts(bundle: Bundle, side: Side, ids: Sequence[str], seed: int) -> list[tuple[str, int, bytes]]:
+    codec, random = codec_of(bundle, side), np.random.default_rng(seed)
+    rows = codec.empty(len(ids))
+    for slot in codec.segments:
+        part = rows["segments"][slot.name]
+        part["vector"] = random.integers(-127, 128, (len(ids), slot.dim))
+        part["scale"], part["as_of"], part["last_event"] = random.random(len(ids), np.float32), NOW, NOW - 5
+    return [(entity, 0, value) for entity, value in zip(ids, codec.pack(rows, ids), strict=True)]
+
+
+def _known(copy: SharedCopy, side: Side, ids: Sequence[str]) -> list[str]:
+    with copy.read(side, hash_ids(ids)) as rows:
+        return [name for name in rows.names(np.arange(len(ids))) if name is not None]
+
+
+def test_a_restart_makes_the_tables_equal_to_the_store(
+    feed: Callable[[], FeedingCopy], bundle: Bundle, generation: Generation, tmp_path: Path
+) -> None:
+    """Rows that a killed replica wrote to its store alone are shown, and those that it deleted there are gone; a
+    reader sees both without opening anything again."""
+    ids = [f"i{n}" for n in range(40)]
+    copy = feed()
+    assert copy.load() == 0
+    copy.write("item", _puts(bundle, "item", ids, 1), [], {0: NOW, 1: NOW}, {("v", 0): 40})
+    copy.write("user", _puts(bundle, "user", ["u"], 2), [], {0: NOW, 1: NOW - 7}, {})
+    shared = SharedCopy.open(bundle, generation, tmp_path / "tables")
+    assert shared.rows() == copy.rows() == {"user": 1, "item": 40} and shared.as_of() == NOW - 7
+    assert copy.store is not None
+    copy.store.write("item", _puts(bundle, "item", ["i3", "new"], 9), ["i5"], {0: NOW + 9}, {("v", 0): 44})
+    copy.close()
+    assert _known(shared, "item", [*ids, "new"]) == ids  # nobody writes: what there was is answered
+    copy = feed()
+    assert copy.load() == 41 and copy.offsets() == {("v", 0): 44}
+    assert _known(shared, "item", [*ids, "new"]) == [*(i for i in ids if i != "i5"), "new"] and not shared.retired
+    with shared.read("item", hash_ids(["i3"])) as row:
+        codes = b"".join(part.codes for part in row.stored(0))
+    stored = codec_of(bundle, "item").unpack([_puts(bundle, "item", ["i3", "new"], 9)[0][2]])[0]
+    assert codes == codec_of(bundle, "item").vectors(stored).tobytes()
+    copy.close()
+
+
+def test_one_process_feeds(feed: Callable[[], FeedingCopy]) -> None:
+    copy = feed()
+    with pytest.raises(StoreLocked):
+        feed()
+    copy.close()
+    feed().close()
+
+
+def test_a_record_of_another_bundle_is_refused_before_anything_is_kept(
+    feed: Callable[[], FeedingCopy], bundle: Bundle
+) -> None:
+    """Law 4."""
+    names = ("user.taste.layers.0.weight", "item.stats.layers.0.weight")
+    changed = {name: bundle.tensors[name] * np.float32(2) for name in names}
+    other = Bundle(bundle.spec, {**bundle.tensors, **changed}, bundle.record)
+    copy = feed()
+    with pytest.raises(GenerationMismatch):
+        copy.write("item", _puts(other, "item", ["i1"], 1), [], {0: NOW}, {("v", 0): 9})
+    assert copy.rows()["item"] == 0 and copy.offsets() == {} and copy.as_of() == 0
+    copy.close()
+
+
+def test_entities_that_there_is_no_room_for_are_told_of(bundle: Bundle, tmp_path: Path) -> None:
+    """The others are written, in the same batch too, and watermarks go on."""
+    codecs = {side: codec_of(bundle, side) for side in SIDES}
+    limits = TableLimits(reserve_rows=10, reserve_name_bytes=1 << 20, least_extent_bytes=1)
+    parts = (bundle, "g1", codecs, dict.fromkeys(SIDES, 1), tmp_path)
+    copy = FeedingCopy(*parts, limits=limits)
+    ids = [f"i{n}" for n in range(15)]
+    copy.write("item", _puts(bundle, "item", ids, 1), [], {0: NOW}, {})
+    shared = SharedCopy(*parts, limits=limits)
+    assert "5 new ids of 15 are not served" in copy.full
+    assert _known(shared, "item", ids) == ids[:10] and shared.as_of() == 0 and copy.rows()["item"] == 10
+    copy.write("item", _puts(bundle, "item", ids[10:12], 1), ids[:2], {}, {})
+    assert _known(shared, "item", ids) == ids[2:12]
+    copy.close()
