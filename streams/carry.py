@@ -57,6 +57,7 @@ class Carrier:
         self._encoders = SideEncoders(growth.new, side)
         self._retire_after_ms = growth.new.spec.events.retire_users_after_ms if side == "user" else 0
         self._old, self._codec = codec_of(growth.old, side), codec_of(growth.new, side)
+        self._blank = self._codec.blank(self._encoders.defaults)
         self._tags = self._old.column(self._old.empty(1), "encoder")
 
     def fold(self, blocks: Iterable[Block], meta: PartitionMeta, folder: Path, told: Told) -> OwnedPartition | None:
@@ -99,8 +100,7 @@ class Carrier:
         assert meta is not None
         waiting = dict(old.pending())
         new = msgspec.structs.replace(meta, layout=self.part.new.digest)
-        blank = self._codec.blank(self._encoders.defaults)
-        owned = OwnedPartition.open(path, Fold(self.part.new), self._codec, blank, new, create=True)
+        owned = OwnedPartition.open(path, Fold(self.part.new), self._codec, self._blank, new, create=True)
         entities = whole = 0
         try:
             for stored in _parts(old.scan()):
@@ -140,7 +140,7 @@ class Carrier:
     def _vectors(self, stored: Sequence[bytes]) -> tuple[Rows, Bools]:
         """Vectors as the new bundle lays them out, and bool [n]: which old ones there were. Others are of encoders
         before the old ones, as after a restore from elsewhere."""
-        found = self._codec.empty(len(stored))
+        found = np.repeat(self._blank, len(stored))
         fits = np.array([len(vectors) == self._old.dtype.itemsize for vectors in stored])
         old = self._old.empty(len(stored))
         old[fits] = np.frombuffer(b"".join(v for v, fit in zip(stored, fits, strict=True) if fit), self._old.dtype)
