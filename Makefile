@@ -23,8 +23,10 @@ install: .venv/installed  ## .venv with everything that runs, tests and checks
 demo: .venv/installed  ## the main job on real input: KEEP=1 stays up, PORT= and KAFKA_PORT= choose ports
 	@$(BIN)/forebay demo $(DEMO_FLAGS)
 
-test: .venv/installed  ## every test, those against a real Kafka included
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+# The tests start hundreds of processes, which would compile our modules anew where this is set.
+test: export PYTHONDONTWRITEBYTECODE =
+test: .venv/installed  ## every test, those against a real Kafka included, in JOBS=2 processes
+	$(BIN)/python -m pytest -n $(or $(JOBS),2) $(PYTEST_FLAGS)
 
 test-extras: .venv/installed  ## the wheel with each extra in an environment of its own: needs a package index
 	$(BIN)/python -m pytest -m extras tests/test_environments.py $(PYTEST_FLAGS)

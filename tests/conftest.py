@@ -1,4 +1,5 @@
-"""What several rooms' tests need: one real Kafka broker for the run, and topic names that no other test uses.
+"""What several rooms' tests need: a real Kafka broker for the run, or for each process of `pytest -n`, and topic names
+that no other test uses.
 
 The broker starts when the first test asks for it, on free ports and in a folder of this run, and ends by its own
 process id.
@@ -25,6 +26,9 @@ from forebay.events import Attributes, Behaviour, Event, ItemUpdate, Tick, UserP
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics
 
+from . import scratch
+from .sharing import in_order, unit_of
+
 if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.segments.bundle import Bundle
     from forebay.segments.history import History
@@ -33,7 +37,27 @@ if TYPE_CHECKING:  # torch and numba are loaded by the tests that need them
     from forebay.streams.worker.protocol import Worker
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does, before torch is loaded
+scratch.choose()  # before the first folder is made
 _number = itertools.count(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In a process of `pytest -n`: see sharing.py."""
+    if hasattr(config, "workerinput"):
+        items[:] = in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Units of sharing.py instead of files, in the order of the collection."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Units(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -54,11 +54,17 @@ OPTIONS = {
 }
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
-    """A broker of the module's own, which its tests may freeze, stop and kill."""
-    with DevKafka(tmp_path_factory.mktemp("kafka")) as broker:
+@pytest.fixture(scope="session")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
+    """A broker of these tests alone, which they may freeze, stop and kill."""
+    with DevKafka(tmp_path_factory.mktemp("mortal")) as broker:
         yield broker
+
+
+@pytest.fixture
+def kafka(mortal: DevKafka) -> DevKafka:
+    """It runs, whatever the test before has left."""
+    return mortal.start()
 
 
 @pytest.fixture

@@ -159,9 +159,11 @@ def command(secured: SecuredKafka, tmp_path: Path) -> Callable[..., subprocess.C
         f'kafka_user = "{USER}"\nkafka_password_file = "password"\ntopic_prefix = "v."\n'
     )
 
+    wide = {"COLUMNS": "400"}  # a table that a long tmp_path makes too wide is told otherwise
+
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "forebay.cli", *words], cwd=tmp_path, env=os.environ | environment,
+            [sys.executable, "-m", "forebay.cli", *words], cwd=tmp_path, env=os.environ | wide | environment,
             capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
         assert PASSWORD not in done.stdout + done.stderr
