@@ -317,8 +317,8 @@ def sweep(stage: Stage, slot: str, *, keeps: bool) -> None:
     for partition in range(len(stage.names)):
         base = _base(stage, slot, partition)
         for path in [*base.iterdir()] if base.is_dir() else ():
-            if path.name != "files":
-                discard(path)
+            if path.name != "files" and discard(path):
+                shutil.rmtree(path, ignore_errors=True)  # half a store, which is none
         if not keeps:
             shutil.rmtree(base, ignore_errors=True)
 

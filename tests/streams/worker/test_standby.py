@@ -291,6 +291,8 @@ def test_a_crash_between_two_steps_leaves_nothing(
     here.kill(second)
     here.kill(first)
     shutil.rmtree(here.folder / "one")
+    (half := here.folder / "two" / ".standby-b-user-0" / "1-0").mkdir(parents=True)
+    (half / "000007.sst").write_bytes(b"half a file")  # as kill -9 leaves it
     third = here.worker(here.folder / "two", "b")
     assert not [path for path in (here.folder / "two").glob(".standby-*/*") if path.name != "files"]
     assert digests(third) == undisturbed()
