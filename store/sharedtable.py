@@ -65,9 +65,10 @@ class SharedTable:
     def ids(self) -> list[str]:
         """Of all live rows."""
         with self._write:
-            live = self._files.images(self.capacity)[self._live()]
-            places = (live["name_at"].astype(np.int64) * UNIT).tolist(), live["name_bytes"].tolist()
-            return [bytes(self._names[at : at + size]).decode() for at, size in zip(*places, strict=True)]
+            starts, lengths = self._places(self._live())
+            names = self._names.data
+            pairs = zip((starts * UNIT).tolist(), lengths.tolist(), strict=True)
+            return [bytes(names[start : start + length]).decode() for start, length in pairs]
 
     def colliding(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that `upsert` would refuse: another id in the table, or earlier in `ids`, has their hash."""
@@ -214,6 +215,11 @@ class SharedTable:
         """A field of all rows allocated, where it lies."""
         return self._files.images(self.capacity)[field]
 
+    def _places(self, rows: Ints) -> tuple[Ints, Ints]:
+        """Places (units) and bytes int64 [n] of the ids of `rows`; no row is copied for it."""
+        images = self._files.images(self.capacity)
+        return images["name_at"][rows].astype(np.int64), images["name_bytes"][rows].astype(np.int64)
+
     # -- room
 
     def _make_room(self, sizes: list[int]) -> int:
@@ -256,8 +262,7 @@ class SharedTable:
         if mended:
             log.warning("%s: %d rows that a writer died in are gone until they are written again", self.path, mended)
         rows = self._live()
-        taken = self._files.images(top)[rows]
-        self._heap.occupy(taken["name_at"].astype(np.int64), taken["name_bytes"].astype(np.int64))
+        self._heap.occupy(*self._places(rows))
         free = np.ones(self._files.capacity, np.bool_)
         free[rows] = False
         self._free: list[int] = np.flatnonzero(free)[::-1].tolist()
