@@ -190,6 +190,8 @@ def _read(consumer: Consumer, topic: str, partition: int) -> Iterator[Pair]:
     deadline = time.monotonic() + READ_S
     while time.monotonic() < deadline:
         for message in consumer.consume(5_000, 0.2):
+            if message.partition() != partition:  # of the assignment before
+                continue
             if message.error() is not None:
                 return  # its end
             yield message.key(), message.value()
