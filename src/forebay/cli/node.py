@@ -26,7 +26,7 @@ import msgspec
 
 from forebay.cli.cluster import cluster
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import stop_event
+from forebay.cli.processes import one_thread_for_algebra, stop_event
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
@@ -199,6 +199,7 @@ def command(part: Part) -> list[str]:
 def main() -> int:
     """One part of a node."""
     part = msgspec.json.decode(sys.argv[1], type=Part)
+    one_thread_for_algebra()
     end_with_parent(part.parent)
     logged()
     settings = load(part.flags)[0]
