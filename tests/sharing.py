@@ -3,8 +3,7 @@
 A file is run by one process, so that what its tests set up in common is set up once. The tests of the files in SINGLY
 have little in common and take long: they are handed out one by one. What takes longest comes first, so that no process
 is left with a long file at the end. The tests of TIMED kill, freeze and time out on purpose, and each keeps several
-processes busy by itself: they come last, where there is nothing but one another beside them, and LAST of all the storm,
-which a busy machine disturbs most, beside a broker that is frozen. The compiled kernels are in their cache by then.
+processes busy by itself: one process runs them all, one after the other, when nothing else is left.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from collections.abc import Sequence
 import pytest
 
 TIMED = ("tests/e2e/", "tests/faults/")
-LAST = ("tests/faults/test_honest.py", "tests/faults/test_alive.py::test_a_frozen", "tests/faults/test_storm.py")
 SINGLY = (
-    "tests/faults/",
     "tests/segments/state/test_fold.py",
     "tests/simulation/",
     "tests/test_cli.py",
@@ -29,25 +26,21 @@ LONG = (
     "tests/test_model_verbs.py",
     "tests/segments/state/test_fold.py",
     "tests/test_cli.py",
-    "tests/e2e/",
-    "tests/faults/test_once.py",
-    "tests/faults/test_faust.py",
 )
 
 
 def unit_of(nodeid: str) -> str:
-    """What is run by one process and handed out as one: a test of SINGLY, or else a file."""
+    """What is run by one process and handed out as one: all of TIMED, a test of SINGLY, or else a file."""
+    if nodeid.startswith(TIMED):
+        return "timed"
     return nodeid if nodeid.startswith(SINGLY) else nodeid.partition("::")[0]
 
 
 def in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     """The tests as they are handed out. Every process collects them in this one order, on which they have to agree."""
 
-    def place(item: pytest.Item) -> tuple[bool, int, int]:
-        return item.nodeid.startswith(TIMED), _among(LAST, item.nodeid, -1), _among(LONG, item.nodeid, len(LONG))
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        name = item.nodeid
+        return name.startswith(TIMED), next((n for n, one in enumerate(LONG) if name.startswith(one)), len(LONG))
 
     return sorted(items, key=place)
-
-
-def _among(names: Sequence[str], nodeid: str, otherwise: int) -> int:
-    return next((n for n, name in enumerate(names) if nodeid.startswith(name)), otherwise)
