@@ -141,14 +141,6 @@ class Fenced(BrokerError):
     """Another worker owns the partitions now; this one's transaction was refused and left nothing behind."""
 
 
-class GroupMoved(BrokerError):
-    """The group began another generation while a transaction was under way, which was aborted for it.
-
-    The partitions may still be this worker's: it is committed again as a member of the new generation, and where that
-    does not come, state is read again.
-    """
-
-
 class TransactionLost(BrokerError):
     """The broker did not answer while a transaction was under way: whether it was committed is not known.
 

@@ -22,15 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from forebay.clock import now_ms
-from forebay.errors import (
-    BrokerError,
-    BrokerUnavailable,
-    CheckpointError,
-    GroupMoved,
-    RecordRefused,
-    StoreLeads,
-    TransactionLost,
-)
+from forebay.errors import BrokerError, BrokerUnavailable, CheckpointError, RecordRefused, StoreLeads, TransactionLost
 from forebay.store.census import Census
 from forebay.store.checkpoints import Checkpoints
 from forebay.streams.worker.absence import Absence
@@ -203,7 +195,7 @@ class Worker:
             self._drop()
             self._absence.failed(error)
         except BrokerError as error:
-            if type(error) not in (BrokerError, GroupMoved, RecordRefused):
+            if type(error) not in (BrokerError, RecordRefused):
                 raise
             log.warning("%s; reading the state again", error)
             self._drop()

@@ -19,16 +19,16 @@ def test_a_second_worker_takes_over_with_what_it_kept_warm(
     replay: Callable[..., None], worker: Callable[..., Any], drained: Callable[[], None], kept: str,
     hold_against: Callable[[str], int], wait_for: Callable[..., None], tmp_path: Path,
 ) -> None:  # fmt: skip
-    """kill -9, and its folder goes. Of both sides the other one has the state in memory, of the Intake in a folder; it
-    fetches nothing then, and ends where an undisturbed run does."""
+    """kill -9, and its folder goes. The other one has the state of both sides in memory: it fetches nothing for
+    them, and ends where an undisturbed run does."""
     more = {"options": OPTIONS, "checkpoints": kept}
     first = worker("a", state="a", partitions=PARTITIONS, **more)
     wait_for(lambda: first.said.read_bytes().count(b"assigned") >= 3 * PARTITIONS, "all partitions")
     second = worker("b", state="b", partitions=PARTITIONS, **more)
     replay(500)
     drained()
-    stages = [("events.user",), ("events.item",), ("behaviour", "item-updates")]
-    wait_for(lambda: all(_said(second, "a standby at offset", topics) for topics in stages), "one of each stage")
+    sides = [("events.user",), ("events.item",)]
+    wait_for(lambda: all(_said(second, "a standby at offset", topics) for topics in sides), "one of each side")
     replay(500, seed=1)
     drained()
     before = _said(second, "came from a checkpoint", ["events."])
@@ -39,7 +39,7 @@ def test_a_second_worker_takes_over_with_what_it_kept_warm(
     drained()
     assert second.stop() == 0, second.said.read_text()
     said = second.said.read_text()
-    assert all(_said(second, "was kept warm", topics) for topics in stages), said
+    assert all(_said(second, "was kept warm", topics) for topics in sides), said
     assert _said(second, "came from a checkpoint", ["events."]) == before, said
     assert hold_against("b") > 1200
 

@@ -43,10 +43,10 @@ def test_what_was_kept_warm_is_as_good_as_what_was_lost(simulate: Callable[..., 
     """The same where each process keeps the other one's state warm, and takes over with it."""
     used = []
     remove = add_hook(lambda name, _: used.append(name) if name == "standby_used" else None)
-    for seed in SEEDS[: len(SEEDS) // 20 or 1]:
+    for seed in SEEDS[: max(8, len(SEEDS) // 20)]:  # one takes over with it in every second world or so
         simulate(seed, warm=True)
     remove()
-    assert used or len(SEEDS) == 1
+    assert used or len(SEEDS) < 8
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])

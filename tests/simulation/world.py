@@ -302,7 +302,6 @@ class World:
             if takes:
                 transport.brought = lambda most: self.pick.choice([0, 0, 1, most])
                 self._heard_going_on(transport)
-            transport.renews = lambda: self.pick.random() < 0.7
             transport.fault = lambda _, point=point: point()  # type: ignore[misc]
             made = self._intake(process) if stage == "intake" else self._processor(stage, process)
             made.point = point

@@ -60,10 +60,6 @@ class GroupLog(ABC):
         """The group's metadata of this member, as librdkafka writes them: a commit is refused when they are not those
         of the group any more."""
 
-    _renewed: Callable[[], Any] | None = None
-    """As `_membership`, from any thread; None where a commit is not to be tried again in the group's next
-    generation."""
-
     # -- places and ends
 
     def source(self, partition: int) -> Source:
@@ -161,7 +157,7 @@ class GroupLog(ABC):
     ) -> None:
         """See Transport."""
         places = [self._place(p, offset, notes.get(p)) for p, offset in offsets.items()]
-        self._writer.submit(records, places, self._membership(), events, self._renewed)
+        self._writer.submit(records, places, self._membership(), events)
 
     def settle(self, stop: threading.Event) -> bool:
         """See Transport."""

@@ -7,10 +7,10 @@ group's generation, so a worker that was paused and wakes up after its partition
 (Fenced). A crash anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of
 the same id aborts.
 
-A failed transaction ends in one of five ways, and each has its error: it was aborted and the log can be used again
-(BrokerError); so it was, since the group has a generation by now that `group` is not of (GroupMoved); the broker
-refuses a record of it for its content, and it was aborted (RecordRefused); another worker has the slot (Fenced); or
-nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be made anew.
+A failed transaction ends in one of four ways, and each has its error: it was aborted and the log can be used again
+(BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has
+the slot (Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be
+made anew.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from forebay.errors import BrokerError, BrokerUnavailable, Fenced, GroupMoved, RecordRefused, TransactionLost
+from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
 from forebay.streams.clients import worker_producer
 from forebay.streams.cluster import Address
 from forebay.streams.worker.batch import Record
@@ -82,8 +82,8 @@ class TransactionLog:
     ) -> None:
         """Put `records` and `offsets` into the log, all or nothing; returns after the commit.
 
-        Raises BrokerError, GroupMoved, RecordRefused, Fenced or TransactionLost, as the module's text has them: state
-        is then ahead of the log, and the caller drops it, unless it commits the same again.
+        Raises BrokerError, RecordRefused, Fenced or TransactionLost, as the module's text has them: state is then ahead
+        of the log, and the caller drops it.
         """
         begun = time.monotonic()
         self._refused = None
@@ -146,8 +146,7 @@ class TransactionLog:
             return self._lost(f"{error.str()}; nor could it be aborted: {again.args[0].str()}")
         if self._refused is not None:
             return RecordRefused(f"a record was refused: {self._refused.str()}", where=self._bootstrap)
-        kind = GroupMoved if error.code() == KafkaError.ILLEGAL_GENERATION else BrokerError
-        return kind(f"a transaction was aborted: {error.str()}", where=self._bootstrap)
+        return BrokerError(f"a transaction was aborted: {error.str()}", where=self._bootstrap)
 
     def _lost(self, said: str) -> TransactionLost:
         return TransactionLost(f"how a transaction ended is not known: {said}", where=self._bootstrap)

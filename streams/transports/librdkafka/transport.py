@@ -54,9 +54,6 @@ class LibrdkafkaTransport(GroupLog):
     def _membership(self) -> Any:
         return self._consumer.consumer_group_metadata()
 
-    def _renewed(self) -> Any:  # type: ignore[override]
-        return self._consumer.consumer_group_metadata()
-
     def shares(self) -> Shares:
         """See Transport."""
         found = assignments(self._bootstrap, self.group)

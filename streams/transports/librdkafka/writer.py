@@ -12,7 +12,7 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from forebay.errors import BrokerUnavailable, Fenced, GroupMoved, TransactionLost
+from forebay.errors import BrokerUnavailable, Fenced, TransactionLost
 from forebay.streams.cluster import Address
 from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka.groups import Member, members
@@ -21,9 +21,6 @@ from forebay.streams.worker.batch import Record
 from forebay.telemetry import emit
 
 _ASK_AGAIN_S = 0.2
-# A generation begins when all members have joined it, and each hears of that with the answer: a round trip.
-_MOVED_S = 2.0
-_MOVED_STEP_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -70,57 +67,20 @@ class Writer:
         # Flush, offsets (twice its time-out, as seen), commit and abort may each take theirs.
         self._commits = Commits(f"commit-{slot.stage}", 6 * timeout_s)
 
-    def submit(
-        self,
-        records: Sequence[Record],
-        offsets: Sequence[TopicPartition],
-        group: Any,
-        events: int,
-        renewed: Callable[[], Any] | None = None,
-    ) -> None:
+    def submit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any, events: int) -> None:
         """Begin a commit of what so many events became. The one before is settled. Without a taken slot, nothing was
-        ever assigned, and nothing is to be told.
-
-        `group` are the group's metadata of this member, and `renewed` asks for them anew. Where the group has begun
-        another generation meanwhile and this member is in it, the same is committed again: what it owns was nobody
-        else's in between, as it joins a group that gave it up only after its owner has heard of that.
-        """
+        ever assigned, and nothing is to be told."""
         if self._log is None or self._commits is None:
             return
-        log, stage, member = self._log, self._slot.stage, "" if renewed is None else self._member()
+        log, stage = self._log, self._slot.stage
 
         def commit() -> None:
             started = time.perf_counter()
-            try:
-                log.commit(records, offsets, group)
-            except GroupMoved:
-                if renewed is None:
-                    raise
-                self._commit_again(log, records, offsets, renewed, member)
+            log.commit(records, offsets, group)
             took = time.perf_counter() - started
             emit("step", number=4, name="transact", stage=stage, seconds=took, events=events)
 
         self._commits.submit(commit)
-
-    def _commit_again(
-        self, log: TransactionLog, records: Sequence[Record], offsets: Sequence[TopicPartition],
-        renewed: Callable[[], Any], member: str,
-    ) -> None:  # fmt: skip
-        """As the member that this was, in the generation that the group has by now. Raises GroupMoved where that is not
-        heard of in time, or where this is another member since."""
-        until = time.monotonic() + _MOVED_S
-        while True:
-            time.sleep(_MOVED_STEP_S)
-            group = renewed()
-            if self._member() != member:
-                raise GroupMoved(
-                    "a transaction was aborted: the group has given this member up", where=self._slot.group
-                )
-            try:
-                return log.commit(records, offsets, group)
-            except GroupMoved:
-                if time.monotonic() > until:
-                    raise
 
     @property
     def usual_s(self) -> float:

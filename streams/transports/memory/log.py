@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from forebay.errors import BrokerError, BrokerUnavailable, Fenced, GroupMoved, RecordRefused, TransactionLost
+from forebay.errors import BrokerError, BrokerUnavailable, Fenced, RecordRefused, TransactionLost
 
 MAX_RECORD_BYTES = 1_000_000  # Kafka's default, about
 
@@ -229,8 +229,7 @@ class MemoryLog:
         if not write.open or self._epochs[write.producer] != write.epoch:
             return _fenced()
         if write.offsets and (write.member.expelled or write.generation != write.member.group.generation):
-            kind = BrokerError if write.member.expelled else GroupMoved
-            return kind("a transaction was aborted: the group has moved on", where="memory")
+            return BrokerError("a transaction was aborted: the group has moved on", where="memory")
         if any(len(sent.key or b"") + len(sent.value or b"") > self._max_record_bytes for sent in write.records):
             return RecordRefused("a record was refused: it is too large", where="memory")
         return None

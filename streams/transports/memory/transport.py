@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
 
-from forebay.errors import Fenced, GroupMoved
+from forebay.errors import Fenced
 from forebay.streams.routing import partitions_of
 from forebay.streams.transports.memory.log import Group, Member, MemoryLog, Sent, Stored, Write
 from forebay.streams.worker.batch import PartitionBatch, Record
@@ -24,8 +23,7 @@ class MemoryTransport:
     """Transport of one stage. A commit lands when it is settled, unless whoever runs the log has landed it before.
     `fault` is called with the name of each point at which a process may end: a simulation raises there. `brought` says
     how many records of each partition of the followed topic the next poll brings, of so many that it may: fetching is
-    beside the polls, and may be behind. `renews` says whether the group's new generation is heard of in time, where a
-    commit was refused for it."""
+    beside the polls, and may be behind."""
 
     def __init__(
         self,
@@ -43,7 +41,6 @@ class MemoryTransport:
         self.group, self.where = group, "memory"
         self.fault: Callable[[str], None] = lambda point: None
         self.brought: Callable[[int], int] = lambda most: most
-        self.renews: Callable[[], bool] = lambda: True
         self.member: Member | None = None
         self._log, self._options, self._clock, self._moment = memory, options, clock, moment
         self._sources = [Source(topic, p, topic) for topic in topics for p in range(memory.partitions(topic))]
@@ -244,22 +241,12 @@ class MemoryTransport:
         write, self._write = self._write, None
         if write is None:
             return False
-        try:
-            self._land(write)
-        except GroupMoved:
-            if not self.renews():
-                raise
-            again = replace(write, generation=write.member.group.generation, open=True, error=None)
-            self._log.begin(again)
-            self._land(again)
-        self.fault("landed")
-        return True
-
-    def _land(self, write: Write) -> None:
         if write.open:
             self._log.land(write)
         elif write.error is not None:
             raise write.error
+        self.fault("landed")
+        return True
 
     def abandon(self) -> None:
         """See Transport."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pytest
 
 from forebay.clock import now_ms
-from forebay.errors import BrokerError, BrokerUnavailable, GroupMoved
+from forebay.errors import BrokerUnavailable
 from forebay.streams.topics import Topics
 from forebay.streams.transports.memory.log import MemoryLog, Sent
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.options import WorkerOptions
 
-from .contract import PARTITIONS, Ear, Taking, TransportContract, records
+from .contract import PARTITIONS, Taking, TransportContract
 
 
 class MemoryPlace:
@@ -64,25 +64,3 @@ class TestMemory(TransportContract):
         place.log.up = False
         with pytest.raises(BrokerUnavailable):
             list(transport.catch_up(taking.stop))
-
-    @pytest.mark.parametrize("renews", [True, False])
-    def test_a_commit_of_the_generation_before_lands_where_the_next_one_is_heard_of(
-        self, renews: bool, place: MemoryPlace, taking: Taking
-    ) -> None:
-        """Another member joins meanwhile. Who was given up commits nothing, whatever it hears."""
-        transport = taking.owning()
-        assert isinstance(transport, MemoryTransport) and transport.member is not None
-        transport.renews = lambda: renews
-        transport.submit(records(place), {0: 1}, {}, 1)
-        place.transport("1").join(Ear("second", []), taking.stop)
-        if renews:
-            assert transport.settle(taking.stop)
-        else:
-            with pytest.raises(GroupMoved):
-                transport.settle(taking.stop)
-        assert transport.committed(0) == (1 if renews else None)
-        transport.submit(records(place), {0: 2}, {}, 1)
-        place.log.leave(transport.member)
-        with pytest.raises(BrokerError) as caught:
-            transport.settle(taking.stop)
-        assert type(caught.value) is BrokerError and transport.committed(0) == (1 if renews else None)

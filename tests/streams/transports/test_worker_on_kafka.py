@@ -260,7 +260,7 @@ def test_a_transaction_that_the_broker_aborts_is_done_again(
             try:  # a group that the broker does not know: it refuses the offsets, and the transaction is aborted
                 self._producer.begin_transaction()
                 self._producer.produce(there.vectors("g1", "user"), value=b"never read", key=b"u1")
-                raise KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+                raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION))
             except KafkaException as error:
                 refused = self._failed(error.args[0], 0.0)
                 assert type(refused) is BrokerError
@@ -318,65 +318,6 @@ def test_a_commit_that_fails_during_a_rebalance_is_done_again_for_what_stays(
             )
             assert not first.ended and not second.ended
             (moved,) = second.stage.partitions
-    users = Counter(b.user for b in history.behaviours)
-    homes = dict(zip(users, partitions_of([u.encode() for u in users], PARTITIONS).tolist(), strict=True))
-    have = {folder: counted(tmp_path / folder) for folder in "ab"}
-    assert {user: have["b" if home == moved else "a"][user] for user, home in homes.items()} == users
-
-
-def test_a_commit_that_the_group_s_next_generation_refuses_costs_no_state(
-    kafka: DevKafka, there: Topics, tmp_path: Path, work: Callable[..., Any], feed: Callable[..., None],
-    lag: Callable[..., int], wait_for: Callable[..., None], now_history: Callable[..., History],
-    monkeypatch: pytest.MonkeyPatch, counted: Callable[[Path], Counter[str]],
-) -> None:  # fmt: skip
-    """Another worker joins while a transaction is under way, whose offsets are of the generation before. They are
-    committed again in the next one, and no store is opened again for it."""
-    from forebay.errors import GroupMoved
-    from forebay.streams.transports.librdkafka.transactions import TransactionLog
-
-    history = now_history(400)
-    commit, revoked, opened, plain = TransactionLog.commit, Worker.revoked, Counter[int](), Processor.open
-    under_way, going, refused, done = threading.Event(), threading.Event(), list[str](), dict[int, int]()
-
-    def held_up(self: TransactionLog, records: Any, offsets: Any, group: Any) -> None:
-        done.update({o.partition: o.offset for o in offsets})
-        if sum(done.values()) == 200 and not under_way.is_set():  # one record for each behaviour
-            under_way.set()
-            assert going.wait(60)
-        elif not under_way.is_set():
-            time.sleep(1)  # so that what is fetched meanwhile, of both partitions, is the batch that is refused
-        try:
-            commit(self, records, offsets, group)
-        except GroupMoved as error:
-            refused.append(str(error))
-            raise
-
-    def going_now(self: Worker, *rest: Any) -> None:
-        going.set()
-        revoked(self, *rest)
-
-    def counting(self: Processor, partition: int, *rest: Any, **more: Any) -> Any:
-        opened[partition] += self.folder == tmp_path / "a"
-        return plain(self, partition, *rest, **more)
-
-    monkeypatch.setattr(TransactionLog, "commit", held_up)
-    monkeypatch.setattr(Worker, "revoked", going_now)
-    # Nothing but the revoke may wait for the commit under way.
-    never = {"flush_batches": 1 << 30, "flush_interval_s": 1e9, "heartbeat_interval_s": 1e9}
-    with work(there, "user", tmp_path / "a", options=WorkerOptions(slot="a", **never)) as first:
-        wait_for(lambda: len(first.stage.partitions) == PARTITIONS, "all partitions")
-        monkeypatch.setattr(Processor, "open", counting)
-        feed(there, "user", history.behaviours[:200])
-        wait_for(under_way.is_set, "a commit")
-        with work(there, "user", tmp_path / "b", options=WorkerOptions(slot="b", **never)) as second:
-            wait_for(lambda: len(second.stage.partitions) == 1, "the second worker's partition")
-            feed(there, "user", history.behaviours[200:])
-            wait_for(
-                lambda: lag(there.events("user"), first.group, PARTITIONS) == 0 or first.ended or second.ended, "all"
-            )
-            assert not first.ended and not second.ended
-            (moved,) = second.stage.partitions
-    assert refused and not opened.total()
     users = Counter(b.user for b in history.behaviours)
     homes = dict(zip(users, partitions_of([u.encode() for u in users], PARTITIONS).tolist(), strict=True))
     have = {folder: counted(tmp_path / folder) for folder in "ab"}
