@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/streams/scheduler.py
 
 Users come in sessions. Each of their events makes all segments of theirs wait, and is followed by the next request of
-the session, which is answered with what is encoded by then. For five minutes three times as much comes as the encoders
+the session, which is answered with what is encoded by then. For 200 seconds three times as much comes as the encoders
 can do; before and after it, seven tenths of that. Time is made up, so that the figures are the same on every machine;
 the choice is the one that a worker makes (streams/worker/schedule.py).
 
@@ -30,10 +30,10 @@ from forebay.streams.worker.segmentoptions import SegmentOptions
 # Name, cost of a pair in seconds (about those of the built-in spec, measured on a slow core), and worth.
 SEGMENTS = (("recent", 4e-6, 3.0), ("next", 4e-6, 3.0), ("taste", 1.5e-6, 2.0), ("profile", 0.7e-6, 0.5))
 TURN_S = 0.05
-SLOWER = 1000  # so many times: a second of this world has the load of a millisecond of a real worker
+SLOWER = 4000  # so many times: a second of this world has the load of a quarter of a millisecond of a real worker
 USERS, EVENTS_A_SESSION, GAP_S = 200_000, 12, 10.0
 HALF_S = 600.0  # half of what freshness is worth is gone after it
-BEFORE_S, BURST_S, AFTER_S = 200.0, 300.0, 400.0
+BEFORE_S, BURST_S, AFTER_S = 100.0, 200.0, 200.0
 
 
 @dataclass
