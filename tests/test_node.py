@@ -6,8 +6,10 @@ import os
 import signal
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +43,8 @@ class Node:
         shared = self._stack.enter_context(listening("127.0.0.1", 0))
         own = [self._stack.enter_context(listening("127.0.0.1", 0)) for _ in range(2)]
         self.clients = [Client(f"http://127.0.0.1:{one.getsockname()[1]}", timeout_s=10.0) for one in (shared, *own)]
-        flags = {"data_dir": str(folder)}
+        self.metrics = _two_ports()
+        flags = {"data_dir": str(folder), "metrics": f"127.0.0.1:{self.metrics}"}
         self.servers = []
         for number, one in enumerate(own, 1):
             fds = (shared.fileno(), one.fileno())
@@ -98,6 +101,13 @@ class Node:
         self.copy.close()
 
 
+def _two_ports() -> int:
+    """A port that is free, as is the next one."""
+    while True:
+        with listening("127.0.0.1", 0) as one, suppress(ForebayError), listening("127.0.0.1", one.getsockname()[1] + 1):
+            return int(one.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def node(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     made = Node(bundle, tmp_path_factory.mktemp("node"))
@@ -122,6 +132,17 @@ def test_all_servers_answer_alike_and_see_what_is_written(node: Node) -> None:
     node.put("user", ["u"], 3)
     later = [[(hit.item, hit.score) for hit in client.rank("u", ITEMS, k=20)] for client in node.clients]
     assert later[0] == later[1] == later[2] != answers[0]
+
+
+def test_each_server_has_its_metrics_at_a_port_of_its_own(node: Node) -> None:
+    """The first one's is the one that is set, and those of the next follow; lookups' ports have none."""
+    _until(node.ready)
+    for number in range(2):
+        with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics + number}/metrics", timeout=10) as answer:
+            assert b"forebay_request_seconds" in answer.read()
+    for client in node.clients:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{client.url}/metrics", timeout=10)
 
 
 def test_a_killed_server_comes_back(node: Node) -> None:
