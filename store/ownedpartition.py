@@ -36,6 +36,7 @@ from forebay.telemetry import emit
 T = TypeVar("T")
 A = TypeVar("A", bound=npt.NDArray[Any])
 CHUNK = 4096  # rows of a scan that are in memory at once
+SINCE_MS = 16  # of a clock in 32 bits: it lasts for two years
 
 
 class OwnedPartition:
@@ -62,7 +63,8 @@ class OwnedPartition:
         self._changed: Bools = np.zeros(count, np.bool_)  # the store has an older copy
         self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
         self._touched: Ints = np.zeros(count, np.int64)  # the number of flushes when an event came last
-        self._since: Ints = np.zeros(count, np.int64)  # ms: when a pair of the row began to wait; 0: none does
+        # Of each pair, when it began to wait, in steps of SINCE_MS; 0: it does not, or nobody has asked yet.
+        self._since: npt.NDArray[np.uint32] = np.zeros((count, len(codec.segments)), np.uint32)
         # Bit s: segment s waits since before this owner told anything, so that what the log has of it may be newer.
         self._older: Ints = np.zeros(count, np.int64)
         self._flushes = 0
@@ -219,11 +221,13 @@ class OwnedPartition:
         return Pending(rows, self.pending[rows])
 
     def waits_since(self, pending: Pending, now_ms: int) -> Ints:
-        """Since when (ms) each row of `pending` waits, int64 [n]: those of which it is not known begin at `now_ms`."""
+        """Since when each pair of `pending` waits, int64 [n, segments] (ms, at most SINCE_MS too early): those of which
+        it is not known begin at `now_ms`, and what is no pair has that."""
         since = self._since[pending.rows]
-        since[since == 0] = now_ms
+        waits = (pending.masks[:, None] >> np.arange(since.shape[1]) & 1) == 1
+        since[waits & (since == 0)] = now_ms // SINCE_MS
         self._since[pending.rows] = since
-        return since
+        return np.where(waits, since.astype(np.int64) * SINCE_MS, now_ms)
 
     def last_event(self, rows: Ints) -> Ints:
         """When the newest event of each of `rows` happened (ms), int64 [n]; 0 where none did."""
@@ -246,6 +250,7 @@ class OwnedPartition:
             part = self.vectors["segments"][segment.name]
             if place in vectors:
                 self._put_segment(part, segment.name, pending.of(place), vectors[place])
+            self._since[pending.of(place), place] = 0
             current = rows[part["flags"][rows] & HELD == 0]
             part["as_of"][current] = as_of
             waits = left.of(place)
@@ -255,7 +260,6 @@ class OwnedPartition:
         self.pending[pending.rows] &= ~pending.masks
         self._older[pending.rows] &= ~pending.masks
         self._older[left.rows] &= ~left.masks
-        self._since[pending.rows[self.pending[pending.rows] == 0]] = 0
         self._changed[rows] = True
         return self.records(rows)
 

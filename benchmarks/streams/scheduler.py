@@ -29,7 +29,7 @@ from forebay.streams.worker.segmentoptions import SegmentOptions
 
 # Name, cost of a pair in seconds (about those of the built-in spec, measured on a slow core), and worth.
 SEGMENTS = (("recent", 4e-6, 3.0), ("next", 4e-6, 3.0), ("taste", 1.5e-6, 2.0), ("profile", 0.7e-6, 0.5))
-TURN_S = 0.05
+TURN_S = 0.2  # about a dozen pairs
 SLOWER = 4000  # so many times: a second of this world has the load of a quarter of a millisecond of a real worker
 USERS, EVENTS_A_SESSION, GAP_S = 200_000, 12, 10.0
 HALF_S = 600.0  # half of what freshness is worth is gone after it
@@ -107,8 +107,7 @@ class World:
 
 def ours(world: World, waits: Pending, budget_s: float) -> Pending:
     """A worker's choice."""
-    oldest = np.where(waits.masks >> np.arange(len(SEGMENTS))[:, None] & 1 == 1, world.since[:, waits.rows], np.inf)
-    age_ms = ((world.now_s - oldest.min(axis=0)) * 1000).astype(np.int64)
+    age_ms = ((world.now_s - world.since[:, waits.rows].T) * 1000).astype(np.int64)
     first = np.zeros(len(waits), np.bool_)
     idle_ms = ((world.now_s - world.last[waits.rows]) * 1000).astype(np.int64)
     waiting = Waiting(waits, age_ms, idle_ms, first)

@@ -51,7 +51,7 @@ from forebay.telemetry import News, emit, later
 from forebay.tracing import Span
 
 MEMORY_BYTES = 4 << 30
-ROW_BYTES = 128  # of an entity's place in the index, its id and marks, about
+ROW_BYTES = 144  # of an entity's place in the index, its id and marks, about
 MOST_HELD = 16_384  # rows of which one batch says that they wait: more would make a transaction of a gigabyte
 # The log is told of rows that wait for longer. It costs a record of each, and until then the partition claims what was
 # true before they waited: in a lag that encoders make up for, no such record is written.
@@ -269,7 +269,7 @@ class Processor:
         for number, done in chosen.items():
             owned, before = self.partitions[number], self.partitions[number].meta.as_of
             unheld = owned.unheld(left[number])
-            since = owned.waits_since(unheld, turn_ms)
+            since = owned.waits_since(unheld, turn_ms).min(axis=1, initial=turn_ms)
             may_hold = (since <= turn_ms - HOLD_AFTER_MS) & ~owned.older(unheld.rows)
             is_held = _is_held(unheld, done, may_hold)
             held, rest = unheld.take(np.flatnonzero(is_held)), since[~is_held]

@@ -35,8 +35,8 @@ IDLE_MS = 3_600_000  # an entity that is idle for longer is looked up now and th
 
 @dataclass(frozen=True)
 class Waiting:
-    """What waits in one partition, and of each row for how long (ms int64), how long its entity's last event is past
-    (ms int64), and whether it goes first (bool)."""
+    """What waits in one partition; of each pair for how long (ms, int64 [rows, segments]); of each row how long its
+    entity's last event is past (ms int64), and whether it goes first (bool)."""
 
     pending: Pending
     age_ms: Ints
@@ -79,20 +79,29 @@ class Schedule:
         budget_s = max(budget_s, self.choice_s)
         if pairs @ self.cost_s + self.row_s * sum(map(len, masks)) <= budget_s:
             return {number: w.pending for number, w in waiting.items()}
-        urgency = [np.where(w.first, np.inf, urgency_of(w.age_ms, w.idle_ms)) for w in waiting.values()]
-        chosen = self._most_urgent(np.concatenate(masks), np.concatenate(urgency), budget_s)
+        chosen = self._most_urgent(list(waiting.values()), budget_s)
         ends = np.cumsum([len(w.pending) for w in waiting.values()])
         parts = np.split(chosen, ends[:-1])
         return {number: w.pending.only(part) for (number, w), part in zip(waiting.items(), parts, strict=True)}
 
-    def _most_urgent(self, masks: Ints, urgency: Doubles, budget_s: float) -> Ints:
-        """Which pairs of `masks` int64 [n] are chosen, where time is not enough for all. Pairs are counted by step, not
-        sorted: a million rows wait after a tick, and a sort of theirs takes longer than a batch may."""
+    def _most_urgent(self, waiting: Sequence[Waiting], budget_s: float) -> Ints:
+        """Which pairs are chosen, where time is not enough for all: masks int64 of the rows of all partitions.
+
+        Pairs are counted by step, not sorted: a million rows wait after a tick, and a sort of theirs takes longer than
+        a batch may.
+        """
+        masks = np.concatenate([w.pending.masks for w in waiting])
+        age_ms = np.concatenate([w.age_ms for w in waiting])
+        idle_ms = np.concatenate([w.idle_ms for w in waiting])
+        first = np.concatenate([w.first for w in waiting])
         kinds, kind = np.unique(masks, return_inverse=True)
         groups = [self._grouped(mask) for mask in kinds.tolist()]
         density, cost_s = (np.array(part) for part in zip(*groups, strict=True))  # [kinds, segments]
         at = [np.flatnonzero(masks >> place & 1) for place in range(len(self._worth))]
-        steps = [_steps(urgency[rows] * density[kind[rows], place]) for place, rows in enumerate(at)]
+        steps = []
+        for place, rows in enumerate(at):
+            urgency = np.where(first[rows], np.inf, urgency_of(age_ms[rows, place], idle_ms[rows]))
+            steps.append(_steps(urgency * density[kind[rows], place]))
         # From here on the most urgent step is the first.
         counts = np.stack([np.bincount(found, minlength=STEPS)[::-1] for found in steps])
         costs_s = np.stack([
@@ -106,7 +115,13 @@ class Schedule:
         if full < STEPS:
             before_s = float(spent_s[full - 1]) if full else 0.0
             share = (budget_s - before_s) / (float(spent_s[full]) - before_s)
-            takes += np.floor(allowed[:, full] * share).astype(np.int64)  # about the same rows of each segment
+            more = np.floor(allowed[:, full] * share).astype(np.int64)  # about the same rows of each segment
+            pair_s = costs_s[:, full] / np.maximum(counts[:, full], 1)
+            left_s = budget_s - before_s - float(more @ pair_s)
+            for place in np.flatnonzero(allowed[:, full] > more).tolist():
+                rest = min(int(allowed[place, full] - more[place]), int(left_s / pair_s[place]))
+                more[place], left_s = more[place] + rest, left_s - rest * pair_s[place]
+            takes += more
         if not takes.any():
             takes[int(np.argmax([found.max(initial=-1) for found in steps]))] = 1
         chosen = np.zeros_like(masks)
@@ -131,7 +146,7 @@ class Schedule:
 
 
 def urgency_of(age_ms: Ints, idle_ms: Ints) -> Doubles:
-    """How fast the loss of each row grows, float64 [n] in a unit of its own: its age times the chance of a lookup. An
+    """How fast the loss of each pair grows, float64 [n] in a unit of its own: its age times the chance of a lookup. An
     event may be ahead of its log."""
     urgency: Doubles = np.maximum(1, age_ms + 1) / (RECENT_MS + np.clip(idle_ms, 0, IDLE_MS))
     return urgency

@@ -151,6 +151,25 @@ def test_what_was_not_flushed_is_gone_after_a_reopening(bundle: Bundle, tmp_path
     partition.close()
 
 
+def test_each_pair_waits_since_its_own_moment(bundle: Bundle, tmp_path: Path, meta: PartitionMeta) -> None:
+    """What was encoded begins anew with the next event; what was not has waited all the while; what does not wait is of
+    now."""
+    partition = _open(bundle, tmp_path, meta)
+    _fold(bundle, partition, Behaviour("u1", "i1", "rate", 3.0, NOW, "e1"), encode=False)
+    waits = partition.waiting()
+    assert (partition.waits_since(waits, 1_600) == 1_600).all()
+    done, places = waits.only(np.array([0b10])), np.arange(len(partition.codec.segments))
+    zeros = np.zeros((1, partition.codec.segments[1].dim), np.int8)
+    one = SegmentVectors(zeros, np.ones(1, np.float32), np.ones(1, np.int64), np.ones(1, np.bool_), True)
+    partition.put(done, {1: one}, waits.without(done))
+    assert partition.waits_since(partition.waiting(), 3_200).tolist() == [[3_200 if p == 1 else 1_600 for p in places]]
+    _fold(bundle, partition, Behaviour("u1", "i2", "rate", 3.0, NOW + 1, "e2"), encode=False)
+    again = partition.waits_since(partition.waiting(), 4_800).tolist()
+    assert again == [[4_800 if p == 1 else 1_600 for p in places]]
+    assert partition.waits_since(partition.waiting(), 6_400).tolist() == again
+    partition.close()
+
+
 def test_what_waits_is_flushed_and_encoded_by_the_next_owner(
     bundle: Bundle, tmp_path: Path, meta: PartitionMeta
 ) -> None:

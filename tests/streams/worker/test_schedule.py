@@ -22,7 +22,8 @@ def _waiting(*rows: tuple[int, int, float, float]) -> Waiting:
     numbers, masks, ages, idle = (np.array(column) for column in zip(*rows, strict=True))
     pending = Pending(numbers.astype(np.int64), masks.astype(np.int64))
     first = np.zeros(len(pending), np.bool_)
-    return Waiting(pending, (ages * 1000).astype(np.int64), (idle * 1000).astype(np.int64), first)
+    age_ms = np.repeat((ages * 1000).astype(np.int64)[:, None], len(NAMES), axis=1)
+    return Waiting(pending, age_ms, (idle * 1000).astype(np.int64), first)
 
 
 def _pairs(chosen: Mapping[int, Pending]) -> set[tuple[int, int, int]]:
@@ -63,6 +64,14 @@ def test_first_comes_what_loses_most_for_each_second_of_encoding(
     first, second = (worse, better) if turned else (better, worse)
     chosen = schedule.choose({0: _waiting(first), 1: _waiting(second)}, 1.2)
     assert _pairs(chosen) == {(int(turned), 1, better[1].bit_length() - 1)}
+
+
+def test_the_age_of_a_pair_is_its_own() -> None:
+    """A row that has waited long for one segment is not in a hurry for another."""
+    pending = Pending(np.array([1, 2]), np.array([0b11, 0b1]))
+    age_ms = np.array([[5_000, 90_000], [8_000, 0]])
+    waiting = Waiting(pending, age_ms, np.zeros(2, np.int64), np.zeros(2, np.bool_))
+    assert _pairs(_schedule(1.0, 1.0).choose({0: waiting}, 2.2)) == {(0, 1, 1), (0, 2, 0)}
 
 
 def test_a_segment_takes_no_more_than_its_quota_where_others_wait() -> None:
