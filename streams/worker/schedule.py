@@ -5,8 +5,7 @@ loss grows about in proportion to the age of a vector (half of what freshness is
 that the rule is the one that is known to be best for such costs: first the pair whose loss grows fastest for each
 second of the processor that it takes (Van Mieghem's generalized c-mu rule). How soon an entity is looked up is told by
 its last event: who acted a moment ago asks for the next page, and what is acted on is shown. The chance is taken to
-fall as 1 / (a minute + the time since that event). The number of an entity's events tells less: ordered by it, half as
-much again was lost in benchmarks/streams/scheduler.py as by the last event.
+fall as 1 / (a minute + the time since that event). benchmarks/streams/scheduler.py tells what it is worth.
 
 A row that is told of costs a record, be it for one segment or for all: about as much as a cheap segment. So pairs of a
 row go together where that gives more for each second, the record counted once: the most worth for their cost first, as
@@ -28,7 +27,7 @@ from forebay.streams.worker.segmentoptions import SegmentOptions
 
 FIRST_GUESS_S = 10e-6  # of a pair, before one was measured
 LEARNS = 0.2  # the weight of what was measured last
-RECENT_MS = 60_000  # of 10 s to 5 min it lost least in the benchmark, and twice or half of it little more
+RECENT_MS = 60_000  # of 10 s, 30 s, 1 min and 5 min this lost least in the benchmark
 STEPS = 1 << 14  # of urgency, each 3 % above the last
 IDLE_MS = 3_600_000  # an entity that is idle for longer is looked up now and then all the same
 
