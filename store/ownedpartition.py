@@ -63,7 +63,9 @@ class OwnedPartition:
         self._changed: Bools = np.zeros(count, np.bool_)  # the store has an older copy
         self._marked: Bools = np.zeros(count, np.bool_)  # the store says that the row waits
         self._touched: Ints = np.zeros(count, np.int64)  # the number of flushes when an event came last
-        # Of each pair, when it began to wait, in steps of SINCE_MS from 1 on; 0: it does not, or nobody has asked yet.
+        # Of each pair, when it began to wait, in steps of SINCE_MS after the first time that somebody asked, from 1 on;
+        # 0: it does not, or nobody has asked yet.
+        self._first_ms: int | None = None
         self._since: npt.NDArray[np.uint32] = np.zeros((count, len(codec.segments)), np.uint32)
         # Bit s: segment s waits since before this owner told anything, so that what the log has of it may be newer.
         self._older: Ints = np.zeros(count, np.int64)
@@ -225,9 +227,11 @@ class OwnedPartition:
         it is not known begin at `now_ms`, and what is no pair has that."""
         since = self._since[pending.rows]
         waits = (pending.masks[:, None] >> np.arange(since.shape[1]) & 1) == 1
-        since[waits & (since == 0)] = now_ms // SINCE_MS + 1
+        if self._first_ms is None:
+            self._first_ms = now_ms
+        since[waits & (since == 0)] = (now_ms - self._first_ms) // SINCE_MS + 1
         self._since[pending.rows] = since
-        return np.where(waits, (since.astype(np.int64) - 1) * SINCE_MS, now_ms)
+        return np.where(waits, self._first_ms + (since.astype(np.int64) - 1) * SINCE_MS, now_ms)
 
     def last_event(self, rows: Ints) -> Ints:
         """When the newest event of each of `rows` happened (ms), int64 [n]; 0 where none did."""
