@@ -9,7 +9,7 @@ from forebay.errors import MissingExtra
 
 _TERMINAL = {"typer", "rich"}
 _KAFKA_PYTHON = {"kafka", "crc32c"}
-_STATE = {"numba", "safetensors", "xxhash"}
+_STATE = {"llvmlite", "numba", "safetensors", "xxhash"}
 _STORE = {"confluent_kafka", "prometheus_client", "rocksdict"}
 
 # Extra -> the modules that it and what it names bring (tests/test_packaging.py holds it against pyproject.toml). The
@@ -47,6 +47,7 @@ VERBS = {
     "evaluate": "train",
     "train": "train",
     "backfill": "worker",
+    "extend": "worker",
     "work": "worker",
     "serve": "server",
     "lookup": "cli",
