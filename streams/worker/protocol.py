@@ -197,7 +197,7 @@ class Worker:
         except BrokerError as error:
             if type(error) not in (BrokerError, RecordRefused):
                 raise
-            log.warning("%s; reading the state again", error)
+            log.warning("%s: %s; reading the state again", self.stage.title, error)
             self._drop()
 
     def finish(self) -> None:
