@@ -103,13 +103,14 @@ class Child:
     log: Path
 
     def commits(self) -> list[Seen]:
-        """Of a forebay_work.py: its commits so far, with all events until each of them."""
+        """Of a forebay_work.py: its commits so far, with all events until each of them. While something waits to be
+        encoded, the last event is not done."""
         found, events = [], 0
         for line in self.log.read_text().splitlines(keepends=True):
             if line.startswith('{"at"') and line.endswith("\n"):  # the last one may be half written
                 one = json.loads(line)
                 events += one["events"]
-                found.append(Seen(one["at"], events, one["cpu"]))
+                found.append(Seen(one["at"], events - one["waits"], one["cpu"]))
         return found
 
     def look(self) -> None:

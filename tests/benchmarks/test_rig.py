@@ -14,9 +14,9 @@ from rig import cpu_s, followed, rss_mb, running
 
 COMMITS = """
 import json, time
-for events in (5, 7, 100):
+for events, waits in ((5, False), (7, False), (100, True), (0, False)):
     print("a warning")
-    print(json.dumps({"at": time.monotonic(), "events": events, "cpu": 0.5}), flush=True)
+    print(json.dumps({"at": time.monotonic(), "events": events, "cpu": 0.5, "waits": waits}), flush=True)
 print('{"at": 9', end="", flush=True)
 time.sleep(60)
 """
@@ -27,11 +27,12 @@ def _python(text: str) -> list[str]:
 
 
 def test_a_process_is_followed_until_all_is_committed_and_then_it_ends(tmp_path: Path) -> None:
-    """Commits are summed, other lines and half a line stepped over, and progress is told."""
+    """Commits are summed, other lines and half a line stepped over, and progress is told. The last event is done when
+    nothing waits to be encoded."""
     told: list[int] = []
     with running(_python(COMMITS), tmp_path / "log", os.environ) as child:
         seen = followed(child, child.commits, 112, 60.0, told.append)
-        assert [one.events for one in seen] == [5, 12, 112]
+        assert [one.events for one in seen] == [5, 12, 111, 112]
         assert told[-1] == 112
         assert rss_mb(child.process.pid) > 1
     assert child.process.poll() is not None

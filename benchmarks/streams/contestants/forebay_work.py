@@ -3,8 +3,8 @@
     python forebay_work.py STAGE...
 
 The settings are the FOREBAY_* variables, as the command reads them, and the workers are the command's own. Each commit
-of the last STAGE is a line of standard output: {"at": monotonic s, "events": of this commit, "cpu": s of this process}.
-Runs until SIGTERM.
+of the last STAGE is a line of standard output: {"at": monotonic s, "events": of this commit, "cpu": s of this process,
+"waits": whether something is still to be encoded}. Runs until SIGTERM.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ def main() -> None:
     words.add_argument("stages", nargs="+", choices=installation.STAGES, metavar="STAGE")
     given = words.parse_args()
     stop = stop_event()
-    last = given.stages[-1]
+    last, waits = given.stages[-1], False
 
     def listen(name: str, details: Mapping[str, Detail]) -> None:
-        if name == "step" and details["number"] == 4 and details["stage"] == last and details["events"]:
-            line = {"at": time.monotonic(), "events": details["events"], "cpu": time.process_time()}
+        nonlocal waits
+        if name != "step" or details["number"] != 4 or details["stage"] != last:
+            return
+        waited, waits = waits, any(worker.waits for worker in workers if worker.stage.name == last)
+        if details["events"] or waited:
+            line = {"at": time.monotonic(), "events": details["events"], "cpu": time.process_time(), "waits": waits}
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
