@@ -26,7 +26,7 @@ import msgspec
 
 from forebay.cli.cluster import cluster
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import one_thread_for_algebra, stop_event
+from forebay.cli.processes import entered, one_thread_for_algebra, served_model, stop_event
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
@@ -62,7 +62,7 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
     from forebay.retrieval.server import listening
 
     settings = load(flags)[0]
-    _model(settings)
+    served_model(settings)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     with ExitStack() as stack:
         shared = stack.enter_context(listening(settings.host, settings.port))
@@ -84,7 +84,7 @@ def replica(settings: Settings) -> None:
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
-    bundle, generation = _model(settings)
+    bundle, generation = served_model(settings)
     copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables)
     following: Replica | None = None
 
@@ -110,15 +110,13 @@ def server(settings: Settings, part: Part) -> None:
 
     Where metrics have a port of their own, those of the first server are there, and those of the next at the next.
     """
-    from forebay.cli.status import Status
-    from forebay.retrieval.door import Door
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app, serve_at
     from forebay.segments.spec import SIDES
     from forebay.store.sharedcopy import SharedCopy
 
-    bundle, generation = _model(settings)
+    bundle, generation = served_model(settings)
     copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables))
     seen = (-1.0, Readiness(False))
 
@@ -139,27 +137,15 @@ def server(settings: Settings, part: Part) -> None:
 
     listeners = [socket.socket(fileno=descriptor) for descriptor in part.listeners]
     app = create_app(Engine(bundle, copy), ready)
-    door = Door(settings.server_certificate, settings.server_key, settings.server_tokens, not settings.metrics)
-    with ExitStack() as stack:
-        if settings.metrics:
-            beside = Status(lambda: ready().reason, str, app.exposed)
-            stack.enter_context(beside.served_at(_following(settings.metrics, part.number - 1), "metrics"))
+    with entered(settings, app, _following(settings.metrics, part.number - 1)) as door:
         serve_at(app, listeners, door=door, on_ready=tell)
 
 
 def _following(address: str, steps: int) -> str:
-    """So many ports after that of `address`. What is no address stays as it is: whoever listens there says so."""
+    """So many ports after that of `address`; port 0 takes a free one each time. What is no address stays as it is:
+    whoever listens there says so."""
     host, _, port = address.rpartition(":")
-    return f"{host}:{int(port) + steps}" if port.isdecimal() else address
-
-
-def _model(settings: Settings) -> tuple[Any, Any]:
-    """The bundle and the generation that are served."""
-    from forebay.segments.bundle import Bundle
-    from forebay.store.generation import Generation
-
-    generation = Generation.load(settings.generation_dir, name=settings.generation)
-    return Bundle.load(settings.bundles / generation.bundle_hash[:12]), generation
+    return f"{host}:{int(port) + steps}" if port.isdecimal() and int(port) else address
 
 
 def _readiness(copy: Any, max_lag_s: float) -> Any:

@@ -20,6 +20,10 @@ from forebay.streams import installation
 
 if TYPE_CHECKING:
     from forebay.cli.readiness import Liveness, Readiness
+    from forebay.retrieval.app import App
+    from forebay.retrieval.door import Door
+    from forebay.segments.bundle import Bundle
+    from forebay.store.generation import Generation
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
@@ -119,27 +123,45 @@ def one_thread_for_algebra() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def served_model(settings: Settings) -> tuple[Bundle, Generation]:
+    """The bundle and the generation that are served."""
+    from forebay.segments.bundle import Bundle
+    from forebay.store.generation import Generation
+
+    generation = Generation.load(settings.generation_dir, name=settings.generation)
+    return Bundle.load(settings.bundles / generation.bundle_hash[:12]), generation
+
+
+@contextmanager
+def entered(settings: Settings, app: App, metrics: str) -> Iterator[Door]:
+    """The door of a server of `app`; while the block runs, its metrics are at the address `metrics`, where that names
+    one."""
+    from forebay.cli.status import Status
+    from forebay.retrieval.door import Door
+
+    with ExitStack() as stack:
+        if metrics:
+            beside = Status(lambda: app.ready().reason, str, app.exposed)
+            stack.enter_context(beside.served_at(metrics, "metrics"))
+        yield Door(settings.server_certificate, settings.server_key, settings.server_tokens, not metrics)
+
+
 def serve(settings: Settings, max_lag_s: float) -> None:
     """A Replica on a thread, and the server over its copy, until stopped or until the replica cannot go on.
 
     One line of the log says when lookups are answered, and where: connections are taken and the copy has caught up."""
     one_thread_for_algebra()
     from forebay.cli.cluster import cluster
-    from forebay.cli.status import Status
-    from forebay.retrieval.door import Door
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app
     from forebay.retrieval.server import serve as listen
-    from forebay.segments.bundle import Bundle
     from forebay.segments.spec import SIDES
-    from forebay.store.generation import Generation
     from forebay.store.servingcopy import ServingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
-    generation = Generation.load(settings.generation_dir, name=settings.generation)
-    bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
+    bundle, generation = served_model(settings)
     copy = ServingCopy.open(bundle, generation, settings.vectors)
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
@@ -163,16 +185,12 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
 
     app = create_app(engine, ready)
-    door = Door(settings.server_certificate, settings.server_key, settings.server_tokens, not settings.metrics)
     with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
         follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
         try:
-            with ExitStack() as stack:
-                if settings.metrics:
-                    beside = Status(lambda: ready().reason, str, app.exposed)
-                    stack.enter_context(beside.served_at(settings.metrics, "metrics"))
+            with entered(settings, app, settings.metrics) as door:
                 listen(app, settings.host, settings.port, door=door, on_ready=tell)
         finally:
             stop.set()
