@@ -102,14 +102,9 @@ class ServingCopy:
         assert self.store is not None, "there is nothing to load from"
         rows = 0
         for side in SIDES:
-            part: list[tuple[str, int, bytes]] = []
-            for row in self.store.scan(side):
-                part.append(row)
-                if len(part) == LOAD_ROWS:
-                    self._load_part(side, part)
-                    rows, part = rows + len(part), []
-            self._load_part(side, part)
-            rows += len(part)
+            for part in self.store.scan_by(side, LOAD_ROWS):
+                self._load_part(side, part)
+                rows += len(part)
             for partition, as_of in self.store.watermarks(side).items():
                 self._tables[side].advance(partition, as_of)
         return rows

@@ -93,15 +93,10 @@ class FeedingCopy:
         rows = 0
         for side in SIDES:
             before = set(self._tables[side].ids())
-            part: list[tuple[str, int, bytes]] = []
-            for row in self.store.scan(side):
-                before.discard(row[0])
-                part.append(row)
-                if len(part) == LOAD_ROWS:
-                    self._load_part(side, part)
-                    rows, part = rows + len(part), []
-            self._load_part(side, part)
-            rows += len(part)
+            for part in self.store.scan_by(side, LOAD_ROWS):
+                before.difference_update(entity for entity, _, _ in part)
+                self._load_part(side, part)
+                rows += len(part)
             self.hide(side, list(before))
             for partition, as_of in self.store.watermarks(side).items():
                 self._tables[side].advance(partition, as_of)

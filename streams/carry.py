@@ -10,9 +10,8 @@ all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -103,7 +102,7 @@ class Carrier:
         owned = OwnedPartition.open(path, Fold(self.part.new), self._codec, self._blank, new, create=True)
         entities = whole = 0
         try:
-            for stored in _parts(old.scan()):
+            for stored in old.scan_by(ROWS):
                 names = [name for name, _ in stored]
                 ids = Ids.of_bytes(names)
                 before = self._states([row for _, row in stored])
@@ -175,8 +174,3 @@ def _whole(part: SideGrowth, old: Ints, lacked: Ints | None, reach_ms: int, cloc
     if any(f.kind != "latest" and (not f.over_ms or clock - f.over_ms - f.bucket_ms < reach_ms) for f in features):
         found &= old[:, ACCEPTED] == lacked[:, ACCEPTED]
     return found
-
-
-def _parts(stored: Iterator[tuple[bytes, StoredRow]]) -> Iterator[list[tuple[bytes, StoredRow]]]:
-    while part := list(islice(stored, ROWS)):
-        yield part

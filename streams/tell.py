@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,9 @@ def tell_vectors(
     for target in targets:
         gone = {key for m in tail.read(bootstrap, topic, {target.partition: 0}) if (key := m.key()) != HEARTBEAT_KEY}
         with PartitionStore.open(target.path(side), create=False) as store:
-            for names, vectors in _chunks(store):
-                rows = np.frombuffer(b"".join(vectors), codec.dtype).copy()
+            for part in store.scan_by(BATCH):
+                names = [name for name, _ in part]
+                rows = np.frombuffer(b"".join(row.vectors for _, row in part), codec.dtype).copy()
                 packed = codec.pack_named(rows, names)
                 log.commit(
                     [Record(topic, target.partition, *pair) for pair in zip(names, packed, strict=True)], [], None
@@ -66,16 +67,3 @@ def tell_vectors(
         last = [Record(topic, target.partition, key, None) for key in sorted(gone)]
         log.commit([*last, Record(topic, target.partition, HEARTBEAT_KEY, pack_heartbeat(target.as_of))], [], None)
     log.close()
-
-
-def _chunks(store: PartitionStore) -> Iterator[tuple[list[bytes], list[bytes]]]:
-    names: list[bytes] = []
-    vectors: list[bytes] = []
-    for name, row in store.scan():
-        names.append(name)
-        vectors.append(row.vectors)
-        if len(names) == BATCH:
-            yield names, vectors
-            names, vectors = [], []
-    if names:
-        yield names, vectors
