@@ -40,12 +40,18 @@ def is_end(message: Message) -> bool:
     return error is not None and error.code() == KafkaError._PARTITION_EOF
 
 
+def is_fatal(error: KafkaError) -> bool:
+    """Whether its consumer is of no use any more. One that was fenced says so by its code alone: `fatal()` is false
+    (confluent-kafka-python #869)."""
+    return bool(error.fatal()) or error.code() == KafkaError._FATAL
+
+
 def judge(error: KafkaError, message: Message, where: str) -> None:
     """Log an error that the client mends by itself. Raises LogGap where what is to be read has left the log, and Fenced
     where the consumer cannot go on; `where` is the broker, for errors."""
     if error.code() in _GONE:
         raise overtaken(f"{message.topic()}[{message.partition()}]")
-    if error.fatal():
+    if is_fatal(error):
         raise Fenced(
             f"the consumer cannot go on: {error.str()}", where=where, do="Give each worker process a --slot of its own"
         )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from forebay.errors import BrokerUnavailable, TransactionLost
+from forebay.errors import BrokerUnavailable, Fenced, TransactionLost
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
@@ -23,6 +25,7 @@ from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 from forebay.streams.worker.options import WorkerOptions
 from forebay.streams.worker.source import Source
+from forebay.streams.worker.transport import Transport
 
 from .contract import PARTITIONS, Ear, Taking, TransportContract
 
@@ -129,6 +132,38 @@ class TestLibrdkafka(TransportContract):
         transport.submit([], {0: 0}, {}, 0)
         assert transport.settle(taking.stop) and transport.committed(0) == 0
 
+    def test_a_member_that_only_a_ghost_of_its_name_fenced_comes_back(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """A request to join that a frozen broker hears last makes a member that nobody is. Its session ends, and the
+        worker is a member again: what it had was lost meanwhile."""
+        place.append(0, [b"a", b"b"])
+        transport = taking.owning()
+        transport.go_on(0, 0, taking.stop)
+        taking.until(lambda: taking.read[0] == [0, 1])
+        owned = taking.open["first"][1].owned
+        with _namesake(kafka, place, transport):
+            with pytest.raises(BrokerUnavailable, match="another member of this name"):
+                taking.until(lambda: False)
+            assert not owned and taking.said[-1][1] == "lost"
+            assert transport.poll(100, 0.05).batches == () and not owned
+        taking.until(lambda: owned == set(range(PARTITIONS + 1)))
+        transport.submit([], {0: 1}, {}, 0)
+        assert transport.settle(taking.stop) and transport.committed(0) == 1
+        transport.go_on(0, 1, taking.stop)
+        taking.until(lambda: taking.read[0] == [0, 1, 1])
+
+    def test_a_member_whose_slot_somebody_else_keeps_is_refused_by_name(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("forebay.streams.transports.librdkafka.transport.PATIENCE_S", 0.0)
+        transport = taking.owning()
+        with _namesake(kafka, place, transport):
+            with pytest.raises(BrokerUnavailable, match="another member of this name"):
+                taking.until(lambda: False)
+            with pytest.raises(Fenced, match="Give each worker process a --slot of its own"):
+                taking.until(lambda: False)
+
     def test_a_batch_waits_for_company_while_it_could_not_be_committed(
         self, place: KafkaPlace, taking: Taking, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -207,6 +242,34 @@ class TestLibrdkafka(TransportContract):
             assert [(b.partition, list(b.values)) for b in found] == [(1, [b"late"])]
         finally:
             follower.close()
+
+
+@contextmanager
+def _namesake(kafka: DevKafka, place: KafkaPlace, transport: Transport) -> Iterator[None]:
+    """A consumer that joins as the static member of slot 0 and goes without a word, as long as the block runs."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": kafka.bootstrap, "group.id": transport.group, "client.id": f"{transport.group}.0",
+            "group.instance.id": f"{transport.group}.0", "session.timeout.ms": 3000, "log_level": 0,
+            "partition.assignment.strategy": "cooperative-sticky", "heartbeat.interval.ms": 500,
+        }
+    )  # fmt: skip
+    over = threading.Event()
+
+    def poll() -> None:
+        while not over.is_set():
+            consumer.poll(0.1)
+
+    try:
+        consumer.subscribe([place.topics.behaviour, place.topics.item_updates])
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(poll)
+            try:
+                yield
+            finally:
+                over.set()
+    finally:
+        consumer.close()  # a static member is missed when its session ends
 
 
 def test_a_broker_that_does_not_answer_is_no_end_of_a_followed_topic() -> None:
