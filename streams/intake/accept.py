@@ -105,8 +105,7 @@ class Acceptor:
             since[source] = known.since
         good = timed & self._in_time(fields, appends, since[sources], refused)
         new = good & self._new(fields, good, sources, sets)
-        firsts = np.cumsum([0, *(len(batch.offsets) for batch in batches)])
-        letters = [self._letter(refused[row], *_record_at(batches, firsts, row)) for row in sorted(refused)]
+        letters = self._letters(refused, batches)
         duplicates = int(good.sum() - new.sum())
         return Accepted(fields, np.flatnonzero(new), appends, offsets, sources, letters, duplicates)
 
@@ -208,11 +207,13 @@ class Acceptor:
         acted = fields.read & (fields.kind == BEHAVIOUR)
         late = acted & ((age > self._rules.late_after_ms) | (fields.time < since))
         future = fields.read & (-age > self._rules.future_after_ms)
-        for row in np.flatnonzero(late).tolist():
-            bound = min(self._rules.late_after_ms, max(0, int(appends[row] - since[row])))
-            refused[row] = EventError("late", f"{age[row]} ms behind the log, past {bound}")
-        for row in np.flatnonzero(future).tolist():
-            refused[row] = EventError("future", f"{-age[row]} ms ahead of the log")
+        rows = np.flatnonzero(late)
+        bounds = np.minimum(self._rules.late_after_ms, np.maximum(0, appends[rows] - since[rows]))
+        for row, old, bound in zip(rows.tolist(), age[rows].tolist(), bounds.tolist(), strict=True):
+            refused[row] = EventError("late", f"{old} ms behind the log, past {bound}")
+        rows = np.flatnonzero(future)
+        for row, ahead in zip(rows.tolist(), (-age[rows]).tolist(), strict=True):
+            refused[row] = EventError("future", f"{ahead} ms ahead of the log")
         return ~(late | future)
 
     def _new(self, fields: Fields, good: Bools, sources: Ints, sets: Mapping[int, Known]) -> Bools:
@@ -226,13 +227,22 @@ class Acceptor:
             new[at] = sets[source].add(fields.time[at], identities[at])
         return new
 
-    def _letter(self, error: EventError, batch: PartitionBatch, place: int) -> DeadLetter:
-        topic, _, partition = self._sources[batch.partition].rpartition("/")
-        return DeadLetter.of(
-            error, key=batch.keys[place], value=batch.values[place], topic=topic, partition=int(partition),
-            offset=int(batch.offsets[place]), append_time=int(batch.append_times[place]), processor="intake",
-            headers=batch.headers_at(place),
-        )  # fmt: skip
+    def _letters(self, refused: Mapping[int, EventError], batches: Sequence[PartitionBatch]) -> list[DeadLetter]:
+        """Those of the refused among all records, in their order."""
+        found, rows, first = [], iter(sorted(refused)), 0
+        row = next(rows, None)
+        for batch in batches:
+            topic, _, partition = self._sources[batch.partition].rpartition("/")
+            while row is not None and (place := row - first) < len(batch.offsets):
+                letter = DeadLetter.of(
+                    refused[row], key=batch.keys[place], value=batch.values[place], topic=topic,
+                    partition=int(partition), offset=int(batch.offsets[place]),
+                    append_time=int(batch.append_times[place]), processor="intake", headers=batch.headers_at(place),
+                )  # fmt: skip
+                found.append(letter)
+                row = next(rows, None)
+            first += len(batch.offsets)
+        return found
 
 
 def read_all(
@@ -252,13 +262,6 @@ def read_all(
         except EventError as error:
             refused[row] = error
     return with_rows(fields, np.array(rows, np.int64), fields_of(events)), refused
-
-
-def _record_at(batches: Sequence[PartitionBatch], firsts: Ints, row: int) -> tuple[PartitionBatch, int]:
-    """The batch of one of all records, and its place there; `firsts` int64 are the rows at which batches begin, and the
-    end."""
-    number = int(np.searchsorted(firsts, row, side="right")) - 1
-    return batches[number], row - int(firsts[number])
 
 
 def _has_item(fields: Fields, rows: Ints) -> Bools:

@@ -6,9 +6,9 @@ import base64
 import codecs
 import re
 import sys
-from dataclasses import asdict
 from datetime import UTC, datetime
 
+import msgspec
 from rich.markup import escape
 
 from forebay.cli.cluster import cluster
@@ -67,7 +67,9 @@ def show(settings: Settings, place: str | None, flags: LetterFlags, raw: bool, a
         if not letter.is_whole:
             err.print(f"warning: {_whole(letter)}", markup=False)
     elif as_json:
-        fields = asdict(letter) | {"letter": own(placed), "appended_ms": placed.appended, "is_whole": letter.is_whole}
+        fields = msgspec.structs.asdict(letter) | {
+            "letter": own(placed), "appended_ms": placed.appended, "is_whole": letter.is_whole,
+        }  # fmt: skip
         fields["headers"] = {name: data.decode("utf-8", "replace") for name, data in letter.headers}
         for name, data in (("key", letter.key), ("value", letter.value)):
             fields[name] = None

@@ -25,6 +25,7 @@ from typing import Any
 import msgspec
 
 from forebay.cli.cluster import cluster
+from forebay.cli.collection import settle
 from forebay.cli.family import Member, end_with_parent, keep
 from forebay.cli.processes import entered, one_thread_for_algebra, served_model, stop_event
 from forebay.cli.told import logged, told
@@ -131,6 +132,7 @@ def server(settings: Settings, part: Part) -> None:
         return seen[1]
 
     def tell(address: str) -> None:
+        settle()
         users, items = (copy.rows()[side] for side in SIDES)
         where = f"{address}, server {part.number}, generation {generation.name}"
         log.info("ready at %s: %s users, %s items", where, f"{users:,}", f"{items:,}")

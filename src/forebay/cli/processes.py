@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from forebay.cli.collection import settle
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
@@ -73,6 +74,7 @@ def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> 
         liveness.look()
         readiness.look()
 
+    settle()
     with letters_logged(), traces_sent(), _status(settings, workers, readiness, liveness):
         try:
             if transport == "faust":
@@ -181,6 +183,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     engine = Engine(bundle, copy)
 
     def tell(address: str) -> None:
+        settle()
         users, items = (replica.status().rows[side] for side in SIDES)
         log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
 
