@@ -24,8 +24,15 @@ def bounds(consumer: Consumer, topic: str, partition: int, patience_s: float = P
 def committed(consumer: Consumer, topic: str, partition: int, patience_s: float = PATIENCE_S) -> int | None:
     """The next offset of the consumer's group, None before its first commit. Waits for transactions under way."""
     place = TopicPartition(topic, partition)
-    found = patiently(lambda: consumer.committed([place], ANSWER_S), f"{topic}[{partition}]", patience_s)
-    offset: int = found[0].offset
+
+    def ask() -> int:
+        (found,) = consumer.committed([place], ANSWER_S)
+        if found.error is not None:  # else it would look like a group that has committed nothing
+            raise KafkaException(found.error)
+        offset: int = found.offset
+        return offset
+
+    offset = patiently(ask, f"{topic}[{partition}]", patience_s)
     return offset if offset >= 0 else None
 
 

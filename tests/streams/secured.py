@@ -57,6 +57,14 @@ class SecuredKafka(DevKafka):
             for mechanism in (ScramMechanism.SCRAM_SHA_256, ScramMechanism.SCRAM_SHA_512):
                 admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, mechanism, PASSWORD)])
 
+    def refuse(self, topic: str) -> None:
+        """The user may not know of this topic."""
+        with connected("KafkaAdminClient", self.bootstrap) as admin:
+            from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
+
+            place = ResourcePattern(ResourceType.TOPIC, topic)
+            admin.create_acls([ACL(f"User:{USER}", "*", ACLOperation.DESCRIBE, ACLPermissionType.DENY, place)])
+
     def _write_settings(self) -> str:
         path = Path(super()._write_settings())
         lines = dict(line.split("=", 1) for line in path.read_text().splitlines())
@@ -77,6 +85,10 @@ class SecuredKafka(DevKafka):
         lines["listener.name.sasl.plain.sasl.jaas.config"] = (
             f'{login}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
         )
+        # Everybody may do what no rule is about; the open listener may do all.
+        lines["authorizer.class.name"] = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+        lines["allow.everyone.if.no.acl.found"] = "true"
+        lines["super.users"] = "User:ANONYMOUS"
         for size in (256, 512):
             lines[f"listener.name.sasl.scram-sha-{size}.sasl.jaas.config"] = f"{login}.scram.ScramLoginModule required;"
         path.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import Consumer, TopicPartition
 
 from forebay.errors import BrokerUnavailable, ConfigError
 from forebay.events import encode
@@ -25,7 +26,9 @@ from forebay.store.generation import Generation
 from forebay.store.servingcopy import ServingCopy
 from forebay.streams import deadletters, tail
 from forebay.streams.backfill import backfill
+from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Cluster
+from forebay.streams.offsets import committed
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.replica import Replica
 from forebay.streams.topics import Topics, describe, ensure
@@ -148,6 +151,24 @@ def test_a_key_that_its_password_does_not_open_is_named(secured: SecuredKafka, t
     with pytest.raises(ConfigError, match="the key's password") as raised:
         describe(secured.mutual(key=locked, key_password=Secret(WRONG)), ["k.behaviour"])
     assert WRONG not in str(raised.value)
+
+
+def test_offsets_that_a_broker_keeps_back_are_not_taken_for_none(
+    secured: SecuredKafka, topics: Topics, wait_for: Callable[..., None]
+) -> None:
+    """A group that has come far would begin again, and be set back: an answer about one partition may be an error."""
+    cluster = secured.sasl()
+    ensure(cluster, topics, generation="g1", partitions=PARTITIONS)
+    consumer = Consumer(asking_consumer(cluster, committed=True) | {"group.id": topics.intake_group})
+    try:
+        assert committed(consumer, topics.behaviour, 0) is None
+        consumer.commit(offsets=[TopicPartition(topics.behaviour, 0, 7)], asynchronous=False)
+        assert committed(consumer, topics.behaviour, 0) == 7
+        secured.refuse(topics.behaviour)
+        with pytest.raises(BrokerUnavailable, match="authorization"):
+            wait_for(lambda: committed(consumer, topics.behaviour, 0, 1.0) is None, "what must not come")
+    finally:
+        consumer.close()
 
 
 @pytest.fixture
