@@ -16,6 +16,7 @@ _HOME = {
     "Behaviour": "forebay.events",
     "Client": "forebay.retrieval.client",
     "Cluster": "forebay.streams.cluster",
+    "Embedded": "forebay.embedded",
     "EventPublisher": "forebay.streams.publisher",
     "ForebayError": "forebay.errors",
     "ItemUpdate": "forebay.events",
@@ -29,6 +30,7 @@ __all__ = [
     "Behaviour",
     "Client",
     "Cluster",
+    "Embedded",
     "EventPublisher",
     "ForebayError",
     "ItemUpdate",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from forebay.embedded import Embedded
     from forebay.errors import ForebayError
     from forebay.events import Behaviour, ItemUpdate, UserProfile
     from forebay.retrieval.asyncclient import AsyncClient
