@@ -65,6 +65,8 @@ class Terms:
             raise ConfigError(
                 "there is no such file", where=str(ca), do="Name who signs the server's certificate, in PEM"
             )
+        if not (token.reveal().isascii() and token.reveal().isprintable()):
+            raise ConfigError("the token has signs that no header takes", do="Use printable ASCII, on one line")
         self.timeout_s, self.retries, self.hedge_after_s, self.options = timeout_s, retries, hedge_after_s, options
         self.retry_budget = Budget(options.retry_share, options.retry_burst)
         self.hedge_budget = Budget(options.hedge_share, options.hedge_burst)

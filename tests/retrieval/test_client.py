@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_an_address_that_is_none_is_refused_at_once(client: Callable[..., Any], 
 @pytest.mark.parametrize(
     "words",
     [{"timeout_s": 0}, {"timeout_s": float("nan")}, {"retries": -1}, {"connections": 0}, {"hedge_after_s": 0.0},
-     {"ca": Path("/nowhere/ca.pem")}],
+     {"ca": Path("/nowhere/ca.pem")}, {"token": Secret("a\r\nx: y")}, {"token": Secret("ü")}],
 )  # fmt: skip
 def test_a_bound_that_is_none_is_refused_at_once(client: Callable[..., Any], words: dict[str, Any]) -> None:
     """As is a file that is not there."""
@@ -547,6 +548,23 @@ def test_a_server_that_is_gone_is_passed_over(client: Callable[..., Any], url: s
         for _ in range(30):
             assert len(c.rank("u", ["i1", "i2"])) == 2
     assert 1 <= len(seen) < 15
+
+
+def test_a_server_that_takes_no_connections_leaves_time_for_another(client: Callable[..., Any], url: str) -> None:
+    """A machine that is gone says nothing, not even no: half of a call's time is for it, where another could answer."""
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # nobody accepts them, and there is no room for more
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        gone = f"http://127.0.0.1:{full.getsockname()[1]}"
+        with client([gone, url], timeout_s=3.0) as c:
+            for _ in range(4):
+                assert len(c.rank("u", ["i1", "i2"])) == 2
+        with client(gone, timeout_s=0.3) as c, pytest.raises(DeadlineExceeded):
+            c.rank("u", ["i1"])
 
 
 def test_servers_share_the_calls(client: Callable[..., Any], url: str, node: Any) -> None:
