@@ -344,23 +344,29 @@ def test_a_connection_that_was_closed_while_idle_costs_nothing(client: Callable[
 
 def test_what_nobody_asked_for_is_nobodys_answer(client: Callable[..., Any]) -> None:
     """Bytes behind an answer, with it or later, end the connection: the next call has a new one."""
-    late = threading.Event()
-    other = msgspec.msgpack.encode(Readiness(False, "of somebody else"))
+    other = said(msgspec.msgpack.encode(Readiness(False, "of somebody else")))
+    taken, sent = threading.Semaphore(0), threading.Semaphore(0)
+    connections: list[socket.socket] = []
 
     for together in (True, False):
 
         def answer(connection: socket.socket, together: bool = together) -> None:
+            connections.append(connection)
             while asked(connection):
-                connection.sendall(said(READY) + (said(other) if together else b""))
+                connection.sendall(said(READY) + (other if together else b""))
+                assert taken.acquire(timeout=30)
                 if not together:
-                    connection.sendall(said(other))
-                late.set()
+                    connection.sendall(other)
+                sent.release()
 
+        connections.clear()
         with peer(answer) as address, client(address, timeout_s=10, retries=0) as c:
             for _ in range(3):
                 assert c.ready() == Readiness(True)
-                late.wait(10)
-                time.sleep(0.02)
+                taken.release()
+                assert sent.acquire(timeout=30)
+                time.sleep(0.05)  # what was sent is there
+        assert len(connections) == 3
 
 
 BROKEN: dict[str, bytes] = {
