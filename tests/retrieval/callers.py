@@ -60,6 +60,7 @@ def peer(answer: Callable[[socket.socket], None]) -> Iterator[str]:
 
     def handle(connection: socket.socket) -> None:
         with connection:
+            connection.settimeout(WAIT_S)
             try:
                 answer(connection)
             except OSError:
