@@ -1,4 +1,4 @@
-"""The workers of one process, as the settings say them: the Intake, and both sides of a generation."""
+"""What the settings name: the Kafka, and the workers of one process, the Intake and both sides of a generation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from forebay.config import Settings
 from forebay.errors import ConfigError, SpecError, UsageError
+from forebay.secret import given
+from forebay.streams.cluster import Cluster
 from forebay.streams.topics import Topics
 
 if TYPE_CHECKING:  # loaded when workers are made, which takes seconds
@@ -25,6 +27,22 @@ STAGES = ("intake", "user", "item")
 # however few events are in it: where that takes long, fewer batches leave everyone sooner. Event to vector at 100
 # events/s on two busy cores, p50: 124-168 ms; with a fixed hold of 5, 20 and 60 ms 144-248, 140-192 and 83-153.
 HOLD_COMMITS = 2.0
+
+
+def cluster_of(settings: Settings) -> Cluster:
+    """The Kafka that the settings name, with its secrets read. Raises ConfigError for settings that do not go together,
+    and files that are not there."""
+    return Cluster(
+        settings.bootstrap,
+        settings.kafka_protocol,
+        settings.kafka_ca,
+        settings.kafka_certificate,
+        settings.kafka_key,
+        given("kafka_key_password", settings.kafka_key_password, settings.kafka_key_password_file),
+        settings.kafka_mechanism,
+        settings.kafka_user,
+        given("kafka_password", settings.kafka_password, settings.kafka_password_file),
+    )
 
 
 def topics_of(settings: Settings) -> Topics:

@@ -17,7 +17,7 @@ from forebay.cli.extras import BRINGS, VERBS, missing, verb_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"msgspec", "numpy", "urllib3"}  # what `forebay` without an extra brings
+OWN = {"msgspec"}  # what `forebay` without an extra brings
 ASIDE = {"recbole"}  # MovieLens lies in it; no extra brings it, and its folder is named where it is missing
 
 

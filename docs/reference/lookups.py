@@ -8,6 +8,7 @@ import msgspec
 
 from forebay.retrieval import messages
 from forebay.retrieval.admission import AdmissionOptions
+from forebay.retrieval.course import ClientOptions
 from forebay.retrieval.limits import ServerLimits
 from reference.events import struct_section
 from reference.markdown import code, plain, table
@@ -34,7 +35,12 @@ def admission() -> str:
     return _options("admission.py", AdmissionOptions)
 
 
-def _options(file: str, options: type[ServerLimits | AdmissionOptions]) -> str:
+def client_options() -> str:
+    """What a client is bounded by besides its time."""
+    return _options("course.py", ClientOptions)
+
+
+def _options(file: str, options: type[ServerLimits | AdmissionOptions | ClientOptions]) -> str:
     said = comments(f"src/forebay/retrieval/{file}", options.__name__)
     rows = [(code(f.name), code(str(f.default)), plain(said.get(f.name, ""))) for f in fields(options)]
     return table(("option", "default", "meaning"), rows)

@@ -15,6 +15,7 @@ SLOTS: dict[str, Callable[[], str]] = {
     "hooks": metrics.hooks,
     "limits": events.limits,
     "admission": lookups.admission,
+    "client_options": lookups.client_options,
     "connection_limits": lookups.limits,
     "lookups": lookups.structs,
     "prometheus": metrics.prometheus,

@@ -12,23 +12,29 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
+    "AsyncClient": "forebay.retrieval.asyncclient",
     "Behaviour": "forebay.events",
     "Client": "forebay.retrieval.client",
     "Cluster": "forebay.streams.cluster",
+    "Embedded": "forebay.embedded",
     "EventPublisher": "forebay.streams.publisher",
     "ForebayError": "forebay.errors",
     "ItemUpdate": "forebay.events",
+    "RankRequest": "forebay.retrieval.messages",
     "Secret": "forebay.secret",
     "UserProfile": "forebay.events",
     "attach": "forebay.streams.host.attach",
 }
 __all__ = [
+    "AsyncClient",
     "Behaviour",
     "Client",
     "Cluster",
+    "Embedded",
     "EventPublisher",
     "ForebayError",
     "ItemUpdate",
+    "RankRequest",
     "Secret",
     "UserProfile",
     "__version__",
@@ -36,9 +42,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from forebay.embedded import Embedded
     from forebay.errors import ForebayError
     from forebay.events import Behaviour, ItemUpdate, UserProfile
+    from forebay.retrieval.asyncclient import AsyncClient
     from forebay.retrieval.client import Client
+    from forebay.retrieval.messages import RankRequest
     from forebay.secret import Secret
     from forebay.streams.cluster import Cluster
     from forebay.streams.host.attach import attach

@@ -18,6 +18,7 @@ import urllib3
 from forebay.clock import now_ms
 from forebay.errors import ConfigError
 from forebay.retrieval.client import Client
+from forebay.retrieval.course import ClientOptions
 from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import MSGPACK, ErrorBody, RankRequest, RankResponse, Readiness
 from forebay.retrieval.server import create_app, serve, serving
@@ -237,8 +238,8 @@ print([m for m in ("torch", "kafka", "confluent_kafka", "faust") if m in sys.mod
 
 def test_the_client_drags_nothing_in() -> None:
     """It goes into other people's services: no store, no numeric library, no server."""
-    heavy = ["torch", "faiss", "rocksdict", "numba", "uvicorn", "numpy", "xxhash", "forebay.store"]
-    code = f"import sys; from forebay import Client; print([m for m in {heavy!r} if m in sys.modules])"
+    heavy = ["torch", "faiss", "rocksdict", "numba", "uvicorn", "numpy", "urllib3", "xxhash", "forebay.store"]
+    code = f"import sys; from forebay import AsyncClient, Client; print([m for m in {heavy!r} if m in sys.modules])"
     assert _run(code) == "[]"
 
 
@@ -260,7 +261,8 @@ print("closed")
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path), str(port)], stdout=subprocess.PIPE, text=True, env=environment
     )
-    with Client(f"http://127.0.0.1:{port}", timeout_s=60, retries=20) as client:
+    patient = ClientOptions(retry_burst=90)
+    with Client(f"http://127.0.0.1:{port}", timeout_s=60, retries=90, options=patient) as client:
         client.ready()
     child.terminate()
     out, _ = child.communicate(timeout=60)

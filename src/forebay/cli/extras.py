@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from forebay.errors import MissingExtra
 
-_TERMINAL = {"typer", "rich"}
+_TERMINAL = {"numpy", "typer", "rich"}  # what every verb may need
 _KAFKA_PYTHON = {"kafka", "crc32c"}
 _STATE = {"llvmlite", "numba", "safetensors", "xxhash"}
-_STORE = {"confluent_kafka", "prometheus_client", "rocksdict"}
+_STORE = {"confluent_kafka", "prometheus_client", "rocksdict", "urllib3"}
 
 # Extra -> the modules that it and what it names bring (tests/test_packaging.py holds it against pyproject.toml). The
 # first that brings a module is what a verb that works without it is told: the order is that of their size.
