@@ -457,6 +457,8 @@ class Worker:
             done, first = self._transport.committed(partition), self._transport.first(partition)
             found = self._stores.take(partition, source, found, done, first, self._turned, self._stop)
             if self._stop.is_set():
+                # What is open may be behind the group: the last commit would set that back to it.
+                self.stage.close(partition)
                 return
             if (owned := found.owned) is None:
                 if found.checkpoints and self.stage.needs_all:
