@@ -30,12 +30,14 @@ PREPARED = 400  # lookups, taken in turn: their 400,000 items are not what a cac
 def main() -> int:
     given = json.loads(sys.argv[1])
     users, asked = vectors.lookups(given, PREPARED)
-    lookup, check = {"http": _http, "redis": _redis, "feast": _feast}[given["kind"]](given, users, asked)
+    begin, lookup, check = {"http": _http, "redis": _redis, "feast": _feast}[given["kind"]](given, users, asked)
+    begin()
     turn = given["number"] * 97
     for n in range(20):
         lookup(n)
     print("ready", flush=True)
     for line in sys.stdin:
+        begin()
         if line == "check\n":
             print(json.dumps(check(0)), flush=True)
             continue
@@ -48,7 +50,8 @@ def main() -> int:
     return 0
 
 
-Lookup = tuple[Callable[[int], Any], Callable[[int], list[tuple[str, float]]]]
+# What comes before a round, a lookup, and a lookup's answer as items and scores.
+Lookup = tuple[Callable[[], None], Callable[[int], Any], Callable[[int], list[tuple[str, float]]]]
 
 
 def _http(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lookup:
@@ -64,18 +67,30 @@ def _http(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lo
             body = json.dumps(body, separators=(",", ":")).encode()
         head = f"POST {given['path']} HTTP/1.1\r\nhost: h\r\ncontent-type: {media}\r\naccept: {media}\r\n"
         requests.append(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    connection = socket.create_connection((given["host"], given["port"]), timeout=30)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection = socket.socket()
+
+    def begin() -> None:
+        """A new connection: servers end one that is idle for as long as other contestants have their rounds."""
+        nonlocal connection
+        connection.close()
+        connection = socket.create_connection((given["host"], given["port"]), timeout=30)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def received() -> bytes:
+        data = connection.recv(1 << 16)
+        if not data:
+            raise SystemExit("the server ended the connection")
+        return data
 
     def lookup(n: int) -> bytes:
         connection.sendall(requests[n])
-        said = connection.recv(1 << 16)
+        said = received()
         while (end := said.find(b"\r\n\r\n")) < 0:
-            said += connection.recv(1 << 16)
+            said += received()
         at = said.lower().index(b"content-length: ") + 16
         length = end + 4 + int(said[at : said.index(b"\r\n", at)])
         while len(said) < length:
-            said += connection.recv(1 << 16)
+            said += received()
         if said[9:12] != b"200":
             raise SystemExit(f"answered with {said[:300]!r}")
         return said[end + 4 :]
@@ -90,7 +105,11 @@ def _http(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lo
             told = json.loads(data)
         return [(hit["item"], hit["score"]) for hit in told["hits"]]
 
-    return lookup, check
+    return begin, lookup, check
+
+
+def _nothing() -> None:
+    """Their clients connect again by themselves."""
 
 
 def _redis(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lookup:
@@ -109,7 +128,7 @@ def _redis(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> L
         rows = rows.astype(np.float32)
         return vectors.best(items, rows[1:] @ (rows[0] * np.float32(scale * scale)), k)
 
-    return lookup, lookup
+    return _nothing, lookup, lookup
 
 
 def _feast(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lookup:
@@ -127,7 +146,7 @@ def _feast(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> L
     def lookup(n: int) -> list[tuple[str, float]]:
         return vectors.best(asked[n], rows("item", asked[n]) @ rows("user", [users[n]])[0], k)
 
-    return lookup, lookup
+    return _nothing, lookup, lookup
 
 
 if __name__ == "__main__":
