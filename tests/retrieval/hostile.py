@@ -17,8 +17,8 @@ import msgspec
 
 from .wire import BODY, post
 
-AT_ONCE = 32  # connections of a storm
-QUIET_S = 0.1  # a server that says nothing for so long waits for more of the request
+AT_ONCE = 64  # connections of a storm
+QUIET_S = 0.5  # a server that says nothing for so long waits for more of the request; a busy one answers within it
 PIECES = [
     b"",
     b"\r\n",
