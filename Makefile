@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 BIN := .venv/bin
 DEMO_FLAGS := $(if $(KEEP),--keep) $(if $(PORT),--port $(PORT)) $(if $(KAFKA_PORT),--kafka-port $(KAFKA_PORT))
 
-.PHONY: help install demo test test-extras test-faults simulate lint docs bench clean
+.PHONY: help install demo test test-extras test-faults fuzz simulate lint docs bench clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-extras: .venv/installed  ## the wheel with each extra in an environment of 
 
 test-faults: .venv/installed  ## kills, pauses, freezes and dead brokers in full: half an hour
 	$(BIN)/python -m pytest tests/faults -m "full or not full" $(PYTEST_FLAGS)
+
+fuzz: .venv/installed  ## 100,000 hostile requests against a server process: no death, no 5xx, no memory kept
+	$(BIN)/python -m pytest tests/retrieval/test_hostile.py -m "full or not full" -s $(PYTEST_FLAGS)
 
 simulate: .venv/installed  ## orders of events drawn by SEEDS=1000 seeds, or those of one SEED= again
 	SEEDS=$(or $(SEEDS),1000) SEED=$(SEED) $(BIN)/python -m pytest tests/simulation/test_simulation.py $(PYTEST_FLAGS)

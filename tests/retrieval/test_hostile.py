@@ -4,132 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+import urllib3
 
+from forebay.cli.benchnode import node_of_benches, resident_mb
 from forebay.retrieval.client import Client
 from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import Readiness
 from forebay.retrieval.server import create_app, serving
+from forebay.segments.bundle import Bundle
 
-from .wire import BODY, connect, post
+from .hostile import numbered, request, storm
+from .wire import connect
 
-SEEDS = 8
+SEEDS = 2
 EACH = 120
-PIECES = [
-    b"",
-    b"\r\n",
-    b"\r\n\r\n",
-    b"\n",
-    b"\0",
-    b"\xff\xfe",
-    b" ",
-    b":",
-    b"%",
-    b"%00",
-    b"%ff",
-    b"..",
-    b"//",
-    b"?",
-    b"#",
-    b"\t",
-    b"HTTP/1.1",
-    b"HTTP/0.9",
-    b"HTTP/9.9",
-    b"CONNECT h:1 HTTP/1.1\r\n\r\n",
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"OPTIONS * HTTP/1.1\r\n\r\n",
-    b"content-length: 5\r\n",
-    b"content-length: 99999999999999999999\r\n",
-    b"content-length: -1\r\n",
-    b"content-length: 1\r\ncontent-length: 2\r\n",
-    b"transfer-encoding: chunked\r\n",
-    b"transfer-encoding: gzip\r\n",
-    b"expect: 100-continue\r\n",
-    b"connection: upgrade\r\nupgrade: websocket\r\n",
-    b"connection: close\r\n",
-    b"host: h\r\n",
-    b"forebay-deadline-ms: 1e309\r\n",
-    b"forebay-deadline-ms: nan\r\n",
-    b"forebay-deadline-ms: -5\r\n",
-    b"forebay-deadline-ms: \xff\r\n",
-    b"accept: application/msgpack\r\n",
-    b"content-type: application/msgpack\r\n",
-    b"content-encoding: gzip\r\n",
-    b"x: " + b"a" * 3_000 + b"\r\n",
-    b"x: y\r\n" * 120,
-    b"0\r\n\r\n",
-    b"ffffffffffffffff\r\n",
-    b"1;a=b\r\nx\r\n",
-    b"POST /v1/rank HTTP/1.1\r\n",
-    b"GET /v1/entities/user/u HTTP/1.1\r\n",
-    b"GET /v1/entities/user/%ff%fe?vectors=1&generation=%ff HTTP/1.1\r\n",
-    b"GET /v1/entities/" + b"user/" * 50 + b"?" + b"a=1&" * 100 + b" HTTP/1.1\r\n",
-    b"GET http://[::1 HTTP/1.1\r\n",
-    b"GET \xc3\xa9 HTTP/1.1\r\n",
-    b"HEAD /metrics HTTP/1.1\r\n",
-    b"DELETE /health HTTP/1.1\r\n",
-    b"POST /v1/retrieve HTTP/1.1\r\n",
-    b"GET /ready HTTP/1.1\r\n",
-    BODY,
-]
-VALUES: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    1,
-    2**63,
-    -(2**63),
-    1.5,
-    1e300,
-    "",
-    "u",
-    "i1",
-    "\0",
-    "é" * 100,
-    "a" * 5_000,
-    "\U0010ffff",
-    [],
-    {},
-    [[]],
-    ["i1"] * 3_000,
-    ["i1", 5],
-    [None],
-    {"a": {}},
-    b"\xff",
-]
-FIELDS = ["user", "candidates", "k", "generation", "explain", "deny", "odd", ""]
-
-
-def _request(chance: random.Random) -> bytes:
-    """Parts in a random order, a good request that is damaged, odd headers under a line that is none of them, or a good
-    head over an odd body."""
-    kind = chance.randrange(4)
-    if kind == 0:
-        return b"".join(chance.choices(PIECES, k=chance.randrange(1, 9)))
-    if kind == 1:
-        good = bytearray(post() * chance.randrange(1, 4))
-        for _ in range(chance.randrange(1, 6)):
-            at = chance.randrange(len(good))
-            good[at : at + chance.randrange(3)] = chance.choice(PIECES)[:200]
-        return bytes(good)
-    if kind == 2:
-        lines = [piece for piece in PIECES if piece.endswith(b"\r\n") and piece.count(b"HTTP/") == 0]
-        first = chance.choice([piece for piece in PIECES if b" HTTP/1.1" in piece and piece.count(b"\r\n") == 1])
-        return first + b"".join(chance.choices(lines, k=chance.randrange(4))) + b"\r\n" + chance.choice([b"", BODY])
-    fields = {name: chance.choice(VALUES) for name in chance.sample(FIELDS, chance.randrange(len(FIELDS)))}
-    path = chance.choice(["/v1/rank", "/v1/retrieve"])
-    if chance.random() < 0.5:
-        return post(msgspec.msgpack.encode(fields), path=path, headers="content-type: application/msgpack\r\n")
-    body = msgspec.json.encode(fields)
-    if chance.random() < 0.3:
-        body = b'{"user":"\\ud800","candidates":' + b"[" * chance.randrange(2_000) + body
-    return post(body, path=path)
+GROWTH_MB = 64.0
+SETTLE_S = 5.0  # for what is read and answered of the last connections
+ITEMS = [f"i{n}" for n in range(1_000)]
 
 
 def _told(connection: socket.socket) -> bytes:
@@ -151,18 +50,18 @@ def url(node: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_no_input_is_a_fault_of_the_server(url: str, seed: int, caplog: pytest.LogCaptureFixture) -> None:
-    """No 500, nothing in the log, and whoever asks in between is served."""
+    """In pieces, as a network may bring them: no 500, nothing in the log, and whoever asks in between is served."""
     chance = random.Random(seed)
     with Client(url, timeout_s=30) as client:
         for turn in range(EACH):
-            request = _request(chance)
-            over = b"forebay-deadline-ms" in request
+            data = request(chance)
+            over = b"forebay-deadline-ms" in data
             with connect(url) as connection:
                 with contextlib.suppress(ConnectionError):
-                    while request:  # in pieces, as a network may bring them
+                    while data:
                         size = chance.choice([1, 7, 100, 1 << 20])
-                        connection.sendall(request[:size])
-                        request = request[size:] if size > 7 or chance.random() < 0.2 else b""
+                        connection.sendall(data[:size])
+                        data = data[size:] if size > 7 or chance.random() < 0.2 else b""
                 if chance.random() < 0.8:
                     for line in _told(connection).split(b"HTTP/1.1 ")[1:]:
                         assert not line.startswith(b"5") or (over and line.startswith(b"504")), (seed, turn, line[:200])
@@ -170,3 +69,34 @@ def test_no_input_is_a_fault_of_the_server(url: str, seed: int, caplog: pytest.L
                 assert len(client.rank("u", ["i1", "i2"], 2)) == 2
         assert len(client.rank("u", ["i1", "i2"], 2)) == 2
     assert not caplog.records, caplog.text
+
+
+@pytest.mark.parametrize(
+    "count", [1_000, pytest.param(100_000, marks=pytest.mark.full)], ids=["thousand", "hundred-thousand"]
+)
+def test_a_server_process_lives_through_a_storm(bundle: Bundle, tmp_path: Path, count: int) -> None:
+    """No death, no 5xx by input, nothing in its log, and its memory is back where it was."""
+    with node_of_benches(bundle, tmp_path, items=20_000, users=1_000) as node:
+        (server,) = node.servers
+        with Client(node.url, timeout_s=30) as client:
+            for number in range(500):  # what a server at work holds: pools, metrics, what was mapped
+                client.rank(f"u{number}", ITEMS, 50)
+                client.retrieve(f"u{number}", 50)
+            before = resident_mb(server.pid)
+            told = storm(node.url, seed=count, count=count)
+            assert len(client.rank("u1", ITEMS, 50)) == 50
+        assert not told.faults, [(line, numbered(count, number)[:500]) for number, line in told.faults[:3]]
+        time.sleep(SETTLE_S)
+        grown = resident_mb(server.pid) - before
+        print(f"{count:,} requests: {dict(told.statuses)}; memory {before:.0f} MiB and {grown:+.1f}")
+        assert server.poll() is None
+        assert grown <= GROWTH_MB
+        # What was answered to connections that were closed before, too.
+        metrics = urllib3.request("GET", f"{node.url}/metrics").data.decode()
+        failed = [
+            line for line in metrics.splitlines() if re.match(r'forebay_request_seconds_count.*status="50[^4]"', line)
+        ]
+        assert not failed, failed
+        said = (tmp_path / "servers.log").read_text().splitlines()
+        assert all("ready at" in line for line in said), said[:20]
+    assert sum(told.statuses.values()) >= count
