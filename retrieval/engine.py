@@ -129,6 +129,10 @@ class Engine:
             partition = row.partition(0) if known else None
         return EntityResponse(side, entity, known, self.generation, self.bundle_hash, partition, entries)
 
+    def segments(self, side: Side) -> tuple[SegmentSpec, ...]:
+        """The side's segments, in the order of the spec."""
+        return self._specs[side]
+
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""
         self.copy.warm()
