@@ -113,6 +113,17 @@ class Engine:
             hits, fresh = self._best(items, self.retrieval, request, names, places, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
+    def suppose(self, user: Floats, items: Sequence[str]) -> list[Hit]:
+        """All of `items` as `rank` would order them for a user whose vectors were float32 [dims], with each segment's
+        shares. Raises BadRequest."""
+        request = RankRequest("", list(items), min(len(items), self.limits.max_k), explain=True)
+        self._bound("candidates", len(items), self.limits.max_candidates)
+        query, hashes = self.fusion.user_half(user), _hashes(items)
+        with self.copy.read("item", hashes) as read:
+            everything = np.arange(len(hashes))
+            hits, _ = self._best(read, self.fusion, request, items, everything, user, query, self._now_ms())
+        return hits
+
     def entity(
         self, side: Side, entity: str, *, vectors: bool = False, generation: str | None = None
     ) -> EntityResponse:

@@ -24,12 +24,12 @@ from urllib.parse import parse_qs
 from forebay import clock
 from forebay.errors import ForebayError
 from forebay.retrieval.engine import Engine
-from forebay.retrieval.inspect import views
+from forebay.retrieval.inspect import views, whatif
 from forebay.retrieval.inspect.looking import SHOWN, is_an_id, look
 from forebay.retrieval.inspect.markup import Markup, document, el, joined
-from forebay.retrieval.inspect.supposed import WhatIf
+from forebay.retrieval.inspect.supposed import Outcome, Supposition, WhatIf, supposed
 from forebay.retrieval.messages import Readiness, RetrieveRequest
-from forebay.retrieval.wire import Headers
+from forebay.retrieval.wire import Headers, header
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 
 HOME, WHAT_IF = "/", "/what-if"
@@ -66,14 +66,14 @@ class Shown:
 class Page:
     """The inspect page of one server. Called on its event loop."""
 
-    def __init__(self, engine: Engine, what_if: WhatIf | None = None) -> None:
-        """Without `what_if` that part says that it is not here."""
-        self._engine, self._what_if = engine, what_if
+    def __init__(self, engine: Engine, what_if: WhatIf | None = None, lacking: str = "") -> None:
+        """Without `what_if` that part says why it is `lacking`; without a word of that either, it is not shown."""
+        self._engine, self._what_if, self._lacking = engine, what_if, lacking
         self._specs: dict[Side, Sequence[SegmentSpec]] = {side: engine.segments(side) for side in SIDES}
         here = files("forebay.retrieval.inspect")
         self._files = {path: ((here / name).read_bytes(), media) for path, (name, media) in FILES.items()}
         self._style = f"/inspect.css?{sha256(self._files['/inspect.css'][0]).hexdigest()[:8]}"
-        self._thread = ThreadPoolExecutor(1, "inspect")
+        self._threads = {path: ThreadPoolExecutor(1, f"inspect{path.replace('/', '-')}") for path in sorted(PAGES)}
 
     def has(self, path: str) -> bool:
         """Whether something is at `path`."""
@@ -86,7 +86,7 @@ class Page:
             return Shown(200, data, media, (*_HEADERS, (b"cache-control", b"max-age=86400")))
         try:
             status, title, body = await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._made, query, ready
+                self._threads[path], self._made, path, query, headers, ready
             )
         except Exception:  # noqa: BLE001 - whatever it is, a person gets a page, and no traceback
             _log.exception("the inspect page failed")
@@ -94,7 +94,7 @@ class Page:
         data = document(title, body, style=self._style, icon="/inspect.svg")
         return Shown(status, data, _HTML, (*_HEADERS, (b"cache-control", b"no-store")))
 
-    def _made(self, query: bytes, ready: Readiness) -> tuple[int, str, Markup]:
+    def _made(self, path: str, query: bytes, headers: Headers, ready: Readiness) -> tuple[int, str, Markup]:
         """Status, title and body."""
         asked = _parsed(query)
         side: Side = "item" if asked.get("side") == "item" else "user"
@@ -114,20 +114,35 @@ class Page:
                 name = ""
             else:
                 title = f"{side} {name} · Forebay"
-                content = self._entity(side, name, standing)
+                if path == WHAT_IF:
+                    side = "user"
+                content = self._entity(side, name, standing, self._supposed(path, name, asked, headers))
         except ForebayError as error:
             status, content = 500, views.notice("This cannot be shown.", error.what, error.do)
         body = joined(views.header(standing, side, name), el("main", content, id="content", tabindex="-1"))
         return status, title, el("body", body)
 
-    def _entity(self, side: Side, name: str, standing: views.Standing) -> Markup:
+    def _entity(self, side: Side, name: str, standing: views.Standing, outcome: Outcome | None) -> Markup:
         seen = look(self._engine, side, name)
+        what_if = None
+        if side == "user" and (self._what_if is not None or self._lacking):
+            what_if = whatif.part(name, self._what_if, self._lacking, outcome, standing.now_ms)
         return joined(
             views.entity_head(seen.entity),
             views.segments(seen.entity, self._specs[side], standing.now_ms),
+            what_if if outcome is not None else None,
             views.ranking(seen),
+            what_if if outcome is None else None,
             views.nearest(seen.nearest),
         )
+
+    def _supposed(self, path: str, user: str, asked: Mapping[str, str], headers: Headers) -> Outcome | None:
+        if path != WHAT_IF or self._what_if is None:
+            return None
+        # It takes a second of a processor: a link on somebody's page is not to spend it, and a person presses a button.
+        if header(headers, b"sec-fetch-site") in (b"cross-site", b"same-site"):
+            return Outcome(Supposition(user, asked.get("item", ""), asked.get("action", ""), 0.0), None, "", "")
+        return supposed(self._engine, self._what_if, user, asked)
 
 
 def _parsed(query: bytes) -> Mapping[str, str]:
