@@ -66,8 +66,12 @@ class Shown:
 class Page:
     """The inspect page of one server. Called on its event loop."""
 
-    def __init__(self, engine: Engine, what_if: WhatIf | None = None, lacking: str = "") -> None:
-        """Without `what_if` that part says why it is `lacking`; without a word of that either, it is not shown."""
+    def __init__(
+        self, engine: Engine, what_if: WhatIf | None = None, lacking: str = "", titles: views.Titles | None = None
+    ) -> None:
+        """Without `what_if` that part says why it is `lacking`; without a word of that either, it is not shown.
+        `titles` are what people call items, by id."""
+        self._titles: views.Titles = titles or {}
         self._engine, self._what_if, self._lacking = engine, what_if, lacking
         self._specs: dict[Side, Sequence[SegmentSpec]] = {side: engine.segments(side) for side in SIDES}
         here = files("forebay.retrieval.inspect")
@@ -107,7 +111,7 @@ class Page:
         try:
             if not name:
                 best = engine.retrieve(RetrieveRequest("", SHOWN)) if standing.rows["item"] else None
-                content = views.overview(self._specs, best)
+                content = views.overview(self._specs, best, self._titles)
             elif not is_an_id(name):
                 status = 400
                 content = views.notice("This is no id.", "An id has 1 to 256 bytes of UTF-8.")
@@ -126,14 +130,14 @@ class Page:
         seen = look(self._engine, side, name)
         what_if = None
         if side == "user" and (self._what_if is not None or self._lacking):
-            what_if = whatif.part(name, self._what_if, self._lacking, outcome, standing.now_ms)
+            what_if = whatif.part(name, self._what_if, self._lacking, outcome, standing.now_ms, self._titles)
         return joined(
-            views.entity_head(seen.entity),
+            views.entity_head(seen.entity, self._titles),
             views.segments(seen.entity, self._specs[side], standing.now_ms),
             what_if if outcome is not None else None,
-            views.ranking(seen),
+            views.ranking(seen, self._titles, "The ranking as it is" if outcome else "Ranking"),
             what_if if outcome is None else None,
-            views.nearest(seen.nearest),
+            views.nearest(seen.nearest, self._titles),
         )
 
     def _supposed(self, path: str, user: str, asked: Mapping[str, str], headers: Headers) -> Outcome | None:

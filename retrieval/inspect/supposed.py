@@ -56,7 +56,7 @@ class WhatIf(Protocol):
 
 @dataclass(frozen=True)
 class Move:
-    """A hit of the ranking with the event, and its place without it from 1 on; 0: below those that are compared."""
+    """A hit of the ranking with the event, and its place without it from 1 on; 0: retrieve did not find it."""
 
     hit: Hit
     was: int
@@ -64,9 +64,10 @@ class Move:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`moves` are the best with the event, best first, of `asked` items that retrieve finds with it or without; `gone`
-    are those that it takes from among the best. `turned` says of each segment by how much its vector turns, as
-    1 - cosine; `served`: whether the vectors without the event are those that are served."""
+    """`moves` are the best with the event, best first, of the `asked` items that retrieve finds with it; `gone` are
+    those that it takes from among the best, each with its place now (0: retrieve does not find it any more). `turned`
+    says of each segment by how much its vector turns, as 1 - cosine; `served`: whether the vectors without the event
+    are those that are served."""
 
     supposed: Supposed
     moves: Sequence[Move]
@@ -106,9 +107,9 @@ def supposed(engine: Engine, what_if: WhatIf, user: str, asked: Mapping[str, str
 
 
 def compare(engine: Engine, user: str, found: Supposed) -> Comparison:
-    """The rankings of both vectors, over the same items."""
-    items = list(dict.fromkeys(i for v in (found.after, found.before) for i in proposed(engine, v, CANDIDATES)))
-    before, after = engine.suppose(found.before, items), engine.suppose(found.after, items)
+    """The rankings of both vectors, each of what retrieve finds with them: what would be answered."""
+    most = min(CANDIDATES, engine.limits.max_k)
+    before, after = (engine.suppose(v, proposed(engine, v, most)) for v in (found.before, found.after))
     places = {hit.item: place for place, hit in enumerate(before, start=1)}
     moves = [Move(hit, places.get(hit.item, 0)) for hit in after[:SHOWN]]
     here = {move.hit.item for move in moves}
@@ -124,7 +125,7 @@ def compare(engine: Engine, user: str, found: Supposed) -> Comparison:
         served = row.names(np.zeros(1, np.int64)) == [user] and bool(
             np.array_equal(row.vectors(np.zeros(1, np.int64), 0)[0], found.before)
         )
-    return Comparison(found, moves, gone, turned, len(items), served)
+    return Comparison(found, moves, gone, turned, len(after), served)
 
 
 def _turned(before: Floats, after: Floats) -> float:

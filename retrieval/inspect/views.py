@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 from urllib.parse import urlencode
 
 from forebay.retrieval.inspect.bars import Scale, bar, legend, numbers, signed
@@ -12,6 +13,8 @@ from forebay.retrieval.inspect.markup import Child, Markup, el, joined
 from forebay.retrieval.inspect.words import ago, bound, clock_time, count, length, name
 from forebay.retrieval.messages import EntityResponse, RankResponse, Readiness
 from forebay.segments.spec import SIDES, SegmentSpec, Side
+
+Titles: TypeAlias = Mapping[str, str]  # what people call items, by id
 
 MEANINGS = {
     "fresh": "its vector is as current as the spec asks for",
@@ -36,6 +39,13 @@ class Standing:
 def link(side: Side, entity: str) -> str:
     """Where an entity's page is."""
     return f"/?{urlencode({'side': side, 'id': entity}, errors='replace')}"
+
+
+def item_link(item: str, titles: Titles, class_: str | None = None) -> Markup:
+    """A link to an item's page: its title, with the id behind it where there is one."""
+    title = titles.get(item)
+    called = joined(el("bdi", title), " ", el("small", name(item))) if title else name(item)
+    return el("a", called, href=link("item", item), class_=class_)
 
 
 def header(standing: Standing, side: Side, entity: str) -> Markup:
@@ -94,7 +104,7 @@ def _strip(standing: Standing) -> Markup:
 NONE_LAG = "not known"
 
 
-def overview(specs: Mapping[Side, Sequence[SegmentSpec]], best: RankResponse | None) -> Markup:
+def overview(specs: Mapping[Side, Sequence[SegmentSpec]], best: RankResponse | None, titles: Titles) -> Markup:
     """What the page shows before anything was searched for: the model's segments, and items to begin with."""
     rows = [
         (
@@ -111,7 +121,7 @@ def overview(specs: Mapping[Side, Sequence[SegmentSpec]], best: RankResponse | N
            class_="lead"),
     ]  # fmt: skip
     if best is not None and best.hits:
-        items = [el("li", el("a", name(hit.item), href=link("item", hit.item))) for hit in best.hits]
+        items = [el("li", item_link(hit.item, titles)) for hit in best.hits]
         parts.append(
             section(
                 "begin",
@@ -124,18 +134,28 @@ def overview(specs: Mapping[Side, Sequence[SegmentSpec]], best: RankResponse | N
         section(
             "segments",
             "Segments of the bundle",
-            table(columns, rows, right=("Dimensions", "Late after", "Expires after")),
+            table(
+                columns, rows, right=("Dimensions", "Late after", "Expires after"), small=("Encoder", "Expires after")
+            ),
         )
     )
     return joined(*parts)
 
 
-def entity_head(found: EntityResponse) -> Markup:
+def entity_head(found: EntityResponse, titles: Titles) -> Markup:
     """Its name, and where its row comes from."""
     partition = None if found.partition is None else f"Partition {found.partition} of the {found.side} side."
     unknown = f"Nothing is stored of this {found.side} here: lookups use the default vectors."
+    title = titles.get(found.id) if found.side == "item" else None
     return joined(
-        el("h1", el("small", found.side), " ", name(found.id)),
+        el(
+            "h1",
+            el("small", found.side),
+            " ",
+            el("bdi", title) if title else None,
+            " " if title else None,
+            el("small", name(found.id)) if title else name(found.id),
+        ),
         el("p", partition if found.known else unknown, class_="soft" if found.known else "notice"),
     )
 
@@ -159,34 +179,34 @@ def segments(found: EntityResponse, specs: Sequence[SegmentSpec], now_ms: int) -
     )
 
 
-def ranking(seen: Seen) -> Markup | None:
+def ranking(seen: Seen, titles: Titles, heading: str = "Ranking") -> Markup | None:
     """The best items for a user, each with its score and what each segment adds to it."""
     if seen.ranked is None:
         return None
     if not seen.ranked.hits:
-        return section("ranking", "Ranking", el("p", "No item is stored here.", class_="soft"))
+        return section("ranking", heading, el("p", "No item is stored here.", class_="soft"))
     names = list(seen.ranked.segments)
     shares = [hit.shares or {} for hit in seen.ranked.hits]
     scale = Scale.over(shares)
     rows = [
-        hit_row(place, hit.item, hit.score, share, scale)
+        hit_row(place, hit.item, hit.score, share, scale, titles)
         for place, (hit, share) in enumerate(zip(seen.ranked.hits, shares, strict=True), start=1)
     ]
     said = (
-        f"The best {len(rows)} of the {seen.asked} items that retrieve finds, ordered by rank. p is the probability of "
-        "the label; a bar shows what each segment adds to the logit, or takes from it."
+        f"The best {len(rows)} of the {seen.asked} items that retrieve finds, ordered by rank. In bold the probability "
+        "of the label, beside it the logit; a bar shows what each segment adds to the logit, or takes from it."
     )
-    return section("ranking", "Ranking", el("p", said, class_="soft"), legend(names), el("ol", *rows, class_="hits"))
+    return section("ranking", heading, el("p", said, class_="soft"), legend(names), el("ol", *rows, class_="hits"))
 
 
 def hit_row(
-    place: int, item: str, score: float, shares: Mapping[str, float], scale: Scale, moved: Child = None
+    place: int, item: str, score: float, shares: Mapping[str, float], scale: Scale, titles: Titles, moved: Child = None
 ) -> Markup:
     """One hit; `moved` says how its place changed."""
     return el(
         "li",
         el("span", str(place), class_="place"),
-        el("a", name(item), href=link("item", item), class_="item"),
+        item_link(item, titles, "item"),
         moved,
         el(
             "span",
@@ -199,12 +219,12 @@ def hit_row(
     )
 
 
-def nearest(found: Sequence[Neighbour] | None) -> Markup | None:
+def nearest(found: Sequence[Neighbour] | None, titles: Titles) -> Markup | None:
     """Items like this one."""
     if found is None:
         return None
     rows = [
-        (str(place), el("a", name(one.item), href=link("item", one.item)), signed(one.cosine), gauge(one.cosine))
+        (str(place), item_link(one.item, titles), signed(one.cosine), gauge(one.cosine))
         for place, one in enumerate(found, start=1)
     ]
     said = "By the cosine of their vectors, over the segments that the fusion for retrieve reads."

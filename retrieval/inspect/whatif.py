@@ -5,17 +5,22 @@ from __future__ import annotations
 from forebay.retrieval.inspect.bars import Scale, legend
 from forebay.retrieval.inspect.markup import Child, Markup, el, joined
 from forebay.retrieval.inspect.supposed import Comparison, Move, Outcome, Supposition, WhatIf
-from forebay.retrieval.inspect.views import gauge, hit_row, link, notice, section, table
-from forebay.retrieval.inspect.words import ago, name
+from forebay.retrieval.inspect.views import Titles, gauge, hit_row, item_link, notice, section, table
+from forebay.retrieval.inspect.words import ago
 
 _LEAST = 0.00005  # a turn below it is written as "< 0.0001"
 
 
-def part(user: str, what_if: WhatIf | None, lacking: str, outcome: Outcome | None, now_ms: int) -> Markup:
+def part(
+    user: str, what_if: WhatIf | None, lacking: str, outcome: Outcome | None, now_ms: int, titles: Titles
+) -> Markup:
     """The form with what was asked, and what came of it."""
     if what_if is None:
         return section("what-if", "What if", el("p", f"Not here. {lacking}", class_="soft"))
-    said = "Add an event that did not happen, now, and see the ranking move. Nothing is written or sent."
+    said = (
+        "Add an event that did not happen, now, and see the ranking move. Nothing is written or sent. The first answer "
+        "takes some seconds."
+    )
     children: list[Child] = [el("p", said, class_="soft"), _form(user, what_if, outcome)]
     if outcome is not None:
         if outcome.error:
@@ -23,7 +28,7 @@ def part(user: str, what_if: WhatIf | None, lacking: str, outcome: Outcome | Non
         elif outcome.comparison is None:
             children.append(notice("Nothing was asked yet.", "Press the button to see the ranking move."))
         else:
-            children.append(_comparison(outcome.comparison, now_ms))
+            children.append(_comparison(outcome.comparison, now_ms, titles))
     return section("what-if", "What if", *children)
 
 
@@ -54,11 +59,11 @@ def _form(user: str, what_if: WhatIf, outcome: Outcome | None) -> Markup:
     )  # fmt: skip
 
 
-def _comparison(found: Comparison, now_ms: int) -> Markup:
+def _comparison(found: Comparison, now_ms: int, titles: Titles) -> Markup:
     shares = [move.hit.shares or {} for move in found.moves]
     scale = Scale.over(shares)
     rows = [
-        hit_row(place, move.hit.item, move.hit.score, share, scale, _moved(place, move))
+        hit_row(place, move.hit.item, move.hit.score, share, scale, titles, _moved(place, move))
         for place, (move, share) in enumerate(zip(found.moves, shares, strict=True), start=1)
     ]
     turns = [
@@ -73,7 +78,10 @@ def _comparison(found: Comparison, now_ms: int) -> Markup:
         el("ol", *rows, class_="hits moving"),
     ]
     if found.gone:
-        gone = [joined(el("a", name(item), href=link("item", item)), f" (now {place})") for item, place in found.gone]
+        gone = [
+            joined(item_link(item, titles), f" (now {place})" if place else " (not found any more)")
+            for item, place in found.gone
+        ]
         listed: list[Child] = [gone[0]]
         for one in gone[1:]:
             listed += [", ", one]
@@ -107,7 +115,8 @@ def _stands_on(found: Comparison, now_ms: int) -> Markup:
     return el(
         "p",
         "It stands on the state of a checkpoint made ", ago(supposed.checkpoint_ms, now_ms),
-        f" and the {supposed.events:,} events that the log has after it. {served} Both rankings are of the same "
-        f"{found.asked} items; what the event would do to the item's own vectors is left out.",
+        f" and the {supposed.events:,} events that the log has after it. {served} Each ranking is of the "
+        f"{found.asked} items that retrieve finds with it. What the event would do to the item's own vectors is left "
+        "out.",
         class_="soft",
     )  # fmt: skip

@@ -35,19 +35,24 @@ def inspected(settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Pa
     """The page, or None where it is switched off; what runs beside it ends with the block. Raises ConfigError for
     another word in the setting."""
     from forebay.retrieval.inspect.page import Page
+    from forebay.retrieval.inspect.titles import read_titles
 
     if settings.inspect not in INSPECT:
         raise ConfigError(f"inspect is {settings.inspect!r}", where="the settings", do=f"Use {', '.join(INSPECT)}")
+    titles = {}
+    if settings.inspect_titles is not None:
+        titles = read_titles(settings.inspect_titles)
     if settings.inspect == "off":
         yield None
     elif settings.inspect == "page":
-        yield Page(engine, lacking="The setting inspect leaves it out here.")
+        yield Page(engine, lacking="The setting inspect leaves it out here.", titles=titles)
     elif find_spec("torch") is None:
-        yield Page(engine, lacking="It runs encoders, and there is no torch here: install forebay[server,worker].")
+        lacking = "It runs encoders, and there is no torch here: install forebay[server,worker]."
+        yield Page(engine, lacking=lacking, titles=titles)
     else:
         beside = Beside(command(settings), bundle.spec.events.actions)
         try:
-            yield Page(engine, beside)
+            yield Page(engine, beside, titles=titles)
         finally:
             beside.close()
 

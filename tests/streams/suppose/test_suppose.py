@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forebay.errors import BrokerUnavailable, EventError, StoreMissing
+from forebay.cli.inspecting import Beside
+from forebay.cli.questions import command
+from forebay.config import Settings
+from forebay.errors import BrokerUnavailable, EventError, ForebayError, ServerUnavailable, StoreMissing
 from forebay.events import Behaviour, ItemUpdate
+from forebay.retrieval.inspect.supposed import Supposition
 from forebay.segments.bundle import Bundle
 from forebay.segments.history import History
 from forebay.segments.quantize import dequantize
@@ -57,8 +63,10 @@ def place(
 ) -> Place:
     ensure(kafka.bootstrap, topics, generation="g1", partitions=PARTITIONS)
     made = Place(kafka, topics, tmp_path, bundle)
+    bundle.save(tmp_path / "bundles")
     backfill(
-        bundle, make_history(400), name="g1", bootstrap=kafka.bootstrap, topics=topics, folder=tmp_path / "g1",
+        bundle, make_history(400), name="g1", bootstrap=kafka.bootstrap, topics=topics,
+        folder=tmp_path / "generations" / "g1",
         state_folder=made.state, now_ms=NOW, checkpoints=made.checkpoints,
     )  # fmt: skip
     return made
@@ -164,3 +172,33 @@ def test_a_log_that_is_long_is_not_waited_for(
         suppose.move("u1", "i3", "rate", 5.0)
     monkeypatch.undo()
     assert suppose.move("u1", "i3", "rate", 5.0).events == 50
+
+
+@pytest.mark.broker
+def test_a_process_beside_a_server_says_the_same(place: Place) -> None:
+    """It runs the encoders, so that a server need not; it is started again when it was killed, and ends with its
+    server."""
+    settings = Settings(
+        bootstrap=place.kafka.bootstrap, topic_prefix=place.topics.prefix, data_dir=place.folder, generation="g1"
+    )
+    beside = Beside(command(settings), ["rate", "view"])
+    try:
+        found = beside.suppose(Supposition("u1", "i3", "rate", 5.0))
+        same_time = place.suppose(found.read_ms)
+        expected = same_time.move("u1", "i3", "rate", 5.0)
+        same_time.close()
+        assert np.array_equal(found.before, expected.before) and found.events == expected.events
+        assert np.array_equal(found.after, expected.after) and not np.array_equal(found.before, found.after)
+        with pytest.raises(ForebayError, match="not a finite number"):
+            beside.suppose(Supposition("u1", "i3", "rate", 1e9))
+        process = beside._process
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+        again = beside.suppose(Supposition("u1", "i3", "rate", 5.0))
+        assert np.array_equal(again.before, expected.before)
+        process = beside._process
+    finally:
+        beside.close()
+    assert process is not None and process.poll() is not None
+    with pytest.raises(ServerUnavailable):
+        beside.suppose(Supposition("u1", "i3", "rate", 5.0))
