@@ -14,11 +14,13 @@ from urllib.parse import quote
 import pytest
 import urllib3
 
+from forebay.errors import ConfigError
 from forebay.retrieval.admission import Admission, AdmissionOptions
 from forebay.retrieval.door import Door
 from forebay.retrieval.inspect.bars import Scale, bar, signed
 from forebay.retrieval.inspect.markup import el, joined
 from forebay.retrieval.inspect.page import PAGES, Page
+from forebay.retrieval.inspect.titles import read_titles
 from forebay.retrieval.messages import RankRequest, Readiness
 from forebay.retrieval.server import create_app, serving
 
@@ -191,6 +193,31 @@ def test_the_pages_of_a_crowd_are_refused_and_lookups_go_on(node: Any) -> None:
     admission = Admission(AdmissionOptions(), frozenset({"/v1/rank"}), frozenset({"/v1/retrieve"}), PAGES)
     lanes = [admission.lane(path) for path in ("/", "/what-if", "/v1/rank", "/v1/retrieve")]
     assert len({id(lane) for lane in lanes}) == 4 and admission.admits("/") and not admission.admits("/health")
+
+
+def test_items_are_called_by_their_titles(node: Any, tmp_path: Path) -> None:
+    """Of a file that somebody else wrote: they are texts like any other, and the id stays beside them."""
+    file = tmp_path / "titles.tsv"
+    file.write_text("".join(f"i{n}\tFilm <i>{n}</i> & more\r\n" for n in range(30)) + "\n", "utf-8")
+    app = create_app(node.engine, lambda: Readiness(True), page=Page(node.engine, titles=read_titles(file)))
+    with serving(app) as url, urllib3.PoolManager(retries=False) as pool:
+        for target in ("/", "/?side=user&id=u", "/?side=item&id=i3"):
+            page = pool.request("GET", url + target).data.decode()
+            assert "<i>" not in page and re.search(r"<bdi>Film &lt;i&gt;\d+&lt;/i&gt; &amp; more</bdi>", page)
+        assert re.search(r"<h1>.*Film &lt;i&gt;3&lt;/i&gt;.*<bdi>i3</bdi>.*</h1>", page)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [(b"i1\tA\nno tab\n", "line 2 has no tab"), (b"\xff\t", "not UTF-8"), (None, "No such file")]
+)
+def test_a_file_of_titles_that_is_none_is_named(tmp_path: Path, data: bytes | None, said: str) -> None:
+    """When the server starts, and not when somebody looks."""
+    file = tmp_path / "titles"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(ConfigError, match=said) as raised:
+        read_titles(file)
+    assert raised.value.where == str(file)
 
 
 def test_every_text_is_escaped_once() -> None:
