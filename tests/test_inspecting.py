@@ -27,8 +27,12 @@ def _beside(script: str, answer_s: float = 20.0) -> Beside:
 @pytest.mark.parametrize(
     ("script", "answer_s", "said"),
     [
-        ("import time; time.sleep(60)", 0.5, "no answer within"),
-        ("import sys; print('half a line', end='', flush=True); sys.stdin.readline()", 20.0, "its process ended"),
+        ("print('loaded', flush=True); import time; time.sleep(60)", 3.0, "no answer within"),
+        (
+            "import sys; print('loaded', flush=True); sys.stdin.readline(); print('half', end='', flush=True)",
+            20.0,
+            "its process ended",
+        ),
         ("raise SystemExit(3)", 20.0, "its process ended"),
     ],
 )
@@ -43,8 +47,28 @@ def test_a_process_that_does_not_answer_is_not_waited_for(script: str, answer_s:
 
 def test_one_that_has_ended_for_want_of_questions_is_started_again() -> None:
     """Nobody notices."""
-    beside = _beside("import sys; sys.stdin.readline(); print('{\"checkpoint_ms\": 7}', flush=True)")
+    beside = _beside(
+        "import sys; print('loaded', flush=True); sys.stdin.readline(); print('{\"checkpoint_ms\": 7}', flush=True)"
+    )
     assert [beside.suppose(ASKED).checkpoint_ms for _ in range(3)] == [7, 7, 7]
+    beside.close()
+
+
+def test_one_that_loads_for_long_goes_on_loading() -> None:
+    """Who asks hears so, and whoever asks again later is answered."""
+    script = (
+        "import sys, time; time.sleep(4); print('loaded', flush=True); sys.stdin.readline(); print('{}', flush=True)"
+    )
+    beside = Beside([sys.executable, "-c", script], [], 30.0, load_s=0.5)
+    with pytest.raises(ServerUnavailable, match="still being loaded"):
+        beside.suppose(ASKED)
+    process, answered, until = beside._process, False, time.monotonic() + 30
+    while not answered and time.monotonic() < until:
+        try:
+            answered = beside.suppose(ASKED).events == 0
+        except ServerUnavailable as error:
+            assert "still being loaded" in str(error)
+    assert answered and beside._process is process
     beside.close()
 
 

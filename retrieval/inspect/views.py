@@ -44,7 +44,7 @@ def link(side: Side, entity: str) -> str:
 def item_link(item: str, titles: Titles, class_: str | None = None) -> Markup:
     """A link to an item's page: its title, with the id behind it where there is one."""
     title = titles.get(item)
-    called = joined(el("bdi", title), " ", el("small", name(item))) if title else name(item)
+    called = joined(el("bdi", title), el("small", " ", name(item))) if title else name(item)
     return el("a", called, href=link("item", item), class_=class_)
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from forebay.segments.bundle import Bundle
 
 INSPECT = ("on", "page", "off")
-ANSWER_S = 60.0  # to load what encodes, to fetch a checkpoint, and to fold what came since
+LOAD_S = 20.0  # for torch and the encoders: some seconds of a processor that is free
+ANSWER_S = 60.0  # and then to fetch a checkpoint, and to fold what came since
 END_S = 5.0
 _MOST_BYTES = 1 << 22
 
@@ -60,11 +61,14 @@ def inspected(settings: Settings, bundle: Bundle, engine: Engine) -> Iterator[Pa
 class Beside:
     """Asks the process of supposing.py. It is started with the first question, and again where it has ended."""
 
-    def __init__(self, command: Sequence[str], actions: Sequence[str], answer_s: float = ANSWER_S) -> None:
+    def __init__(
+        self, command: Sequence[str], actions: Sequence[str], answer_s: float = ANSWER_S, load_s: float = LOAD_S
+    ) -> None:
+        """Who asks waits `load_s` for what is loaded once, and `answer_s` in all."""
         self.actions: Sequence[str] = tuple(actions)
-        self._command, self._answer_s = list(command), answer_s
+        self._command, self._answer_s, self._load_s = list(command), answer_s, load_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._closed = False
+        self._closed = self._loaded = False
 
     def suppose(self, supposition: Supposition) -> Supposed:
         """See WhatIf. One call at a time."""
@@ -84,24 +88,31 @@ class Beside:
         self._end()
 
     def _ask(self, line: bytes) -> bytes:
-        until = time.monotonic() + self._answer_s
-        for attempt in (1, 2):  # it may just have ended for want of questions
+        began = time.monotonic()
+        for _ in range(2):  # it may just have ended for want of questions
             process = self._running()
             assert process.stdin is not None and process.stdout is not None
+            if not self._loaded:
+                until = began + self._load_s
+                self._loaded = bool(_line(process.stdout.fileno(), until))
+                if not self._loaded and time.monotonic() >= until:
+                    # It goes on, so that a slow machine comes to an end.
+                    raise ServerUnavailable("the encoders are still being loaded", do="Ask again in some seconds")
+            until = began + self._answer_s
             try:
                 process.stdin.write(line)
                 process.stdin.flush()
             except OSError:
                 self._end()
                 continue
-            found = _line(process.stdout.fileno(), until)
-            if found:
+            if found := _line(process.stdout.fileno(), until):
                 return found
-            late = time.monotonic() >= until
             self._end()
-            if late or attempt == 2:
+            if time.monotonic() >= until:
+                why = f"no answer within {self._answer_s:.0f} s"
                 break
-        why = f"no answer within {self._answer_s:.0f} s" if time.monotonic() >= until else "its process ended"
+        else:
+            why = "its process ended"
         raise ServerUnavailable(f"what would happen could not be said: {why}", do="Read the server's log")
 
     def _running(self) -> subprocess.Popen[bytes]:
@@ -109,6 +120,7 @@ class Beside:
             raise ServerUnavailable("the server stops")
         if self._process is None or self._process.poll() is not None:
             self._end()
+            self._loaded = False
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0
             )  # fmt: skip

@@ -2,7 +2,8 @@
 
     python -m forebay.cli.supposing '{…}'      the settings, as JSON; a server starts it when somebody asks first
 
-It reads a question for each line of standard input and writes an answer for each to standard output. It ends when its
+It writes a line when all is loaded. Then it reads a question for each line of standard input and writes an answer for
+each to standard output. It ends when its
 input does, and when nobody has asked for ten minutes. Processor time is left to others where they want it.
 """
 
@@ -45,6 +46,8 @@ def main() -> int:
         bundle, generation.name, bootstrap=cluster(settings), topics=Topics(settings.topic_prefix),
         checkpoints=Checkpoints(settings.checkpoints_url),
     )  # fmt: skip
+    answers.write(b"loaded\n")
+    answers.flush()
     try:
         for line in _lines(sys.stdin.buffer):
             asked = msgspec.json.decode(line, type=Question)
