@@ -264,4 +264,4 @@ def table(
 
 def notice(title: str, what: str, do: str = "") -> Markup:
     """What went otherwise, and the remedy."""
-    return el("p", el("b", f"{title} "), what, f" {do}." if do else None, class_="notice")
+    return el("p", el("b", f"{title} "), f"{what.rstrip('.')}.", f" {do.rstrip('.')}." if do else None, class_="notice")
