@@ -181,7 +181,7 @@ def test_a_process_beside_a_server_says_the_same(place: Place) -> None:
     settings = Settings(
         bootstrap=place.kafka.bootstrap, topic_prefix=place.topics.prefix, data_dir=place.folder, generation="g1"
     )
-    beside = Beside(command(settings), ["rate", "view"])
+    beside = Beside(command(settings), ["rate", "view"], load_s=60.0)
     try:
         found = beside.suppose(Supposition("u1", "i3", "rate", 5.0))
         same_time = place.suppose(found.read_ms)
