@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -24,9 +26,25 @@ class Access:
     def admits(self, authorization: bytes | None) -> bool:
         """Whether a request with this header may go on. It takes as long whichever of the tokens it has, or none."""
         scheme, _, token = (authorization or b"").partition(b" ")
-        given = hashlib.sha256(token.strip()).digest()
+        return self._knows(token.strip()) and scheme.lower() == b"bearer"
+
+    def admits_person(self, authorization: bytes | None) -> bool:
+        """As `admits`, and with the token as the password of HTTP's Basic scheme, whatever the name: what a browser
+        asks a person for. It keeps that in memory, sends it to this address and port alone, and forgets it with its
+        last window; nothing is kept here, so that a token which is taken out ends every such visit."""
+        scheme, _, text = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"basic":
+            return self.admits(authorization)
+        try:
+            given = base64.b64decode(text.strip(), validate=True)
+        except binascii.Error:
+            return False
+        return self._knows(given.partition(b":")[2])
+
+    def _knows(self, token: bytes) -> bool:
+        given = hashlib.sha256(token).digest()
         found = [hmac.compare_digest(given, known) for known in self._hashes]
-        return any(found) and scheme.lower() == b"bearer"
+        return any(found)
 
 
 class TokensFile:

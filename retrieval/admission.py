@@ -33,6 +33,7 @@ class AdmissionOptions:
     short: int = 16  # requests in a queue that is never too long for callers who have time, however slow they are
     queue: int = 1_000  # requests at most, whatever they take
     searches: int = 2  # at once, each on a thread
+    pages: int = 1  # at once, on a thread
 
 
 class Refusal(Enum):
@@ -131,16 +132,30 @@ class Lane:
 class Admission:
     """The lanes of one server, and since when what the loop reads just now can have been there."""
 
-    def __init__(self, options: AdmissionOptions, lookups: frozenset[str], searches: frozenset[str]) -> None:
-        """`lookups` are paths whose times are told apart; requests at those of `searches` work on threads."""
+    def __init__(
+        self,
+        options: AdmissionOptions,
+        lookups: frozenset[str],
+        searches: frozenset[str],
+        pages: frozenset[str] = frozenset(),
+    ) -> None:
+        """`lookups` are paths whose times are told apart; requests at those of `searches` work on threads, and at
+        `pages` one after the other at each path."""
         costs: dict[Kind, float] = {}
         self.lookups, self._lookups, self._searches = Lane(1, options, costs), lookups, searches
         self.searches = Lane(options.searches, options, costs)
+        self._pages = {path: Lane(options.pages, options, {}) for path in pages}
         self._reading = False
         self._read_at = self._since = self._charged = 0.0
 
+    def admits(self, path: str) -> bool:
+        """Whether requests at `path` queue; others have their turn at once."""
+        return path.startswith("/v1/") or path in self._pages
+
     def lane(self, path: str) -> Lane:
         """Where requests at `path` queue."""
+        if path in self._pages:
+            return self._pages[path]
         return self.searches if path in self._searches else self.lookups
 
     def kind(self, path: str, body_bytes: int) -> Kind:

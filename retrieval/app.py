@@ -6,6 +6,7 @@ traceback leaves the process.
     POST /v1/explain    ExplainRequest   -> RankResponse, with shares
     POST /v1/batch      BatchRequest     -> BatchResponse
     GET  /v1/entities/{side}/{id}[?vectors=true]  -> EntityResponse
+    GET  /  the inspect page
     GET  /health  the process answers · GET /ready  it wants lookups (200) or not (503: also while it stops) · GET
     /metrics · GET /openapi.json
 
@@ -32,6 +33,7 @@ from forebay.exposition import Build
 from forebay.retrieval.admission import Admission, AdmissionOptions
 from forebay.retrieval.asked import Asked, Plain, Receive, Send, TooLarge, read, respond
 from forebay.retrieval.engine import Engine
+from forebay.retrieval.inspect.page import PAGES, Page
 from forebay.retrieval.limits import ServerLimits
 from forebay.retrieval.messages import (
     JSON,
@@ -92,12 +94,17 @@ class App:
     """
 
     def __init__(
-        self, engine: Engine, ready: Callable[[], Readiness], limits: ServerLimits, admission: AdmissionOptions
+        self,
+        engine: Engine,
+        ready: Callable[[], Readiness],
+        limits: ServerLimits,
+        admission: AdmissionOptions,
+        page: Page | None = None,
     ) -> None:
         self.ready, self.limits, self.stopping = ready, limits, False
         self.refused: Counter[str] = Counter()
         self.answers_metrics = True
-        self._engine = engine
+        self._engine, self._page = engine, page
         build = Build(engine.generation, engine.bundle_hash, numeric_platform())
         self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
         routes = (
@@ -114,7 +121,7 @@ class App:
         self._routes = {route.path: route for route in routes}
         self._document = msgspec.json.encode(document())
         lookups = frozenset(route.path for route in routes if route.lookup)
-        self.admission = Admission(admission, lookups, frozenset({"/v1/retrieve"}))
+        self.admission = Admission(admission, lookups, frozenset({"/v1/retrieve"}), PAGES if page else frozenset())
         self._prefix, self._entities = "/v1/entities/", self._routes.pop("/v1/entities/{side}/{id}")
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -123,6 +130,9 @@ class App:
             return
         arrived = scope.get("state", {}).get("arrived") or time.perf_counter()
         asked = Asked(scope["method"], scope["path"], scope["query_string"], scope["headers"], b"", arrived)
+        if self._page is not None and self._page.has(asked.path) and asked.method in ("GET", "HEAD"):
+            await self._shown(self._page, asked, send)
+            return
         route = self._routes.get(asked.path)
         if route is None and asked.path.startswith(self._prefix):
             route = self._entities
@@ -137,6 +147,14 @@ class App:
         if route.name:
             seconds = time.perf_counter() - arrived
             telemetry.emit("request", path=route.name, status=status, seconds=seconds, waited=waited)
+
+    async def _shown(self, page: Page, asked: Asked, send: Send) -> None:
+        waited = time.perf_counter() - asked.arrived
+        shown = await page.answer(asked.path, asked.query, asked.headers, self.ready())
+        await respond(send, shown.status, shown.data, shown.media, shown.headers)
+        if asked.path in PAGES:
+            seconds = time.perf_counter() - asked.arrived
+            telemetry.emit("request", path=asked.path, status=shown.status, seconds=seconds, waited=waited)
 
     async def _answered(self, route: Route, asked: Asked, receive: Receive) -> tuple[int, bytes, bytes]:
         """The route's result or its error: status, body and content type."""

@@ -54,8 +54,8 @@ class Plain:
     media: bytes
 
 
-async def respond(send: Send, status: int, data: bytes, media: bytes) -> None:
-    headers = [(b"content-length", b"%d" % len(data)), (b"content-type", media)]
+async def respond(send: Send, status: int, data: bytes, media: bytes, more: Headers = ()) -> None:
+    headers = [(b"content-length", b"%d" % len(data)), (b"content-type", media), *more]
     if status in (429, 503):
         headers.append(RETRY_AFTER)
     await send({"type": "http.response.start", "status": status, "headers": headers})

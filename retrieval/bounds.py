@@ -16,7 +16,7 @@ from typing import Any
 
 import httptools
 
-from forebay.retrieval.access import TokensFile
+from forebay.retrieval.access import Access, TokensFile
 from forebay.retrieval.admission import Admission
 from forebay.retrieval.drain import DrainingConnection, DrainState
 from forebay.retrieval.limits import ServerLimits
@@ -27,6 +27,7 @@ ACCEPTED_S = 0.05  # the first request of a connection that sends within it is c
 
 _NEVER = math.inf
 _BETWEEN, _HEAD, _BODY = range(3)  # where the parser is
+FOR_PEOPLE = frozenset({b"/", b"/what-if", b"/inspect.css", b"/inspect.svg"})  # a browser sends no bearer's token
 OPEN = frozenset({b"/health", b"/ready", b"/openapi.json"})  # what is answered without a token: probes have none
 
 
@@ -175,12 +176,8 @@ class BoundedConnection(DrainingConnection):
         request, parser, limits = self._pending, self.parser, self._limits
         if request.head_bytes + len(request.url) > limits.header_bytes:
             self._stop(431, self._too_long())
-        tokens = self.server_state.tokens
-        if (
-            tokens is not None
-            and request.url.partition(b"?")[0] not in OPEN
-            and not tokens.access.admits(header(request.headers, b"authorization"))
-        ):
+        tokens, path = self.server_state.tokens, request.url.partition(b"?")[0]
+        if tokens is not None and path not in OPEN and not self._admits(tokens.access, path, request.headers):
             self._stop(401, ErrorBody("unauthorized", "this server wants a token", "Send authorization: Bearer TOKEN"))
         if request.announced > limits.body_bytes:
             self._stop(413, self._too_large())
@@ -215,6 +212,11 @@ class BoundedConnection(DrainingConnection):
             self._behind.append(request)
         else:
             self._stop(503, ErrorBody("overloaded", "too many requests behind one another"))
+
+    @staticmethod
+    def _admits(access: Access, path: bytes, headers: Headers) -> bool:
+        given = header(headers, b"authorization")
+        return access.admits_person(given) if path in FOR_PEOPLE else access.admits(given)
 
     def _too_large(self) -> ErrorBody:
         most = self._limits.body_bytes
@@ -258,9 +260,14 @@ class BoundedConnection(DrainingConnection):
             self.cycle.keep_alive = False
             self._ended = True
             return
-        more = (RETRY_AFTER,) if status == 503 else ((b"www-authenticate", b"Bearer"),) if status == 401 else ()
+        more = (RETRY_AFTER,) if status == 503 else (self._challenge(),) if status == 401 else ()
         self.transport.write(response(status, error, headers, close=True, more=more))
         self.end()
+
+    def _challenge(self) -> tuple[bytes, bytes]:
+        # A browser asks a person for what Basic wants, and shows the refusal of anything else.
+        for_people = self._pending.url.partition(b"?")[0] in FOR_PEOPLE
+        return b"www-authenticate", b'Basic realm="forebay", charset="UTF-8"' if for_people else b"Bearer"
 
     def shutdown(self) -> None:
         """Called by uvicorn when the server stops: a request whose body is on its way is still answered."""

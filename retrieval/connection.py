@@ -50,7 +50,7 @@ class Connection(BoundedConnection):
             self._refuse(400, ErrorBody("bad_request", "the request's target is none"), request.headers)
             return
         state = self.server_state
-        if not path.startswith("/v1/"):
+        if not state.admission.admits(path):
             self._run(self._cycle_of(request, url, path))
             return
         lane, kind, now = state.admission.lane(path), state.admission.kind(path, len(request.body)), time.perf_counter()

@@ -113,6 +113,17 @@ class Engine:
             hits, fresh = self._best(items, self.retrieval, request, names, places, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
+    def suppose(self, user: Floats, items: Sequence[str]) -> list[Hit]:
+        """All of `items` as `rank` would order them for a user whose vectors were float32 [dims], with each segment's
+        shares. Raises BadRequest."""
+        request = RankRequest("", list(items), min(len(items), self.limits.max_k), explain=True)
+        self._bound("candidates", len(items), self.limits.max_candidates)
+        query, hashes = self.fusion.user_half(user), _hashes(items)
+        with self.copy.read("item", hashes) as read:
+            everything = np.arange(len(hashes))
+            hits, _ = self._best(read, self.fusion, request, items, everything, user, query, self._now_ms())
+        return hits
+
     def entity(
         self, side: Side, entity: str, *, vectors: bool = False, generation: str | None = None
     ) -> EntityResponse:
@@ -128,6 +139,10 @@ class Engine:
                     entries[name] = SegmentEntry(freshness, *((stored.codes, stored.scale) if vectors else ()))
             partition = row.partition(0) if known else None
         return EntityResponse(side, entity, known, self.generation, self.bundle_hash, partition, entries)
+
+    def segments(self, side: Side) -> tuple[SegmentSpec, ...]:
+        """The side's segments, in the order of the spec."""
+        return self._specs[side]
 
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""

@@ -23,6 +23,7 @@ from forebay.retrieval.connection import Connection
 from forebay.retrieval.door import Door
 from forebay.retrieval.drain import ANSWER_S, IDLE_S, finish
 from forebay.retrieval.engine import Engine
+from forebay.retrieval.inspect.page import Page
 from forebay.retrieval.limits import LOOK_S, ServerLimits
 from forebay.retrieval.messages import Readiness
 
@@ -33,9 +34,10 @@ def create_app(
     *,
     limits: ServerLimits = ServerLimits(),
     admission: AdmissionOptions = AdmissionOptions(),
+    page: Page | None = None,
 ) -> App:
-    """The app for `serve` and `serving`."""
-    return App(engine, ready, limits, admission)
+    """The app for `serve` and `serving`. Without a `page` there is nothing at `/`."""
+    return App(engine, ready, limits, admission, page)
 
 
 class _Server(uvicorn.Server):

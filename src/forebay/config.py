@@ -93,6 +93,10 @@ class Settings:
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
     metrics: str = ""  # host:port at which serve answers GET /ready, /health and /metrics; absent: /metrics at its port
+    inspect: str = "on"  # the page at / of serve for people; page: without its what-if, which runs encoders; off: none
+    inspect_titles: Path | None = (
+        None  # what the page calls items: lines of an id, a tab and a title; absent: their ids
+    )
     server_certificate: Path | None = None  # PEM: serve speaks TLS with it; absent: plain HTTP
     server_key: Path | None = None  # PEM, without a password: of that certificate; absent: it is in the same file
     server_tokens: Path | None = None  # hashes of the tokens that serve admits, read again when it changes; absent: all

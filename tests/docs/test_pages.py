@@ -22,7 +22,12 @@ from reference.slots import SLOTS, filled
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "docs").glob("*.md"))
 NAMES = [f.name for f in FILES]
-OF_SETTINGS = ("settings.md", "delivery.md", "sources.md")  # whose toml is of forebay.toml; elsewhere it is of a spec
+OF_SETTINGS = (
+    "inspect.md",
+    "settings.md",
+    "delivery.md",
+    "sources.md",
+)  # whose toml is of forebay.toml; elsewhere it is of a spec
 
 
 def _blocks(name: str, language: str) -> list[str]:

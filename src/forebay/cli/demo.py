@@ -40,6 +40,7 @@ from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics, ensure
 
 GENERATION = "g1"
+TITLES = "titles.tsv"  # of films, for the inspect page
 PARTITIONS = 4
 TRAIN, VALIDATION, LIVE = 0.7, 0.1, 0.1  # of all ratings, by time; the last tenth is not used
 PROBES = 200  # of the live ratings are sent one by one, each timed until it is served
@@ -76,6 +77,8 @@ class Demo:
             self._build(bundle, history.before(cut), now)
             client = stack.enter_context(Client(f"http://127.0.0.1:{self.port}", timeout_s=10.0))
             self._start(stack, "work", "--data", str(self.data), "--state", str(self.folder / "worker"))
+            titles = self.data / TITLES
+            titles.write_text("".join(f"{item}\t{title}\n" for item, title in movielens.titles().items()), "utf-8")
             self._start(
                 stack, "serve", "--data", str(self.data), "--vectors", str(self.folder / "server"), "--port",
                 str(self.port)
@@ -275,7 +278,8 @@ class Demo:
         out.print(
             f"\nUp until Ctrl-C. Try:\n  .venv/bin/forebay lookup user:{self.figures['story']['user']} --server {url}\n"
             f"  .venv/bin/forebay doctor --bootstrap {self.bootstrap} --server {url} --data {self.data}\n"
-            f"  curl -s {url}/metrics"
+            f"  curl -s {url}/metrics\n"
+            f"In a browser: {url}/?side=user&id={self.figures['story']['user']}"
         )
         while not stop.wait(0.5):
             self._all_alive()
@@ -292,7 +296,8 @@ class Demo:
         log_path = self.folder / f"{verb}.log"
         log = stack.enter_context(log_path.open("wb"))
         command = [sys.executable, "-m", "forebay.cli", verb, "--bootstrap", self.bootstrap, "--generation", GENERATION]
-        process = spawn([*command, *options], log, environment=_environment())
+        titles = {"FOREBAY_INSPECT_TITLES": str(self.data / TITLES)} if verb == "serve" else {}
+        process = spawn([*command, *options], log, environment=_environment() | titles)
         stack.callback(end, process)
         self.children = [*getattr(self, "children", []), (verb, process, log_path)]
 

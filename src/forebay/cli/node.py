@@ -111,6 +111,7 @@ def server(settings: Settings, part: Part) -> None:
 
     Where metrics have a port of their own, those of the first server are there, and those of the next at the next.
     """
+    from forebay.cli.inspecting import inspected
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app, serve_at
@@ -138,9 +139,11 @@ def server(settings: Settings, part: Part) -> None:
         log.info("ready at %s: %s users, %s items", where, f"{users:,}", f"{items:,}")
 
     listeners = [socket.socket(fileno=descriptor) for descriptor in part.listeners]
-    app = create_app(Engine(bundle, copy), ready)
-    with entered(settings, app, _following(settings.metrics, part.number - 1)) as door:
-        serve_at(app, listeners, door=door, on_ready=tell)
+    engine = Engine(bundle, copy)
+    with inspected(settings, bundle, engine) as page:
+        app = create_app(engine, ready, page=page)
+        with entered(settings, app, _following(settings.metrics, part.number - 1)) as door:
+            serve_at(app, listeners, door=door, on_ready=tell)
 
 
 def _following(address: str, steps: int) -> str:

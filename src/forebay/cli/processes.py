@@ -154,6 +154,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     One line of the log says when lookups are answered, and where: connections are taken and the copy has caught up."""
     one_thread_for_algebra()
     from forebay.cli.cluster import cluster
+    from forebay.cli.inspecting import inspected
     from forebay.retrieval.engine import Engine
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app
@@ -187,8 +188,11 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         users, items = (replica.status().rows[side] for side in SIDES)
         log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
 
-    app = create_app(engine, ready)
-    with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
+    with (
+        inspected(settings, bundle, engine) as page,
+        ThreadPoolExecutor(1, thread_name_prefix="replica") as pool,
+    ):
+        app = create_app(engine, ready, page=page)
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
         follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
