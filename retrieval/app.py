@@ -25,9 +25,17 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec import structs
 
 from forebay import clock, telemetry
-from forebay.errors import BadRequest, DeadlineExceeded, ForebayError, GenerationUnavailable, ServerUnavailable
+from forebay.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    ForebayError,
+    GenerationUnavailable,
+    ServerUnavailable,
+    WrongShard,
+)
 from forebay.exposition import Build
 from forebay.retrieval.admission import Admission, AdmissionOptions
 from forebay.retrieval.asked import Asked, Plain, Receive, Send, TooLarge, read, respond
@@ -69,6 +77,7 @@ _ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
     TooLarge: (413, "too_large"),
     ServerUnavailable: (503, "not_ready"),
     DeadlineExceeded: (504, "deadline_exceeded"),
+    WrongShard: (421, "wrong_shard"),
 }
 
 
@@ -158,7 +167,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a typed answer
             found = next((answer for kind, answer in _ANSWERS.items() if isinstance(error, kind)), None)
             if found is not None and isinstance(error, ForebayError):
-                return found[0], *encode(ErrorBody(found[1], error.what, error.do), asked.headers)
+                return found[0], *encode(_body(found[1], error), asked.headers)
             _log.exception("%s failed", route.name or route.path)
             body = ErrorBody("internal", "the server failed on this request", "Read its log")
             return 500, *encode(body, asked.headers)
@@ -187,9 +196,9 @@ class App:
         for request in requests:
             try:
                 entries.append(BatchEntry(answer=_told(self._engine.rank(request))))
-            except (BadRequest, GenerationUnavailable) as error:
+            except (BadRequest, GenerationUnavailable, WrongShard) as error:
                 code = next(answer[1] for kind, answer in _ANSWERS.items() if isinstance(error, kind))
-                entries.append(BatchEntry(error=ErrorBody(code, error.what, error.do)))
+                entries.append(BatchEntry(error=_body(code, error)))
             await asyncio.sleep(0)  # the loop looks at its connections, as between two requests
             asked.within()
         return BatchResponse(entries)
@@ -217,6 +226,8 @@ class App:
         state = self.ready()
         if self.stopping:  # lookups that come on a kept connection are still answered
             state = Readiness(False, "stopping", state.lag_ms)
+        if (copy := self._engine.copy).shard.of > 1:
+            state = structs.replace(state, shard=str(copy.shard), user_partitions=copy.user_partitions)
         return Plain(200 if state.ready else 503, *encode(state, asked.headers))
 
     async def _exposed(self, asked: Asked) -> object:
@@ -244,6 +255,11 @@ class App:
         finally:
             remove()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _body(code: str, error: ForebayError) -> ErrorBody:
+    shard = error.shard if isinstance(error, WrongShard) else msgspec.UNSET
+    return ErrorBody(code, error.what, error.do, shard)
 
 
 def _told(answer: RankResponse) -> RankResponse:

@@ -30,6 +30,7 @@ from forebay.errors import (
     Overloaded,
     ServerUnavailable,
     Unauthorized,
+    WrongShard,
 )
 from forebay.retrieval.messages import (
     MSGPACK,
@@ -235,6 +236,8 @@ class Client:
             body = msgspec.msgpack.decode(data, type=ErrorBody)
         except msgspec.MsgspecError:  # something in between answered, not the server
             body = ErrorBody("internal", f"status {status} from something that is not a Forebay server")
+        if body.error == "wrong_shard":
+            raise WrongShard(body.message, where=self.url, do=body.do, shard=body.shard or 0)
         raise _ERRORS.get(body.error, ServerUnavailable)(body.message, where=self.url, do=body.do)
 
     def _late(self) -> DeadlineExceeded:

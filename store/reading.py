@@ -16,6 +16,7 @@ import numpy as np
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import Side
+from forebay.shard import Shard
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
 from forebay.store.table import SegmentTable
@@ -83,6 +84,8 @@ class Copy(Protocol):
 
     generation: str
     bundle_hash: str
+    shard: Shard  # of the users
+    user_partitions: int
 
     def rows(self) -> Mapping[Side, int]: ...
 

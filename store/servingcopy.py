@@ -20,13 +20,14 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import Fusion, InnerProduct
 from forebay.segments.quantize import dequantize, quantize
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Use
+from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
 from forebay.store.index import ItemIndex
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
-from forebay.store.vectors import VectorStore
+from forebay.store.vectors import Part, VectorStore
 
 LOAD_ROWS = 8192
 log = logging.getLogger("forebay.copy")
@@ -57,6 +58,7 @@ class ServingCopy:
         codecs: Mapping[Side, RowCodec],
         partitions: Mapping[Side, int],
         store: VectorStore | None = None,
+        shard: Shard = ALL,
     ) -> None:
         """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process.
 
@@ -65,6 +67,7 @@ class ServingCopy:
         """
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs = dict(codecs)
+        self.shard, self.user_partitions = shard, partitions["user"]
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
@@ -75,13 +78,14 @@ class ServingCopy:
         self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, path: Path, shard: Shard = ALL) -> Self:
         """The copy whose rows lie at `path`, made if it is not there; `load` fills the tables. Errors as in
         VectorStore.open."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
-            return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, store)
+            partitions = {side: generation.partitions[side] for side in SIDES}
+            return cls(bundle, generation.name, codecs, partitions, store, shard)
         except BaseException:
             store.close()
             raise
@@ -167,7 +171,7 @@ class ServingCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for side in SIDES for mark in self._tables[side].watermarks)
+        return oldest(self.shard, self._tables["user"].watermarks, self._tables["item"].watermarks)
 
     @contextmanager
     def read(self, side: Side, hashes: Ints) -> Iterator[Reading]:
@@ -198,9 +202,28 @@ class ServingCopy:
         for table in self._tables.values():
             table.warm()
 
-    def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
-        rows, ids = self.codecs[side].unpack([value for _, _, value in part])
-        self.show(side, ids, rows, [partition for _, partition, _ in part])
+    def _load_part(self, side: Side, part: Part) -> None:
+        part = kept_of(self.shard, side, part)
+        rows, ids = self.codecs[side].unpack(part.records)
+        places, left = self._tables[side].fill(ids, rows, part.partitions)
+        if side == "item":
+            new = np.delete(rows, left) if len(left) else rows
+            self._index.upsert(places, served_vectors(self.codecs[side], new))
+        if len(left):  # a hash that another id has, or an id that is there by now
+            self.show(side, [ids[i] for i in left.tolist()], rows[left], part.partitions[left].tolist())
+
+
+def oldest(shard: Shard, users: Ints, items: Ints) -> int:
+    """The oldest of the watermarks (ms), int64 [partitions] each, that a node of this shard follows."""
+    return int(min(users[shard.number - 1 :: shard.of].min(), items.min()))
+
+
+def kept_of(shard: Shard, side: Side, part: Part) -> Part:
+    """Without the users of other shards, which a folder may have from before."""
+    if side == "item" or shard.of == 1:
+        return part
+    own = np.flatnonzero(part.partitions % shard.of == shard.number - 1)
+    return Part([part.records[i] for i in own.tolist()], part.partitions[own])
 
 
 def served_vectors(codec: RowCodec, rows: Rows) -> Floats:

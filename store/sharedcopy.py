@@ -20,18 +20,19 @@ from forebay.errors import TableFull
 from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import InnerProduct
 from forebay.segments.spec import SIDES, Side
+from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
-from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
+from forebay.store.servingcopy import LOAD_ROWS, Model, check, kept_of, lacking_of, oldest, served_vectors
 from forebay.store.sharedreading import Kept, SharedReading
 from forebay.store.sharedtable import SharedTable
 from forebay.store.standing import Standing
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import Identity
 from forebay.store.tablereader import TableReader
-from forebay.store.vectors import VectorStore
+from forebay.store.vectors import LastBatch, VectorStore
 
 log = logging.getLogger("forebay.copy")
 
@@ -48,10 +49,12 @@ class FeedingCopy:
         folder: Path,
         store: VectorStore | None = None,
         limits: TableLimits = TableLimits(),
+        shard: Shard = ALL,
     ) -> None:
         """Tables in `folder`, which hold what they held before. Errors as in ServingCopy and SharedTable."""
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
-        self.codecs, self._model = dict(codecs), model
+        self.codecs, self._model, self.shard = dict(codecs), model, shard
+        self._loaded = False
         self.full = ""  # why new entities are not served; "" while there is room
         for side in SIDES:
             check(model, side, codecs[side], generation)
@@ -59,7 +62,7 @@ class FeedingCopy:
         self._tables: dict[Side, SharedTable] = {}
         try:
             for side in SIDES:
-                identity = _identity(model, generation, codecs[side], partitions[side])
+                identity = _identity(model, generation, codecs[side], partitions[side], shard)
                 self._tables[side] = SharedTable(folder / side, identity, limits)
         except BaseException:
             for table in self._tables.values():
@@ -68,13 +71,13 @@ class FeedingCopy:
         self._complete = Standing.of(self._tables["user"].standing).complete
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path, shard: Shard = ALL) -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, folder, store)
+            return cls(bundle, generation.name, codecs, partitions, folder, store, shard=shard)
         except BaseException:
             store.close()
             raise
@@ -88,18 +91,27 @@ class FeedingCopy:
 
     def load(self) -> int:
         """Make the tables equal to the store; returns the rows read. Whoever reads meanwhile finds each row as it was
-        or as it is."""
+        or as it is.
+
+        Tables that have what the store has stay as they are, and where they lack its last batch alone, as after a kill
+        in the middle of a write, that one is read. All rows are read where the tables are new, or another process wrote
+        the store meanwhile, or a writer died in a row.
+        """
         assert self.store is not None, "there is nothing to load from"
-        rows = 0
+        mark, last, rows = self.store.mark, self.store.last(), 0
         for side in SIDES:
-            before = set(self._tables[side].ids())
-            for part in self.store.scan_by(side, LOAD_ROWS):
-                before.difference_update(entity for entity, _, _ in part)
-                self._load_part(side, part)
-                rows += len(part)
-            self.hide(side, list(before))
+            table = self._tables[side]
+            if table.mended or table.stored != mark:
+                lacks_one = last is not None and table.stored == last.before
+                table.hold(0)
+                if lacks_one and last is not None:
+                    rows += self._load_last(side, last)
+                else:
+                    rows += self._load_all(side)
             for partition, as_of in self.store.watermarks(side).items():
-                self._tables[side].advance(partition, as_of)
+                table.advance(partition, as_of)
+        self._hold()
+        self._loaded = True
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -124,6 +136,8 @@ class FeedingCopy:
         # After its rows: a watermark must not carry on rows that it has come before.
         for partition, as_of in watermarks.items():
             self._tables[side].advance(partition, as_of)
+        if self._loaded:
+            self._hold()
 
     def show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         """Rows of `ids` for readers. One whose id shares its hash with another's is left out, and told of."""
@@ -151,7 +165,7 @@ class FeedingCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for table in self._tables.values() for mark in table.watermarks)
+        return oldest(self.shard, self._tables["user"].watermarks, self._tables["item"].watermarks)
 
     def stand(self, said_ms: int, caught_up: bool) -> None:
         """Say to those that read whether this is there, and whether it has caught up."""
@@ -166,9 +180,40 @@ class FeedingCopy:
         never = np.repeat(codec.column(rows, "as_of") == 0, np.diff(codec.bounds), axis=1)
         return fusion.item_half(np.where(never, self._lacking.default, served_vectors(codec, rows)))
 
-    def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
-        rows, ids = self.codecs[side].unpack([value for _, _, value in part])
-        self.show(side, ids, rows, [partition for _, partition, _ in part])
+    def _hold(self) -> None:
+        """The tables have what the store has; unless they could not take it."""
+        if self.store is not None:
+            mark = 0 if self.full else self.store.mark
+            for table in self._tables.values():
+                table.hold(mark)
+
+    def _load_last(self, side: Side, last: LastBatch) -> int:
+        assert self.store is not None
+        if last.side != side:
+            return 0
+        part, gone = self.store.rows(side, last.ids)
+        part = kept_of(self.shard, side, part)
+        self.hide(side, gone)
+        rows, ids = self.codecs[side].unpack(part.records)
+        self.show(side, ids, rows, part.partitions.tolist())
+        return len(part)
+
+    def _load_all(self, side: Side) -> int:
+        assert self.store is not None
+        table, codec, kept, count = self._tables[side], self.codecs[side], [np.empty(0, np.int64)], 0
+        later: list[tuple[list[str], Rows, list[int]]] = []
+        for part in self.store.scan_by(side, LOAD_ROWS):
+            part = kept_of(self.shard, side, part)
+            rows, ids = codec.unpack(part.records)
+            places = table.fill(ids, rows, part.partitions, self._halves(side, rows))
+            if len(left := np.flatnonzero(places < 0)):
+                later.append(([ids[i] for i in left.tolist()], rows[left], part.partitions[left].tolist()))
+            kept.append(places[places >= 0])
+            count += len(part)
+        table.retain(np.concatenate(kept))
+        for some, images, partitions in later:  # there may be room now; what cannot be served is told of
+            self.show(side, some, images, partitions)
+        return count
 
 
 class SharedCopy:
@@ -182,14 +227,18 @@ class SharedCopy:
         partitions: Mapping[Side, int],
         folder: Path,
         limits: TableLimits = TableLimits(),
+        shard: Shard = ALL,
     ) -> None:
         """Maps the tables in `folder`. Raises StoreError when they are not there, and GenerationMismatch when they are
         another generation's."""
         self.generation, self.bundle_hash, self.codecs = generation, model.hash, dict(codecs)
+        self.shard, self.user_partitions = shard, partitions["user"]
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._readers = {
-            side: TableReader(folder / side, _identity(model, generation, codecs[side], partitions[side]), limits)
+            side: TableReader(
+                folder / side, _identity(model, generation, codecs[side], partitions[side], shard), limits
+            )
             for side in SIDES
         }
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
@@ -198,10 +247,11 @@ class SharedCopy:
         self._kept = None if folds else Kept(rank, rank.item_half(self._lacking["item"].default[None])[0])
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, folder: Path) -> Self:
-        """The tables that a FeedingCopy of this generation has in `folder`."""
+    def open(cls, bundle: Bundle, generation: Generation, folder: Path, shard: Shard = ALL) -> Self:
+        """The tables that a FeedingCopy of this generation and shard has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
-        return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, folder)
+        partitions = {side: generation.partitions[side] for side in SIDES}
+        return cls(bundle, generation.name, codecs, partitions, folder, shard=shard)
 
     @property
     def retired(self) -> bool:
@@ -218,7 +268,7 @@ class SharedCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for reader in self._readers.values() for mark in reader.watermarks)
+        return oldest(self.shard, self._readers["user"].watermarks, self._readers["item"].watermarks)
 
     @contextmanager
     def read(self, side: Side, hashes: Ints) -> Iterator[Reading]:
@@ -237,7 +287,8 @@ class SharedCopy:
         """Nothing of its own to compile but what the first lookups run: see Engine.warm."""
 
 
-def _identity(model: Model, generation: str, codec: RowCodec, partitions: int) -> Identity:
+def _identity(model: Model, generation: str, codec: RowCodec, partitions: int, shard: Shard) -> Identity:
     rank = model.fusions["rank"]
     width = 0 if codec.side == "user" or isinstance(rank, InnerProduct) else rank.half_width
-    return Identity(generation, model.hash, RowLayout(codec, width), partitions)
+    share = shard if codec.side == "user" else ALL
+    return Identity(generation, model.hash, RowLayout(codec, width), partitions, share)

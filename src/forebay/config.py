@@ -92,6 +92,7 @@ class Settings:
     status: str = ""  # host:port at which work answers GET /ready, /health and /metrics; absent: nobody is answered
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
+    shard: str = "1/1"  # of the users, like 2/8: serve has those of every eighth partition, from the second on
     metrics: str = ""  # host:port at which serve answers GET /ready, /health and /metrics; absent: /metrics at its port
     server_certificate: Path | None = None  # PEM: serve speaks TLS with it; absent: plain HTTP
     server_key: Path | None = None  # PEM, without a password: of that certificate; absent: it is in the same file

@@ -16,6 +16,7 @@ from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
+from forebay.shard import Shard
 from forebay.streams import installation
 
 if TYPE_CHECKING:
@@ -124,12 +125,18 @@ def one_thread_for_algebra() -> None:
 
 
 def served_model(settings: Settings) -> tuple[Bundle, Generation]:
-    """The bundle and the generation that are served."""
+    """The bundle and the generation that are served. Raises UsageError where it has fewer partitions than shards."""
     from forebay.segments.bundle import Bundle
     from forebay.store.generation import Generation
 
     generation = Generation.load(settings.generation_dir, name=settings.generation)
+    shard_of(settings).partitions(generation.partitions["user"])
     return Bundle.load(settings.bundles / generation.bundle_hash[:12]), generation
+
+
+def shard_of(settings: Settings) -> Shard:
+    """Which users are served."""
+    return Shard.parse(settings.shard)
 
 
 @contextmanager
@@ -162,7 +169,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = ServingCopy.open(bundle, generation, settings.vectors)
+    copy = ServingCopy.open(bundle, generation, settings.vectors, shard_of(settings))
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
