@@ -21,7 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
@@ -33,6 +34,7 @@ from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     GenerationUnavailable,
+    Overloaded,
     ServerUnavailable,
     WrongShard,
 )
@@ -53,13 +55,16 @@ from forebay.retrieval.messages import (
     Readiness,
     RetrieveRequest,
     SegmentFreshness,
+    WrongShardBody,
 )
 from forebay.retrieval.metrics import ServerMetrics
+from forebay.retrieval.misses import Misses
 from forebay.retrieval.openapi import document
 from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
 
+T = TypeVar("T")
 Ask: TypeAlias = Callable[["Asked"], Awaitable[object]]
 
 _log = logging.getLogger("forebay.server")
@@ -75,6 +80,7 @@ _ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
     GenerationUnavailable: (404, "generation_unavailable"),
     _NotFound: (404, "not_found"),
     TooLarge: (413, "too_large"),
+    Overloaded: (429, "overloaded"),
     ServerUnavailable: (503, "not_ready"),
     DeadlineExceeded: (504, "deadline_exceeded"),
     WrongShard: (421, "wrong_shard"),
@@ -106,7 +112,7 @@ class App:
         self.ready, self.limits, self.stopping = ready, limits, False
         self.refused: Counter[str] = Counter()
         self.answers_metrics = True
-        self._engine = engine
+        self._engine, self._misses = engine, Misses()
         build = Build(engine.generation, engine.bundle_hash, numeric_platform())
         self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
         routes = (
@@ -175,17 +181,23 @@ class App:
     async def _rank(self, asked: Asked) -> object:
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
         request = decode(asked.body, asked.headers, RankRequest)
-        return _told(self._engine.rank(request))
+        if self._engine.at_hand(request.user):
+            return _told(self._engine.rank(request))
+        return _told(await self._later(asked, lambda: self._engine.rank(request)))
 
     async def _retrieve(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, RetrieveRequest)
         # An exact search of many items takes milliseconds.
-        return _told(await asyncio.to_thread(self._engine.retrieve, request))
+        if self._engine.at_hand(request.user):
+            return _told(await asyncio.to_thread(self._engine.retrieve, request))
+        return _told(await self._later(asked, lambda: self._engine.retrieve(request)))
 
     async def _explain(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, ExplainRequest)
-        most = len(request.items)
-        return _told(self._engine.rank(RankRequest(request.user, request.items, most, request.generation, True)))
+        asks = RankRequest(request.user, request.items, len(request.items), request.generation, True)
+        if self._engine.at_hand(request.user):
+            return _told(self._engine.rank(asks))
+        return _told(await self._later(asked, lambda: self._engine.rank(asks)))
 
     async def _batch(self, asked: Asked) -> object:
         requests = decode(asked.body, asked.headers, BatchRequest).requests
@@ -195,13 +207,22 @@ class App:
         entries = []
         for request in requests:
             try:
-                entries.append(BatchEntry(answer=_told(self._engine.rank(request))))
+                if self._engine.at_hand(request.user):
+                    answer = self._engine.rank(request)
+                else:
+                    answer = await self._later(asked, partial(self._engine.rank, request))
+                entries.append(BatchEntry(answer=_told(answer)))
             except (BadRequest, GenerationUnavailable, WrongShard) as error:
                 code = next(answer[1] for kind, answer in _ANSWERS.items() if isinstance(error, kind))
                 entries.append(BatchEntry(error=_body(code, error)))
             await asyncio.sleep(0)  # the loop looks at its connections, as between two requests
             asked.within()
         return BatchResponse(entries)
+
+    async def _later(self, asked: Asked, call: Callable[[], T]) -> T:
+        """A lookup of a user that is not in memory: others have their turns while it waits."""
+        with self.admission.lane(asked.path).aside():
+            return await self._misses.run(call, asked.left_s())
 
     async def _described(self, _: Asked) -> object:
         return Plain(200, self._document, JSON.encode())
@@ -217,7 +238,8 @@ class App:
             raise BadRequest("the query has too many parts", do="See /v1 in the documentation") from None
         vectors = query.get("vectors", [""])[-1] in ("true", "1")
         generation = query["generation"][-1] if "generation" in query else None
-        return self._engine.entity(side, name, vectors=vectors, generation=generation)
+        ask = partial(self._engine.entity, side, name, vectors=vectors, generation=generation)
+        return ask() if side == "item" or self._engine.at_hand(name) else await self._later(asked, ask)
 
     async def _health(self, _: Asked) -> object:
         return {"status": "ok"}
@@ -258,8 +280,9 @@ class App:
 
 
 def _body(code: str, error: ForebayError) -> ErrorBody:
-    shard = error.shard if isinstance(error, WrongShard) else msgspec.UNSET
-    return ErrorBody(code, error.what, error.do, shard)
+    if isinstance(error, WrongShard):
+        return WrongShardBody(code, error.what, error.do, error.shard)
+    return ErrorBody(code, error.what, error.do)
 
 
 def _told(answer: RankResponse) -> RankResponse:

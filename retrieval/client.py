@@ -40,6 +40,7 @@ from forebay.retrieval.messages import (
     RankResponse,
     Readiness,
     RetrieveRequest,
+    WrongShardBody,
 )
 from forebay.secret import NO_SECRET, Secret
 
@@ -237,7 +238,8 @@ class Client:
         except msgspec.MsgspecError:  # something in between answered, not the server
             body = ErrorBody("internal", f"status {status} from something that is not a Forebay server")
         if body.error == "wrong_shard":
-            raise WrongShard(body.message, where=self.url, do=body.do, shard=body.shard or 0)
+            told = msgspec.msgpack.decode(data, type=WrongShardBody)
+            raise WrongShard(told.message, where=self.url, do=told.do, shard=told.shard)
         raise _ERRORS.get(body.error, ServerUnavailable)(body.message, where=self.url, do=body.do)
 
     def _late(self) -> DeadlineExceeded:

@@ -122,7 +122,7 @@ class Engine:
         if side == "user":
             self._own(entity)
         entries: dict[str, SegmentEntry] = {}
-        with self.copy.read(side, hashes) as row:
+        with self.copy.read(side, hashes, [entity]) as row:
             known = row.names(_FIRST) == [entity]
             if known:
                 fresh = self._freshness(row, side, _FIRST, now)
@@ -130,6 +130,10 @@ class Engine:
                     entries[name] = SegmentEntry(freshness, *((stored.codes, stored.scale) if vectors else ()))
             partition = row.partition(0) if known else None
         return EntityResponse(side, entity, known, self.generation, self.bundle_hash, partition, entries)
+
+    def at_hand(self, user: str) -> bool:
+        """Whether a lookup for `user` takes no disk and asks nobody: see Copy."""
+        return self.copy.at_hand("user", user)
 
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""
@@ -166,7 +170,7 @@ class Engine:
         """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
         hashes = _hashes([user])
         self._own(user)
-        with self.copy.read("user", hashes) as row:
+        with self.copy.read("user", hashes, [user]) as row:
             known = row.names(_FIRST) == [user]
             if not known:
                 row.forget(_FIRST)

@@ -157,10 +157,15 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
     bad_request 400 · unauthorized 401 · not_found 404 · generation_unavailable 404 · too_slow 408 · too_large 413, of
     headers 431 · overloaded 429, of connections and bodies 503 · internal 500 · not_ready 503 · deadline_exceeded 504
-    · wrong_shard 421, with the number of the `shard` that has the user
+    · wrong_shard 421, a WrongShardBody
     """
 
     error: str
     message: str
     do: str = ""
-    shard: int | msgspec.UnsetType = msgspec.UNSET
+
+
+class WrongShardBody(ErrorBody, frozen=True):
+    """The user is on another server: that of `shard`, counted from 1."""
+
+    shard: int = 0

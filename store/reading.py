@@ -6,7 +6,7 @@ or a reader could see half of an update, or a row that was given to another enti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -91,7 +91,9 @@ class Copy(Protocol):
 
     def as_of(self) -> int: ...
 
-    def read(self, side: Side, hashes: Ints) -> AbstractContextManager[Reading]: ...
+    def read(self, side: Side, hashes: Ints, ids: Sequence[str] = ()) -> AbstractContextManager[Reading]: ...
+
+    def at_hand(self, side: Side, entity: str) -> bool: ...
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
 

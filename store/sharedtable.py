@@ -70,6 +70,12 @@ class SharedTable:
             pairs = zip((starts * UNIT).tolist(), lengths.tolist(), strict=True)
             return [bytes(names[start : start + length]).decode() for start, length in pairs]
 
+    def named(self, hashes: Ints) -> list[str]:
+        """The ids of the rows that have `hashes` int64; nothing for those that none has."""
+        with self._write:
+            rows = self._find(hashes)
+            return [self._name(row).decode() for row in rows[rows >= 0].tolist()]
+
     def colliding(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that `upsert` would refuse: another id in the table, or earlier in `ids`, has their hash."""
         hashes = Ids.of(ids).hashes

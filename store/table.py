@@ -104,6 +104,12 @@ class SegmentTable:
             self._stamp(places)
         return places, left
 
+    def named(self, hashes: Ints) -> list[str]:
+        """The ids of the rows that have `hashes` int64; nothing for those that none has."""
+        with self.lock:
+            rows = self.probe_locked(hashes)
+            return [self.ids[row] for row in rows[rows >= 0].tolist()]
+
     def colliding(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that `upsert` would refuse: another id in the table, or earlier in `ids`, has their hash."""
         wanted = hash_ids(ids)

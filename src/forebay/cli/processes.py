@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
+KEEP_S = 60.0  # a killed node begins with the users that were in memory so long ago
 TRANSPORTS = ("librdkafka", "faust")
 
 
@@ -153,6 +154,18 @@ def entered(settings: Settings, app: App, metrics: str) -> Iterator[Door]:
         yield Door(settings.server_certificate, settings.server_key, settings.server_tokens, not metrics)
 
 
+def kept(keep: Callable[[], None], stop: threading.Event) -> None:
+    """Write down who is in memory now and then, and at the end. A disk that does not take it is told of."""
+    while True:
+        ended = stop.wait(KEEP_S)
+        try:
+            keep()
+        except OSError as error:
+            log.warning("which users are in memory is not written down: %s", error)
+        if ended:
+            return
+
+
 def serve(settings: Settings, max_lag_s: float) -> None:
     """A Replica on a thread, and the server over its copy, until stopped or until the replica cannot go on.
 
@@ -169,7 +182,8 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = ServingCopy.open(bundle, generation, settings.vectors, shard_of(settings))
+    some = settings.users_in_memory
+    copy = ServingCopy.open(bundle, generation, settings.vectors, shard_of(settings), some)
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
@@ -192,15 +206,16 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
 
     app = create_app(engine, ready)
-    with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
+    with ThreadPoolExecutor(2, thread_name_prefix="replica") as pool:
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
+        keeper = pool.submit(kept, copy.keep, stop)
         follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
         try:
             with entered(settings, app, settings.metrics) as door:
                 listen(app, settings.host, settings.port, door=door, on_ready=tell)
         finally:
             stop.set()
-            wait([follower])
+            wait([follower, keeper])
             copy.close()
     follower.result()
