@@ -221,8 +221,13 @@ class App:
 
     async def _later(self, asked: Asked, call: Callable[[], T]) -> T:
         """A lookup of a user that is not in memory: others have their turns while it waits."""
-        with self.admission.lane(asked.path).aside():
-            return await self._misses.run(call, asked.left_s())
+        start = time.perf_counter()
+        try:
+            with self.admission.lane(asked.path).aside():
+                return await self._misses.run(call, asked.left_s())
+        finally:
+            path = "/v1/entities" if asked.path.startswith(self._prefix) else asked.path
+            telemetry.emit("user_read", path=path, seconds=time.perf_counter() - start)
 
     async def _described(self, _: Asked) -> object:
         return Plain(200, self._document, JSON.encode())

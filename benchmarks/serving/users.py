@@ -57,24 +57,23 @@ def main() -> int:
     given = words.parse_args()
     if given.replica:
         return _replica(Path(given.replica), given.rows)
-    rates = [
-        {"trace": name, "in memory": share, **_rates(trace, int(given.users * share))}
-        for name, trace in _traces(given.users, given.requests)
-        for share in SHARES
-    ]
-    costs = _costs(given.rows, given.reads) if given.rows else []
+    found: dict[str, Any] = {"users": given.users, "requests": given.requests, "hits": [], "costs": []}
+    said = (lambda _: None) if given.json else print
+    said(f"hit rates: {given.users:,} users, {given.requests:,} requests")
+    said(f"{'trace':<20}{'in memory':>10}{'LRU':>9}{'here':>9}{'optimum':>9}")
+    for name, trace in _traces(given.users, given.requests):
+        for share in SHARES:
+            rates = _rates(trace, int(given.users * share))
+            found["hits"].append({"trace": name, "in memory": share, **rates})
+            said(f"{name:<20}{share:>10.0%}" + "".join(f"{rate:>9.3f}" for rate in rates.values()))
+    if given.rows:
+        found["costs"] = _costs(given.rows, given.reads)
+        said(f"\none user's row, µs, of {given.rows:,}")
+        said(f"{'way':<42}{'store':<12}{'p50':>8}{'p99':>9}")
+    for line in found["costs"]:
+        said(f"{line['way']:<42}{line['store']:<12}{line['p50']:>8.0f}{line['p99']:>9.0f}")
     if given.json:
-        print(json.dumps({"users": given.users, "requests": given.requests, "hits": rates, "costs": costs}))
-        return 0
-    print(f"hit rates: {given.users:,} users, {given.requests:,} requests")
-    print(f"{'trace':<20}{'in memory':>10}{'LRU':>9}{'here':>9}{'optimum':>9}")
-    for line in rates:
-        told = "".join(f"{line[way]:>9.3f}" for way in ("lru", "here", "optimum"))
-        print(f"{line['trace']:<20}{line['in memory']:>10.0%}{told}")
-    print(f"\none user's row, µs, of {given.rows:,}")
-    print(f"{'way':<42}{'store':<12}{'p50':>8}{'p99':>9}")
-    for line in costs:
-        print(f"{line['way']:<42}{line['store']:<12}{line['p50']:>8.0f}{line['p99']:>9.0f}")
+        print(json.dumps(found))
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +63,11 @@ def test_every_answer_is_that_of_a_node_which_has_all_in_memory(copies: tuple[No
 
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(asked, [*USERS, "nobody"] * 3))
+        with urllib.request.urlopen(f"{url}/metrics") as told:
+            text = told.read().decode()
+    for path in ("/v1/rank", "/v1/retrieve", "/v1/entities"):
+        found = re.search(rf'forebay_user_read_seconds_count{{path="{path}"}} (\d+)', text)
+        assert found is not None and 0 < int(found[1]) <= 41 * 3
     assert few.rows()["user"] == ROOM
 
 
