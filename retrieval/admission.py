@@ -17,7 +17,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
@@ -72,6 +73,7 @@ class Lane:
         self._queue: deque[Turn] = deque()
         self._queued_s = 0.0
         self._empty_at = 0.0  # when the queue was last seen to be empty
+        self._aside: dict[asyncio.Task[None], float] = {}  # seconds that requests which are at work have waited
         self.running = 0
 
     def __len__(self) -> int:
@@ -101,9 +103,23 @@ class Lane:
             self._queue.append(turn)
             self._queued_s += turn.costs_s
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Around a wait of the request that is at work for something that is not here: the next one has its turn
+        meanwhile, and what this one takes does not count the wait."""
+        began = self._clock()
+        self.running -= 1
+        self._next(began)
+        try:
+            yield
+        finally:
+            self.running += 1
+            if task := asyncio.current_task():
+                self._aside[task] = self._aside.get(task, 0.0) + self._clock() - began
+
     def _begin(self, turn: Turn, now: float) -> None:
         self.running += 1
-        turn.start().add_done_callback(lambda _: self._ended(turn, now))
+        turn.start().add_done_callback(lambda task: self._ended(turn, now + self._aside.pop(task, 0.0)))
 
     def _ended(self, turn: Turn, began: float) -> None:
         """Called by the loop, after it looked at its connections: what was read and refused meanwhile is a part of
@@ -111,12 +127,14 @@ class Lane:
         now = self._clock()
         self.running -= 1
         self._learn(turn.kind, now - began)
-        while self._queue:
+        self._next(now)
+
+    def _next(self, now: float) -> None:
+        while self._queue and self.running < self._width:
             first = self._queue.popleft()
             self._queued_s -= first.costs_s
             if first.wanted():
                 self._begin(first, now)
-                break
         if not self._queue:
             self._empty_at, self._queued_s = now, 0.0
 

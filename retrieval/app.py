@@ -22,13 +22,23 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import parse_qs
 
 import msgspec
+from msgspec import structs
 
 from forebay import clock, telemetry
-from forebay.errors import BadRequest, DeadlineExceeded, ForebayError, GenerationUnavailable, ServerUnavailable
+from forebay.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    ForebayError,
+    GenerationUnavailable,
+    Overloaded,
+    ServerUnavailable,
+    WrongShard,
+)
 from forebay.exposition import Build
 from forebay.retrieval.admission import Admission, AdmissionOptions
 from forebay.retrieval.asked import Asked, Plain, Receive, Send, TooLarge, read, respond
@@ -47,13 +57,16 @@ from forebay.retrieval.messages import (
     Readiness,
     RetrieveRequest,
     SegmentFreshness,
+    WrongShardBody,
 )
 from forebay.retrieval.metrics import ServerMetrics
+from forebay.retrieval.misses import Misses
 from forebay.retrieval.openapi import document
 from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
 
+T = TypeVar("T")
 Ask: TypeAlias = Callable[["Asked"], Awaitable[object]]
 
 _log = logging.getLogger("forebay.server")
@@ -69,8 +82,10 @@ _ANSWERS: dict[type[ForebayError], tuple[int, str]] = {
     GenerationUnavailable: (404, "generation_unavailable"),
     _NotFound: (404, "not_found"),
     TooLarge: (413, "too_large"),
+    Overloaded: (429, "overloaded"),
     ServerUnavailable: (503, "not_ready"),
     DeadlineExceeded: (504, "deadline_exceeded"),
+    WrongShard: (421, "wrong_shard"),
 }
 
 
@@ -104,7 +119,7 @@ class App:
         self.ready, self.limits, self.stopping = ready, limits, False
         self.refused: Counter[str] = Counter()
         self.answers_metrics = True
-        self._engine, self._page = engine, page
+        self._engine, self._page, self._misses = engine, page, Misses()
         build = Build(engine.generation, engine.bundle_hash, numeric_platform())
         self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
         routes = (
@@ -176,7 +191,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a typed answer
             found = next((answer for kind, answer in _ANSWERS.items() if isinstance(error, kind)), None)
             if found is not None and isinstance(error, ForebayError):
-                return found[0], *encode(ErrorBody(found[1], error.what, error.do), asked.headers)
+                return found[0], *encode(_body(found[1], error), asked.headers)
             _log.exception("%s failed", route.name or route.path)
             body = ErrorBody("internal", "the server failed on this request", "Read its log")
             return 500, *encode(body, asked.headers)
@@ -184,17 +199,23 @@ class App:
     async def _rank(self, asked: Asked) -> object:
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
         request = decode(asked.body, asked.headers, RankRequest)
-        return _told(self._engine.rank(request))
+        if self._engine.at_hand(request.user):
+            return _told(self._engine.rank(request))
+        return _told(await self._later(asked, lambda: self._engine.rank(request)))
 
     async def _retrieve(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, RetrieveRequest)
         # An exact search of many items takes milliseconds.
-        return _told(await asyncio.to_thread(self._engine.retrieve, request))
+        if self._engine.at_hand(request.user):
+            return _told(await asyncio.to_thread(self._engine.retrieve, request))
+        return _told(await self._later(asked, lambda: self._engine.retrieve(request)))
 
     async def _explain(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, ExplainRequest)
-        most = len(request.items)
-        return _told(self._engine.rank(RankRequest(request.user, request.items, most, request.generation, True)))
+        asks = RankRequest(request.user, request.items, len(request.items), request.generation, True)
+        if self._engine.at_hand(request.user):
+            return _told(self._engine.rank(asks))
+        return _told(await self._later(asked, lambda: self._engine.rank(asks)))
 
     async def _batch(self, asked: Asked) -> object:
         requests = decode(asked.body, asked.headers, BatchRequest).requests
@@ -204,13 +225,27 @@ class App:
         entries = []
         for request in requests:
             try:
-                entries.append(BatchEntry(answer=_told(self._engine.rank(request))))
-            except (BadRequest, GenerationUnavailable) as error:
+                if self._engine.at_hand(request.user):
+                    answer = self._engine.rank(request)
+                else:
+                    answer = await self._later(asked, partial(self._engine.rank, request))
+                entries.append(BatchEntry(answer=_told(answer)))
+            except (BadRequest, GenerationUnavailable, WrongShard) as error:
                 code = next(answer[1] for kind, answer in _ANSWERS.items() if isinstance(error, kind))
-                entries.append(BatchEntry(error=ErrorBody(code, error.what, error.do)))
+                entries.append(BatchEntry(error=_body(code, error)))
             await asyncio.sleep(0)  # the loop looks at its connections, as between two requests
             asked.within()
         return BatchResponse(entries)
+
+    async def _later(self, asked: Asked, call: Callable[[], T]) -> T:
+        """A lookup of a user that is not in memory: others have their turns while it waits."""
+        start = time.perf_counter()
+        try:
+            with self.admission.lane(asked.path).aside():
+                return await self._misses.run(call, asked.left_s())
+        finally:
+            path = "/v1/entities" if asked.path.startswith(self._prefix) else asked.path
+            telemetry.emit("user_read", path=path, seconds=time.perf_counter() - start)
 
     async def _described(self, _: Asked) -> object:
         return Plain(200, self._document, JSON.encode())
@@ -226,7 +261,8 @@ class App:
             raise BadRequest("the query has too many parts", do="See /v1 in the documentation") from None
         vectors = query.get("vectors", [""])[-1] in ("true", "1")
         generation = query["generation"][-1] if "generation" in query else None
-        return self._engine.entity(side, name, vectors=vectors, generation=generation)
+        ask = partial(self._engine.entity, side, name, vectors=vectors, generation=generation)
+        return ask() if side == "item" or self._engine.at_hand(name) else await self._later(asked, ask)
 
     async def _health(self, _: Asked) -> object:
         return {"status": "ok"}
@@ -235,6 +271,8 @@ class App:
         state = self.ready()
         if self.stopping:  # lookups that come on a kept connection are still answered
             state = Readiness(False, "stopping", state.lag_ms)
+        if (copy := self._engine.copy).shard.of > 1:
+            state = structs.replace(state, shard=str(copy.shard), user_partitions=copy.user_partitions)
         return Plain(200 if state.ready else 503, *encode(state, asked.headers))
 
     async def _exposed(self, asked: Asked) -> object:
@@ -262,6 +300,12 @@ class App:
         finally:
             remove()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _body(code: str, error: ForebayError) -> ErrorBody:
+    if isinstance(error, WrongShard):
+        return WrongShardBody(code, error.what, error.do, error.shard)
+    return ErrorBody(code, error.what, error.do)
 
 
 def _told(answer: RankResponse) -> RankResponse:

@@ -30,6 +30,12 @@ class Asked:
     body: bytes
     arrived: float
 
+    def left_s(self) -> float | None:
+        """Seconds that the caller still waits; None where it did not say. Raises DeadlineExceeded."""
+        self.within()
+        text = header(self.headers, b"forebay-deadline-ms")
+        return None if text is None else float(text) / 1000 - (time.perf_counter() - self.arrived)
+
     def within(self) -> None:
         """Raise DeadlineExceeded if the caller's time is over."""
         text = header(self.headers, b"forebay-deadline-ms")

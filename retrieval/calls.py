@@ -17,6 +17,7 @@ from forebay.errors import (
     Overloaded,
     ServerUnavailable,
     Unauthorized,
+    WrongShard,
 )
 from forebay.retrieval.http1 import DO, AnswerReader, UnreadableAnswer
 from forebay.retrieval.messages import (
@@ -30,6 +31,7 @@ from forebay.retrieval.messages import (
     RankResponse,
     Readiness,
     RetrieveRequest,
+    WrongShardBody,
 )
 
 T = TypeVar("T")
@@ -109,6 +111,9 @@ def _refused(status: int, answer: AnswerReader, where: str) -> NoReturn:
         body = msgspec.msgpack.decode(answer.body, type=ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # something in between answered
         body = ErrorBody("internal", f"status {status} from something that is not a Forebay server")
+    if body.error == "wrong_shard":
+        told = msgspec.msgpack.decode(answer.body, type=WrongShardBody)
+        raise WrongShard(told.message, where=where, do=told.do, shard=told.shard)
     error = _ERRORS.get(body.error, ServerUnavailable)(body.message, where=where, do=body.do)
     if status == 503 and not isinstance(error, Overloaded):
         raise NotReady(error, _retry_after_s(answer.headers))

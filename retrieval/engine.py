@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from forebay.arrays import Floats, Ints
-from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable
+from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable, WrongShard
 from forebay.retrieval.messages import (
     EntityResponse,
     Hit,
@@ -130,8 +130,10 @@ class Engine:
         """What is stored of one entity, with its codes when `vectors`. Raises GenerationUnavailable."""
         self._pin(generation)
         hashes, now = _hashes([entity]), self._now_ms()
+        if side == "user":
+            self._own(entity)
         entries: dict[str, SegmentEntry] = {}
-        with self.copy.read(side, hashes) as row:
+        with self.copy.read(side, hashes, [entity]) as row:
             known = row.names(_FIRST) == [entity]
             if known:
                 fresh = self._freshness(row, side, _FIRST, now)
@@ -143,6 +145,10 @@ class Engine:
     def segments(self, side: Side) -> tuple[SegmentSpec, ...]:
         """The side's segments, in the order of the spec."""
         return self._specs[side]
+
+    def at_hand(self, user: str) -> bool:
+        """Whether a lookup for `user` takes no disk and asks nobody: see Copy."""
+        return self.copy.at_hand("user", user)
 
     def warm(self) -> None:
         """Compile every kernel that a request runs: called before `ready`, or the first caller waits two seconds."""
@@ -158,6 +164,16 @@ class Engine:
                 do="Leave the generation out, or ask a server that has it",
             )
 
+    def _own(self, user: str) -> None:
+        """Raise WrongShard for a user that another node has. The empty id is no user's, and the same everywhere."""
+        shard = self.copy.shard
+        if shard.of > 1 and user and (owner := shard.owner(user, self.copy.user_partitions)) != shard.number:
+            raise WrongShard(
+                f"the user is of shard {owner}/{shard.of}, and this is {shard}",
+                do=f"Ask shard {owner}/{shard.of}",
+                shard=owner,
+            )
+
     def _bound(self, name: str, value: int, most: int) -> None:
         if not 0 <= value <= most:
             raise BadRequest(f"{name} is {value}", do=f"Use 0 to {most}")
@@ -168,7 +184,8 @@ class Engine:
     def _user(self, user: str, now: int) -> tuple[bool, Floats, dict[str, SegmentFreshness]]:
         """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
         hashes = _hashes([user])
-        with self.copy.read("user", hashes) as row:
+        self._own(user)
+        with self.copy.read("user", hashes, [user]) as row:
             known = row.names(_FIRST) == [user]
             if not known:
                 row.forget(_FIRST)

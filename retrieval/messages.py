@@ -141,12 +141,15 @@ class EntityResponse(msgspec.Struct, frozen=True):
 
 class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether lookups should come here; `reason` says why not. `lag_ms` is the replica's distance to the log's end.
-    `answers`: lookups that come all the same are answered from what is there, which says how old it is."""
+    `answers`: lookups that come all the same are answered from what is there, which says how old it is. `shard`: which
+    users are here, like `2/8`, by the murmur2 partition of their ids among `user_partitions` (0: all users are)."""
 
     ready: bool
     reason: str = ""
     lag_ms: int | None = None
     answers: bool = False
+    shard: str = "1/1"
+    user_partitions: int = 0
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -154,8 +157,15 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
     bad_request 400 · unauthorized 401 · not_found 404 · generation_unavailable 404 · too_slow 408 · too_large 413, of
     headers 431 · overloaded 429, of connections and bodies 503 · internal 500 · not_ready 503 · deadline_exceeded 504
+    · wrong_shard 421, a WrongShardBody
     """
 
     error: str
     message: str
     do: str = ""
+
+
+class WrongShardBody(ErrorBody, frozen=True):
+    """The user is on another server: that of `shard`, counted from 1."""
+
+    shard: int = 0

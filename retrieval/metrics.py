@@ -59,6 +59,13 @@ class ServerMetrics:
             registry=self._registry,
             buckets=_BOUNDS,
         )
+        self._reads = Histogram(
+            "forebay_user_read_seconds",
+            "Time of lookups whose user was not in memory",
+            ["path"],
+            registry=self._registry,
+            buckets=_BOUNDS,
+        )
         self._lines: dict[tuple[Detail, Detail], tuple[Histogram, Histogram]] = {}
         self._served = _Served()
         self._registry.register(self._served)
@@ -71,6 +78,8 @@ class ServerMetrics:
                 found = self._lines[place] = self._seconds.labels(*place), self._waits.labels(place[0])
             found[0].observe(float(details["seconds"]))
             found[1].observe(float(details["waited"]))
+        elif name == "user_read":
+            self._reads.labels(details["path"]).observe(float(details["seconds"]))
         elif name == "served":
             self._served.tell(details)
 

@@ -22,6 +22,7 @@ from forebay.retrieval.messages import (
     RankResponse,
     Readiness,
     RetrieveRequest,
+    WrongShardBody,
 )
 
 _REF = "#/components/schemas/{name}"
@@ -30,10 +31,14 @@ _SAID = {
     401: "A token is wanted",
     404: "There is no such thing here",
     413: "The body is too large",
+    421: "The user is on another server",
     429: "More is asked than can be answered in time",
     503: "The server is not ready",
     504: "The time was over",
 }
+
+
+_BODIES: dict[int, type[msgspec.Struct]] = {421: WrongShardBody}
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ OPERATIONS = (
 
 def document(operations: Sequence[Operation] = OPERATIONS) -> dict[str, Any]:
     """OpenAPI 3.1, with a schema for each struct that an operation names."""
-    structs = {s for o in operations for s in (o.answer, o.body) if s is not None} | {ErrorBody}
+    structs = {s for o in operations for s in (o.answer, o.body) if s is not None} | {ErrorBody, WrongShardBody}
     ordered = sorted(structs, key=lambda s: s.__name__)
     schemas, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     del schemas  # references to the components, all of them
@@ -99,7 +104,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
             answers[str(status)]["content"] = _content(operation.answer)
     if operation.lookup:
         for status, said in _SAID.items():
-            answers[str(status)] = {"description": said, "content": _content(ErrorBody)}
+            answers[str(status)] = {"description": said, "content": _content(_BODIES.get(status, ErrorBody))}
     found: dict[str, Any] = {"summary": operation.said, "responses": answers}
     parameters = [
         {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string"}}

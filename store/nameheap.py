@@ -31,9 +31,9 @@ class NameHeap:
         begins, ends = starts[order], starts[order] + units(lengths[order])
         self.end = int(ends[-1]) if len(ends) else 0
         gaps_from = np.concatenate([[0], ends[:-1]])[: len(ends)]
-        for start, stop in zip(gaps_from.tolist(), begins.tolist(), strict=True):
-            if stop > start:
-                self.release(start, (stop - start) * UNIT)
+        gaps = np.flatnonzero(begins > gaps_from)
+        for start, stop in zip(gaps_from[gaps].tolist(), begins[gaps].tolist(), strict=True):
+            self.release(start, (stop - start) * UNIT)
 
     def needed(self, sizes: list[int]) -> int:
         """Bytes that the file must have before ids of as many bytes are put."""

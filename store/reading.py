@@ -6,7 +6,7 @@ or a reader could see half of an update, or a row that was given to another enti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import Side
+from forebay.shard import Shard
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
 from forebay.store.table import SegmentTable
@@ -83,12 +84,16 @@ class Copy(Protocol):
 
     generation: str
     bundle_hash: str
+    shard: Shard  # of the users
+    user_partitions: int
 
     def rows(self) -> Mapping[Side, int]: ...
 
     def as_of(self) -> int: ...
 
-    def read(self, side: Side, hashes: Ints) -> AbstractContextManager[Reading]: ...
+    def read(self, side: Side, hashes: Ints, ids: Sequence[str] = ()) -> AbstractContextManager[Reading]: ...
+
+    def at_hand(self, side: Side, entity: str) -> bool: ...
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
 

@@ -13,9 +13,10 @@ import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rocksdict import BlockBasedOptions, Cache, Checkpoint, Options, Rdict, RdictIter, WriteBatch, WriteBufferManager
 
@@ -55,7 +56,7 @@ class Rocks:
         options, self._cache = _options(create)
         self._raised = False
         self._pid = os.getpid()
-        self._scans: weakref.WeakSet[Scan] = weakref.WeakSet()
+        self._scans: weakref.WeakSet[Scan | WholeScan] = weakref.WeakSet()
         # close() of rocksdict raises while another thread is inside a call: every call and close() take turns.
         self._turn = threading.RLock()
         try:
@@ -98,6 +99,16 @@ class Rocks:
         scan = Scan(self, iterator, prefix)
         self._scans.add(scan)
         return scan
+
+    def scan_all(self, prefix: bytes) -> WholeScan:
+        """As `scan`, for a pass over very many keys: in a third of the time for each."""
+        scan = WholeScan(self, prefix)
+        self._scans.add(scan)
+        return scan
+
+    def sequence(self) -> int:
+        """The number of the last write. Each key written counts one; opening the store changes nothing of it."""
+        return self._read(lambda db: db.latest_sequence_number())
 
     def about(self) -> int:
         """How many keys there are, about: those that were written over or deleted may still be counted."""
@@ -216,6 +227,54 @@ class Scan(Iterator[tuple[bytes, bytes]]):
     def close(self) -> None:
         """Drop RocksDB's iterator, and with it the files and the lock that it keeps."""
         self._iterator = None
+
+
+class WholeScan:
+    """One pass over a prefix, many keys at a time. A damaged block raises StoreCorrupt; it never just ends.
+
+    RocksDB's items come in one call each, and end silently at a damaged block. So where they end, an iterator that
+    tells such an end apart looks behind the last key: it raises, or finds more, or that there is nothing.
+    """
+
+    def __init__(self, store: Rocks, prefix: bytes) -> None:
+        self._store, self._prefix = store, prefix
+        self._last = b""
+        self._items: Any = store._read(lambda db: db.items(from_key=prefix))
+
+    def take(self, most: int) -> list[tuple[bytes, bytes]]:
+        """The next `most` keys, prefix and all, and values; none at the end, and fewer before it."""
+        return self._store._read(lambda db: self._taken(db, most))
+
+    def close(self) -> None:
+        """Drop RocksDB's iterator, and with it the files and the lock that it keeps."""
+        self._items = None
+
+    def _taken(self, db: Rdict, most: int) -> list[tuple[bytes, bytes]]:
+        if self._items is None:
+            raise StoreError("the store was closed during a scan", where=str(self._store.path))
+        found = list(islice(self._items, most))
+        if not found and (further := self._behind(db)):
+            self._items = db.items(from_key=further)
+            found = list(islice(self._items, most))
+        if found:
+            self._last = found[-1][0]
+        if found and not self._last.startswith(self._prefix):
+            found = [pair for pair in found if pair[0].startswith(self._prefix)]
+        return found
+
+    def _behind(self, db: Rdict) -> bytes:
+        """The next key of the prefix; b"" where there is none. Raises on a damaged block."""
+        if self._last and not self._last.startswith(self._prefix):
+            return b""
+        it: RdictIter = db.iter()
+        it.seek(self._last or self._prefix)
+        if it.valid() and it.key() == self._last:
+            it.next()
+        if not it.valid():
+            it.status()
+            return b""
+        key: bytes = it.key()
+        return key if key.startswith(self._prefix) else b""
 
 
 def discard(path: Path) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from forebay.arrays import Bools, Ints
+from forebay.arrays import Bools, Bytes, Ints
 from forebay.store.atomics import fence_release, load_acquire, store_release
 from forebay.store.kernels import _kernel
 from forebay.store.reserved import Words
@@ -53,6 +53,18 @@ def write_rows(words: Words, layout: Layout, cells: Words, images: Words, rows: 
         write_row(words, layout.origin + rows[i] * layout.width, images[i])
         if fresh[i]:
             add_cell(cells, np.int64(images[i, HASH]), rows[i])
+
+
+@_kernel
+def same_names(names: Bytes, places: Ints, lengths: Ints, data: Bytes, starts: Ints, ends: Ints, same: Bools) -> None:
+    """Whether the id in `names` from `places[i]` on, `lengths[i]` bytes long, is that in `data` from `starts[i]` to
+    `ends[i]`."""
+    for i in range(len(places)):
+        same[i] = lengths[i] == ends[i] - starts[i]
+        for k in range(lengths[i]):
+            if not same[i]:
+                break
+            same[i] = names[places[i] + k] == data[starts[i] + k]
 
 
 @_kernel

@@ -20,15 +20,20 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import Fusion, InnerProduct
 from forebay.segments.quantize import dequantize, quantize
 from forebay.segments.spec import SIDES, SegmentSpec, Side, Use
+from forebay.segments.state.ids import hash_ids
+from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, Rows, codec_of
+from forebay.store.fetched import reading_of
 from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
+from forebay.store.hotusers import HotUsers
 from forebay.store.index import ItemIndex
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
-from forebay.store.vectors import VectorStore
+from forebay.store.vectors import Part, VectorStore
 
 LOAD_ROWS = 8192
+_FIRST = np.zeros(1, np.int64)  # the place of one entity that was asked for alone
 log = logging.getLogger("forebay.copy")
 
 
@@ -57,17 +62,24 @@ class ServingCopy:
         codecs: Mapping[Side, RowCodec],
         partitions: Mapping[Side, int],
         store: VectorStore | None = None,
+        shard: Shard = ALL,
+        users_in_memory: int = 0,
     ) -> None:
-        """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process.
+        """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process. With one,
+        `users_in_memory` bounds the rows of users in the table (0: all are); the others are read from the store.
 
         Raises GenerationMismatch when the codecs' segments are not the model's, and BundleError when the dimensions of
         segments, fusions and defaults do not fit together.
         """
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs = dict(codecs)
+        self.shard, self.user_partitions = shard, partitions["user"]
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
+        self.hot: HotUsers | None = None
+        if users_in_memory and store is not None:
+            self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._index = ItemIndex(codecs["item"].dim)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
@@ -75,16 +87,24 @@ class ServingCopy:
         self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path) -> Self:
+    def open(
+        cls, bundle: Bundle, generation: Generation, path: Path, shard: Shard = ALL, users_in_memory: int = 0
+    ) -> Self:
         """The copy whose rows lie at `path`, made if it is not there; `load` fills the tables. Errors as in
         VectorStore.open."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
-            return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, store)
+            partitions = {side: generation.partitions[side] for side in SIDES}
+            return cls(bundle, generation.name, codecs, partitions, store, shard, users_in_memory)
         except BaseException:
             store.close()
             raise
+
+    def keep(self) -> None:
+        """Write down which users are in memory, for the next start. From any thread, now and then."""
+        if self.hot is not None:
+            self.hot.save()
 
     def close(self) -> None:
         """Let go of the store."""
@@ -102,7 +122,9 @@ class ServingCopy:
         assert self.store is not None, "there is nothing to load from"
         rows = 0
         for side in SIDES:
-            for part in self.store.scan_by(side, LOAD_ROWS):
+            bounded = self.hot if side == "user" else None
+            parts = self.store.scan_by(side, LOAD_ROWS) if bounded is None else bounded.parts(LOAD_ROWS)
+            for part in parts:
                 self._load_part(side, part)
                 rows += len(part)
             for partition, as_of in self.store.watermarks(side).items():
@@ -137,7 +159,14 @@ class ServingCopy:
 
     def show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         """Rows of `ids` for readers, and for nobody after this process. One whose id shares its hash with another's is
-        left out, and told of."""
+        left out, and told of. Of users that are not in memory nothing is shown."""
+        if side == "user" and self.hot is not None:
+            with self.hot.changing(ids) as kept:
+                self._show(side, [ids[i] for i in kept.tolist()], rows[kept], [partitions[i] for i in kept.tolist()])
+        else:
+            self._show(side, ids, rows, partitions)
+
+    def _show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         table = self._tables[side]
         if refused := table.colliding(ids):
             log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
@@ -150,7 +179,9 @@ class ServingCopy:
 
     def hide(self, side: Side, ids: Sequence[str]) -> None:
         """No reader sees `ids` any more."""
-        if ids:
+        if ids and side == "user" and self.hot is not None:
+            self.hot.hide(ids)
+        elif ids:
             freed = self._tables[side].delete(ids)
             if side == "item":
                 self._index.remove(freed[freed >= 0])
@@ -167,15 +198,28 @@ class ServingCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for side in SIDES for mark in self._tables[side].watermarks)
+        return oldest(self.shard, self._tables["user"].watermarks, self._tables["item"].watermarks)
 
     @contextmanager
-    def read(self, side: Side, hashes: Ints) -> Iterator[Reading]:
+    def read(self, side: Side, hashes: Ints, ids: Sequence[str] = ()) -> Iterator[Reading]:
         """The rows of one side that have `hashes` int64 [n], while nobody writes: to be held for some gathers, and not
-        for more."""
-        table = self._tables[side]
+        for more. The row of one user that is not in memory is read from the store, by its id in `ids`."""
+        table, halves, hot = self._tables[side], self._halves if side == "item" else None, self.hot
+        bounded = side == "user" and bool(ids) and hot is not None
+        if bounded and hot is not None:
+            hot.count(hashes)
         with table.lock:
-            yield LockedReading(table, self._lacking[side], self._halves if side == "item" else None, hashes)
+            reading = LockedReading(table, self._lacking[side], halves, hashes)
+            if not bounded or reading.names(_FIRST) == [ids[0]]:
+                yield reading
+                return
+        assert hot is not None
+        marks = table.watermarks.copy()
+        yield reading_of(self.codecs[side], self._lacking[side], hot.fetch(ids[0], self._show_part), marks, hashes)
+
+    def at_hand(self, side: Side, entity: str) -> bool:
+        """Whether reading its row takes no disk: it is in memory, or nothing is elsewhere."""
+        return side == "item" or self.hot is None or bool(self._tables[side].find([entity])[0] >= 0)
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints:
         """Hashes int64 of the `k` items with the highest inner product with `query` float32 [dims], best first, without
@@ -197,10 +241,43 @@ class ServingCopy:
         """Compile what the tables run."""
         for table in self._tables.values():
             table.warm()
+        if self.hot is not None:
+            with self.read("user", hash_ids([""]), [""]):  # of nobody: the store's way, too
+                pass
 
-    def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
-        rows, ids = self.codecs[side].unpack([value for _, _, value in part])
-        self.show(side, ids, rows, [partition for _, partition, _ in part])
+    def _load_part(self, side: Side, part: Part) -> None:
+        part = kept_of(self.shard, side, part)
+        rows, ids = self.codecs[side].unpack(part.records)
+        if side == "user" and self.hot is not None:
+            with self.hot.changing(ids) as kept:
+                self._fill(side, [ids[i] for i in kept.tolist()], rows[kept], part.partitions[kept])
+        else:
+            self._fill(side, ids, rows, part.partitions)
+
+    def _fill(self, side: Side, ids: list[str], rows: Rows, partitions: Ints) -> None:
+        places, left = self._tables[side].fill(ids, rows, partitions)
+        if side == "item":
+            new = np.delete(rows, left) if len(left) else rows
+            self._index.upsert(places, served_vectors(self.codecs[side], new))
+        if len(left):  # a hash that another id has, or an id that is there by now
+            self._show(side, [ids[i] for i in left.tolist()], rows[left], partitions[left].tolist())
+
+    def _show_part(self, part: Part) -> None:
+        rows, ids = self.codecs["user"].unpack(part.records)
+        self._show("user", ids, rows, part.partitions.tolist())
+
+
+def oldest(shard: Shard, users: Ints, items: Ints) -> int:
+    """The oldest of the watermarks (ms), int64 [partitions] each, that a node of this shard follows."""
+    return int(min(users[shard.number - 1 :: shard.of].min(), items.min()))
+
+
+def kept_of(shard: Shard, side: Side, part: Part) -> Part:
+    """Without the users of other shards, which a folder may have from before."""
+    if side == "item" or shard.of == 1:
+        return part
+    own = np.flatnonzero(part.partitions % shard.of == shard.number - 1)
+    return Part([part.records[i] for i in own.tolist()], part.partitions[own])
 
 
 def served_vectors(codec: RowCodec, rows: Rows) -> Floats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Self
 
@@ -20,20 +20,29 @@ from forebay.errors import TableFull
 from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import InnerProduct
 from forebay.segments.spec import SIDES, Side
+from forebay.segments.state.ids import hash_ids
+from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, Rows, codec_of
+from forebay.store.fetched import reading_of
 from forebay.store.generation import Generation
+from forebay.store.hotusers import HotUsers
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
-from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
+from forebay.store.rowsocket import RowClient, RowServer
+from forebay.store.servingcopy import LOAD_ROWS, Model, check, kept_of, lacking_of, oldest, served_vectors
 from forebay.store.sharedreading import Kept, SharedReading
 from forebay.store.sharedtable import SharedTable
 from forebay.store.standing import Standing
+from forebay.store.table import SegmentTable
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import Identity
 from forebay.store.tablereader import TableReader
-from forebay.store.vectors import VectorStore
+from forebay.store.vectors import LastBatch, Part, VectorStore
 
 log = logging.getLogger("forebay.copy")
+
+_TELL = 512  # users that were asked for, of whom the replica is told at a time
+_FIRST = np.zeros(1, np.int64)  # the place of one entity that was asked for alone
 
 
 class FeedingCopy:
@@ -48,10 +57,14 @@ class FeedingCopy:
         folder: Path,
         store: VectorStore | None = None,
         limits: TableLimits = TableLimits(),
+        shard: Shard = ALL,
+        users_in_memory: int = 0,
     ) -> None:
-        """Tables in `folder`, which hold what they held before. Errors as in ServingCopy and SharedTable."""
+        """Tables in `folder`, which hold what they held before. `users_in_memory` as in ServingCopy; `answer` is for
+        the others. Errors as in ServingCopy and SharedTable."""
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
-        self.codecs, self._model = dict(codecs), model
+        self.codecs, self._model, self.shard = dict(codecs), model, shard
+        self._loaded = False
         self.full = ""  # why new entities are not served; "" while there is room
         for side in SIDES:
             check(model, side, codecs[side], generation)
@@ -59,28 +72,44 @@ class FeedingCopy:
         self._tables: dict[Side, SharedTable] = {}
         try:
             for side in SIDES:
-                identity = _identity(model, generation, codecs[side], partitions[side])
+                identity = _identity(model, generation, codecs[side], partitions[side], shard)
                 self._tables[side] = SharedTable(folder / side, identity, limits)
         except BaseException:
             for table in self._tables.values():
                 table.close()
             raise
+        self.hot: HotUsers | None = None
+        self._folder = folder
+        self._answering: RowServer | None = None
+        if users_in_memory and store is not None:
+            self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._complete = Standing.of(self._tables["user"].standing).complete
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path) -> Self:
+    def open(
+        cls,
+        bundle: Bundle,
+        generation: Generation,
+        path: Path,
+        folder: Path,
+        shard: Shard = ALL,
+        users_in_memory: int = 0,
+    ) -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, folder, store)
+            some = users_in_memory
+            return cls(bundle, generation.name, codecs, partitions, folder, store, shard=shard, users_in_memory=some)
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
         """Let go of the store and the tables; readers keep what they have mapped."""
+        if self._answering is not None:
+            self._answering.close()
         for table in self._tables.values():
             table.close()
         if self.store is not None:
@@ -88,18 +117,29 @@ class FeedingCopy:
 
     def load(self) -> int:
         """Make the tables equal to the store; returns the rows read. Whoever reads meanwhile finds each row as it was
-        or as it is."""
+        or as it is.
+
+        Tables that have what the store has stay as they are, and where they lack its last batch alone, as after a kill
+        in the middle of a write, that one is read. All rows are read where the tables are new, or another process wrote
+        the store meanwhile, or a writer died in a row.
+        """
         assert self.store is not None, "there is nothing to load from"
-        rows = 0
+        mark, last, rows = self.store.mark, self.store.last(), 0
         for side in SIDES:
-            before = set(self._tables[side].ids())
-            for part in self.store.scan_by(side, LOAD_ROWS):
-                before.difference_update(entity for entity, _, _ in part)
-                self._load_part(side, part)
-                rows += len(part)
-            self.hide(side, list(before))
+            table = self._tables[side]
+            if table.mended or table.stored != mark:
+                lacks_one = last is not None and table.stored == last.before
+                table.hold(0)
+                if lacks_one and last is not None:
+                    rows += self._load_last(side, last)
+                else:
+                    rows += self._load_all(side)
+            elif side == "user" and self.hot is not None:
+                self._adopt(self.hot)
             for partition, as_of in self.store.watermarks(side).items():
-                self._tables[side].advance(partition, as_of)
+                table.advance(partition, as_of)
+        self._hold()
+        self._loaded = True
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -124,9 +164,18 @@ class FeedingCopy:
         # After its rows: a watermark must not carry on rows that it has come before.
         for partition, as_of in watermarks.items():
             self._tables[side].advance(partition, as_of)
+        if self._loaded:
+            self._hold()
 
     def show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
-        """Rows of `ids` for readers. One whose id shares its hash with another's is left out, and told of."""
+        """As ServingCopy.show."""
+        if side == "user" and self.hot is not None:
+            with self.hot.changing(ids) as kept:
+                self._show(side, [ids[i] for i in kept.tolist()], rows[kept], [partitions[i] for i in kept.tolist()])
+        else:
+            self._show(side, ids, rows, partitions)
+
+    def _show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         table = self._tables[side]
         if refused := table.colliding(ids):
             log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
@@ -142,7 +191,9 @@ class FeedingCopy:
 
     def hide(self, side: Side, ids: Sequence[str]) -> None:
         """No reader sees `ids` any more."""
-        if ids:
+        if ids and side == "user" and self.hot is not None:
+            self.hot.hide(ids)
+        elif ids:
             self._tables[side].delete(ids)
 
     def rows(self) -> dict[Side, int]:
@@ -151,7 +202,7 @@ class FeedingCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for table in self._tables.values() for mark in table.watermarks)
+        return oldest(self.shard, self._tables["user"].watermarks, self._tables["item"].watermarks)
 
     def stand(self, said_ms: int, caught_up: bool) -> None:
         """Say to those that read whether this is there, and whether it has caught up."""
@@ -166,9 +217,66 @@ class FeedingCopy:
         never = np.repeat(codec.column(rows, "as_of") == 0, np.diff(codec.bounds), axis=1)
         return fusion.item_half(np.where(never, self._lacking.default, served_vectors(codec, rows)))
 
-    def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
-        rows, ids = self.codecs[side].unpack([value for _, _, value in part])
-        self.show(side, ids, rows, [partition for _, partition, _ in part])
+    def _adopt(self, hot: HotUsers) -> None:
+        """The users in memory are those of the table, from before."""
+        if over := hot.adopt(self._tables["user"].ids()):
+            self._tables["user"].delete(over)
+
+    def answer(self) -> None:
+        """From now on give rows of users that are not in memory to the processes that ask: after `load`. Until
+        `close`."""
+        if self.hot is not None and self._answering is None:
+            hot, show = self.hot, self._show_part
+            self._answering = RowServer(self._folder, lambda user: hot.fetch(user, show), hot.count)
+
+    def keep(self) -> None:
+        """As ServingCopy.keep."""
+        if self.hot is not None and self._loaded:
+            self.hot.save()
+
+    def _show_part(self, part: Part) -> None:
+        rows, ids = self.codecs["user"].unpack(part.records)
+        self._show("user", ids, rows, part.partitions.tolist())
+
+    def _hold(self) -> None:
+        """The tables have what the store has; unless they could not take it."""
+        if self.store is not None:
+            mark = 0 if self.full else self.store.mark
+            for table in self._tables.values():
+                table.hold(mark)
+
+    def _load_last(self, side: Side, last: LastBatch) -> int:
+        assert self.store is not None
+        if side == "user" and self.hot is not None:
+            self._adopt(self.hot)
+        if last.side != side:
+            return 0
+        part, gone = self.store.rows(side, last.ids)
+        part = kept_of(self.shard, side, part)
+        self.hide(side, gone)
+        rows, ids = self.codecs[side].unpack(part.records)
+        self.show(side, ids, rows, part.partitions.tolist())
+        return len(part)
+
+    def _load_all(self, side: Side) -> int:
+        assert self.store is not None
+        table, codec, kept, count = self._tables[side], self.codecs[side], [np.empty(0, np.int64)], 0
+        later: list[tuple[list[str], Rows, list[int]]] = []
+        bounded = self.hot if side == "user" else None
+        for part in self.store.scan_by(side, LOAD_ROWS) if bounded is None else bounded.parts(LOAD_ROWS):
+            part = kept_of(self.shard, side, part)
+            rows, ids = codec.unpack(part.records)
+            with nullcontext(np.arange(len(ids))) if bounded is None else bounded.changing(ids) as own:
+                ids, rows, owners = [ids[i] for i in own.tolist()], rows[own], part.partitions[own]
+                places = table.fill(ids, rows, owners, self._halves(side, rows))
+            if len(left := np.flatnonzero(places < 0)):
+                later.append(([ids[i] for i in left.tolist()], rows[left], owners[left].tolist()))
+            kept.append(places[places >= 0])
+            count += len(part)
+        table.retain(np.concatenate(kept))
+        for some, images, partitions in later:  # there may be room now; what cannot be served is told of
+            self._show(side, some, images, partitions)
+        return count
 
 
 class SharedCopy:
@@ -182,26 +290,37 @@ class SharedCopy:
         partitions: Mapping[Side, int],
         folder: Path,
         limits: TableLimits = TableLimits(),
+        shard: Shard = ALL,
+        users_elsewhere: bool = False,
     ) -> None:
-        """Maps the tables in `folder`. Raises StoreError when they are not there, and GenerationMismatch when they are
+        """Maps the tables in `folder`. With `users_elsewhere` not all users are in them: the others' rows are asked for
+        of the replica. Raises StoreError when they are not there, and GenerationMismatch when they are
         another generation's."""
         self.generation, self.bundle_hash, self.codecs = generation, model.hash, dict(codecs)
+        self.shard, self.user_partitions = shard, partitions["user"]
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._readers = {
-            side: TableReader(folder / side, _identity(model, generation, codecs[side], partitions[side]), limits)
+            side: TableReader(
+                folder / side, _identity(model, generation, codecs[side], partitions[side], shard), limits
+            )
             for side in SIDES
         }
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
+        self._rows = RowClient(folder) if users_elsewhere else None
+        self._seen: list[int] = []  # hashes of users that were asked for, until the replica is told
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
         self._kept = None if folds else Kept(rank, rank.item_half(self._lacking["item"].default[None])[0])
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, folder: Path) -> Self:
-        """The tables that a FeedingCopy of this generation has in `folder`."""
+    def open(
+        cls, bundle: Bundle, generation: Generation, folder: Path, shard: Shard = ALL, users_elsewhere: bool = False
+    ) -> Self:
+        """The tables that a FeedingCopy of this generation and shard has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
-        return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, folder)
+        partitions = {side: generation.partitions[side] for side in SIDES}
+        return cls(bundle, generation.name, codecs, partitions, folder, shard=shard, users_elsewhere=users_elsewhere)
 
     @property
     def retired(self) -> bool:
@@ -218,12 +337,32 @@ class SharedCopy:
 
     def as_of(self) -> int:
         """The oldest watermark (ms); 0 before each partition had one."""
-        return min(int(mark) for reader in self._readers.values() for mark in reader.watermarks)
+        return oldest(self.shard, self._readers["user"].watermarks, self._readers["item"].watermarks)
 
     @contextmanager
-    def read(self, side: Side, hashes: Ints) -> Iterator[Reading]:
-        """The rows of one side that have `hashes` int64 [n]. Nobody waits for it."""
-        yield SharedReading(self._readers[side], self._lacking[side], self._kept if side == "item" else None, hashes)
+    def read(self, side: Side, hashes: Ints, ids: Sequence[str] = ()) -> Iterator[Reading]:
+        """The rows of one side that have `hashes` int64 [n]. Nobody waits for it, but for the row of one user, by its
+        id in `ids`, that is not in memory: the replica is asked for it. Raises ServerUnavailable where that does not
+        answer."""
+        reader, kept = self._readers[side], self._kept if side == "item" else None
+        reading: Reading = SharedReading(reader, self._lacking[side], kept, hashes)
+        if self._rows is not None and side == "user" and ids and ids[0]:  # the empty id is nobody's
+            self._seen.append(int(hashes[0]))
+            if reading.names(_FIRST) != [ids[0]]:
+                marks = reader.watermarks  # before the row: see reading_of
+                part = self._rows.fetch(ids[0], self._told())
+                reading = reading_of(self.codecs[side], self._lacking[side], part, marks, hashes)
+            elif len(self._seen) >= _TELL:
+                self._rows.tell(self._told())
+        yield reading
+
+    def at_hand(self, side: Side, entity: str) -> bool:
+        """As ServingCopy.at_hand."""
+        return side == "item" or self._rows is None or bool(self._readers[side].read(hash_ids([entity]))[2][0])
+
+    def _told(self) -> Ints:
+        seen, self._seen = self._seen, []
+        return np.array(seen, np.int64)
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints:
         """As ServingCopy.search, exactly: all items are scored where they lie."""
@@ -234,10 +373,18 @@ class SharedCopy:
         return self._lacking[side].default
 
     def warm(self) -> None:
-        """Nothing of its own to compile but what the first lookups run: see Engine.warm."""
+        """Compile what a row that is not in the tables runs; what the first lookups run, Engine.warm does."""
+        if self._rows is not None:
+            SegmentTable(self.codecs["user"], partitions=1).warm()
+
+    def close(self) -> None:
+        """Close the connections to the replica; what is mapped stays for whoever has it."""
+        if self._rows is not None:
+            self._rows.close()
 
 
-def _identity(model: Model, generation: str, codec: RowCodec, partitions: int) -> Identity:
+def _identity(model: Model, generation: str, codec: RowCodec, partitions: int, shard: Shard) -> Identity:
     rank = model.fusions["rank"]
     width = 0 if codec.side == "user" or isinstance(rank, InnerProduct) else rank.half_width
-    return Identity(generation, model.hash, RowLayout(codec, width), partitions)
+    share = shard if codec.side == "user" else ALL
+    return Identity(generation, model.hash, RowLayout(codec, width), partitions, share)

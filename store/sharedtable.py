@@ -21,7 +21,7 @@ from forebay.store import rowwriting
 from forebay.store.codec import Rows
 from forebay.store.nameheap import UNIT, NameHeap
 from forebay.store.tablefiles import TableFiles, TableLimits
-from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, TOP, Identity
+from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, STORED, TOP, Identity
 
 log = logging.getLogger("forebay.table")
 
@@ -70,6 +70,12 @@ class SharedTable:
             pairs = zip((starts * UNIT).tolist(), lengths.tolist(), strict=True)
             return [bytes(names[start : start + length]).decode() for start, length in pairs]
 
+    def named(self, hashes: Ints) -> list[str]:
+        """The ids of the rows that have `hashes` int64; nothing for those that none has."""
+        with self._write:
+            rows = self._find(hashes)
+            return [self._name(row).decode() for row in rows[rows >= 0].tolist()]
+
     def colliding(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that `upsert` would refuse: another id in the table, or earlier in `ids`, has their hash."""
         hashes = Ids.of(ids).hashes
@@ -100,14 +106,31 @@ class SharedTable:
             for i in np.flatnonzero(rows >= 0).tolist():
                 if self._name(int(rows[i])) != ids[i].encode():
                     rows[i] = -1
-            gone = np.unique(rows[rows >= 0])
-            places = self._column("name_at")[gone].tolist(), self._column("name_bytes")[gone].tolist()
-            rowwriting.drop_rows(self._words, self._layout, self._cells, gone)
-            for place, length in zip(*places, strict=True):
-                self._heap.release(place, length)
-            self._free.extend(gone.tolist()[::-1])
-            self._files.tell(LIVE, len(self) - len(gone))
+            self._drop(np.unique(rows[rows >= 0]))
             return rows
+
+    def fill(self, ids: Sequence[str], rows: Rows, partitions: Ints, halves: Floats | None = None) -> Ints:
+        """As `upsert`, for very many rows, in a third of the time; returns row numbers int64 [n]: -1 for those that it
+        leaves to `upsert`, whose hash is another id's, or that there is no room for."""
+        with self._write:
+            return self._fill(Ids.of(ids), rows, partitions, halves)
+
+    def retain(self, rows: Ints) -> None:
+        """Remove all but `rows`."""
+        with self._write:
+            live = self._live()
+            kept = np.zeros(self.capacity, np.bool_)
+            kept[rows] = True
+            self._drop(live[~kept[live]])
+
+    @property
+    def stored(self) -> int:
+        """What `hold` said for the last time, or the writer before this one; 0 in a new table."""
+        return int(self._words[STORED])
+
+    def hold(self, mark: int) -> None:
+        """The table has what the store of that `mark` has; 0: nobody knows that now."""
+        self._files.tell(STORED, mark)
 
     def advance(self, partition: int, as_of_ms: int) -> None:
         """A heartbeat: everything appended to `partition` up to `as_of_ms` has been applied. Never goes back."""
@@ -167,6 +190,45 @@ class SharedTable:
                 do="Rename these ids; the ones that came first go on being served",
             )
         return answer
+
+    def _fill(self, ids: Ids, rows: Rows, owners: Ints, halves: Floats | None) -> Ints:
+        places = self._find(ids.hashes)
+        old = np.flatnonzero(places >= 0)
+        name_at, name_bytes = self._places(places[old])
+        same = np.empty(len(old), np.bool_)
+        rowwriting.same_names(
+            self._names, name_at * UNIT, name_bytes, ids.data, ids.starts[old], ids.ends[old], same
+        )  # fmt: skip
+        places[old[~same]] = -1
+        new = np.setdiff1d(np.unique(ids.hashes, return_index=True)[1], old)  # ascending: as the images are
+        names = ids.take(new).to_bytes()
+        room = self._make_room(list(map(len, names)))
+        names, new = names[:room], new[:room]
+        if room:
+            places[new] = np.array(self._free[-room:], np.int64)[::-1]
+            del self._free[-room:]
+        kept = np.flatnonzero(places >= 0)
+        fresh = np.zeros(len(ids), np.bool_)
+        fresh[new] = True
+        images = self._images(ids.hashes[kept], rows[kept], owners[kept], None if halves is None else halves[kept])
+        for field, known in (("name_at", name_at), ("name_bytes", name_bytes)):
+            images[field][~fresh[kept]] = known[same]
+        images["name_at"][fresh[kept]], images["name_bytes"][fresh[kept]] = self._heap.put(names), list(map(len, names))
+        if room:
+            self._files.tell(TOP, max(int(self._words[TOP]), int(places[new].max()) + 1))
+        words = images.view(np.uint64).reshape(len(images), self._layout.width)
+        rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh[kept])
+        self._used_cells += room
+        self._files.tell(LIVE, len(self) + room)
+        return places
+
+    def _drop(self, gone: Ints) -> None:
+        places = self._column("name_at")[gone].tolist(), self._column("name_bytes")[gone].tolist()
+        rowwriting.drop_rows(self._words, self._layout, self._cells, gone)
+        for place, length in zip(*places, strict=True):
+            self._heap.release(place, length)
+        self._free.extend(gone.tolist()[::-1])
+        self._files.tell(LIVE, len(self) - len(gone))
 
     def _place(self, ids: list[str], kept: Ints, fresh: Bools, images: npt.NDArray[np.void], places: Ints) -> None:
         """Rows and places of names of new ids, and of those that are there the names they have."""

@@ -74,6 +74,42 @@ class SegmentTable:
             )
         return places
 
+    def fill(self, ids: Sequence[str], rows: Rows, partitions: Ints) -> tuple[Ints, Ints]:
+        """Write those of `rows` whose hash is not in the table yet, in a third of the time of `upsert`. Returns the row
+        numbers of these, and the places in `ids` of the others, both int64: `upsert` is for those."""
+        wanted = hash_ids(ids)
+        with self.lock:
+            self._make_room(len(ids))
+            places, fresh = np.empty(len(ids), np.int64), np.empty(len(ids), np.bool_)
+            taken = kernels.claim_rows(self._cells, self.hashes, wanted, self._free, places, fresh)
+            self._free = self._free[: len(self._free) - taken]
+            self._used_cells += taken
+            left = np.flatnonzero(~fresh)
+            if len(left):
+                kept = np.flatnonzero(fresh)
+                ids, rows, partitions, places = (
+                    [ids[i] for i in kept.tolist()],
+                    rows[kept],
+                    partitions[kept],
+                    places[kept],
+                )
+            if taken and int(places[-1]) - int(places[0]) == taken - 1 and (np.diff(places) == 1).all():
+                self.ids[int(places[0]) : int(places[-1]) + 1] = ids
+            else:
+                for place, entity in zip(places.tolist(), ids, strict=True):
+                    self.ids[place] = entity
+            self.vectors[places], self.flags[places] = self.codec.vectors(rows), self.codec.column(rows, "flags")
+            self.scales[places], self.as_of[places] = self.codec.column(rows, "scale"), self.codec.column(rows, "as_of")
+            self.last_event[places], self.partitions[places] = self.codec.column(rows, "last_event"), partitions
+            self._stamp(places)
+        return places, left
+
+    def named(self, hashes: Ints) -> list[str]:
+        """The ids of the rows that have `hashes` int64; nothing for those that none has."""
+        with self.lock:
+            rows = self.probe_locked(hashes)
+            return [self.ids[row] for row in rows[rows >= 0].tolist()]
+
     def colliding(self, ids: Sequence[str]) -> set[str]:
         """Those of `ids` that `upsert` would refuse: another id in the table, or earlier in `ids`, has their hash."""
         wanted = hash_ids(ids)

@@ -2,7 +2,7 @@
 
     0 magic | 1 version | 2 schema | 3 boot | 4 table | 5 origin | 6 width | 7 partitions | 8 bytes of the text
     9 capacity | 10 live | 11 top | 12 epoch of the index | 13 retired | 14 bytes of names | 15 standing
-    16 text: generation, bundle and side, for messages | 80 watermarks, one a partition                     u8 each
+    16 mark of the store | 17 text: generation, bundle and side, for messages | 80 watermarks, one a partition   u8 each
 
 Up to 8 they are written before the file gets its name. The others have one writer and are read at any time.
 """
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from forebay.shard import ALL, Shard
 from forebay.store.reserved import Words
 from forebay.store.rowlayout import RowLayout
 
 MAGIC = int.from_bytes(b"FBTABLE1", "little")
-VERSION = 1
-CAPACITY, LIVE, TOP, EPOCH, RETIRED, NAMED, STANDING = 9, 10, 11, 12, 13, 14, 15
+VERSION = 2
+CAPACITY, LIVE, TOP, EPOCH, RETIRED, NAMED, STANDING, STORED = 9, 10, 11, 12, 13, 14, 15, 16
 _SCHEMA, _BOOT, TABLE, _ORIGIN, _WIDTH, _PARTITIONS, _TEXT_BYTES = 2, 3, 4, 5, 6, 7, 8
-_TEXT, MARKS = 16, 80
+_TEXT, MARKS = 17, 80
 _PAGE_WORDS = 512
 _MOST_TEXT = (MARKS - _TEXT) * 8
 
@@ -34,9 +35,11 @@ class Identity:
     bundle_hash: str
     layout: RowLayout
     partitions: int
+    shard: Shard = ALL
 
     def __str__(self) -> str:
-        return f"{self.layout.codec.side} rows of generation {self.generation}, bundle {self.bundle_hash[:12]}"
+        share = f" of shard {self.shard}" if self.shard.of > 1 else ""
+        return f"{self.layout.codec.side} rows{share} of generation {self.generation}, bundle {self.bundle_hash[:12]}"
 
     @property
     def schema(self) -> int:
@@ -44,6 +47,7 @@ class Identity:
         codec = self.layout.codec
         parts = [self.generation, self.bundle_hash, codec.side, str(self.partitions), str(self.layout.half_width)]
         parts += [f"{s.name}:{s.dim}:{s.encoder}" for s in codec.segments]
+        parts += [str(self.shard)] if self.shard.of > 1 else []
         return int(xxh3_64_intdigest("\n".join(parts).encode()))
 
     @property

@@ -4,25 +4,33 @@
     o<partition 4><topic>  the next offset to read of a vectors topic
     w<u or i><partition 4> the partition's watermark, ms
     m                      the generation and bundle that all of it belongs to, as JSON
+    n                      a random number that tells this store from every other one, 8 bytes
+    l                      the last batch: the mark before it, its side, and the ids that it wrote or deleted, msgpack
 
-A restart fills the tables from here and reads only the tail of the topics.
+A restart fills the tables from here and reads only the tail of the topics. Tables that outlast the process are filled
+only with what they lack: `mark` says what a store held, and `l` what came with its last batch.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from rocksdict import WriteBatch
+from xxhash import xxh3_64_intdigest
 
+from forebay.arrays import Ints
 from forebay.errors import GenerationMismatch, StoreCorrupt
 from forebay.segments.spec import Side
 from forebay.store.onrocks import OnRocks
 from forebay.store.rocks import Rocks
 
 _PREFIX: dict[Side, bytes] = {"user": b"u", "item": b"i"}
-_OFFSET, _WATERMARK, _META = b"o", b"w", b"m"
+_OFFSET, _WATERMARK, _META, _NUMBER, _LAST = b"o", b"w", b"m", b"n", b"l"
 RESTORE = "Delete the directory and start again: it is filled from the vectors topics, which keep every row"
 
 
@@ -33,12 +41,43 @@ class VectorsMeta(msgspec.Struct, frozen=True):
     bundle_hash: str
 
 
+class LastBatch(msgspec.Struct, frozen=True):
+    """What was written last: the store's `mark` before it, and the ids of the rows that it wrote or deleted."""
+
+    before: int
+    side: Side
+    ids: list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of one side: records, each with the partition of the log that it comes from, int64 [n]."""
+
+    records: list[bytes]
+    partitions: Ints
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @classmethod
+    def of(cls, values: Sequence[bytes]) -> Part:
+        """From values as they lie in the store."""
+        owners = np.frombuffer(b"".join([value[:2] for value in values]), "<u2")
+        return cls([value[2:] for value in values], owners.astype(np.int64))
+
+
 class VectorStore(OnRocks):
     """All rows of one generation on one node. One writer, the replica; a directory never changes its generation."""
 
     def __init__(self, rocks: Rocks, meta: VectorsMeta) -> None:
         super().__init__(rocks)
         self.meta = meta
+        (number,) = rocks.get([_NUMBER])
+        if number is None:  # of an older version
+            number, batch = os.urandom(8), WriteBatch(raw_mode=True)
+            batch.put(_NUMBER, number)
+            rocks.write(batch)
+        self._number = number
 
     @classmethod
     def open(cls, path: Path, *, create: bool, generation: str, bundle_hash: str) -> VectorStore:
@@ -77,7 +116,24 @@ class VectorStore(OnRocks):
             batch.put(_WATERMARK + prefix + partition.to_bytes(4, "big"), as_of.to_bytes(8, "big"))
         for (topic, partition), offset in offsets.items():
             batch.put(_OFFSET + partition.to_bytes(4, "big") + topic.encode(), offset.to_bytes(8, "big"))
+        if puts or deletes:
+            last = LastBatch(self.mark, side, [*(entity for entity, _, _ in puts), *deletes])
+            batch.put(_LAST, msgspec.msgpack.encode(last))
         self._rocks.write(batch)
+
+    @property
+    def mark(self) -> int:
+        """63 bits that stand for all that the store holds: another number after each write, and in each store; never
+        0."""
+        return xxh3_64_intdigest(self._number + self._rocks.sequence().to_bytes(8, "big")) >> 1 or 1
+
+    def last(self) -> LastBatch | None:
+        """The last batch that wrote or deleted rows; None before there was one, and when it cannot be read."""
+        (data,) = self._rocks.get([_LAST])
+        try:
+            return None if data is None else msgspec.msgpack.decode(data, type=LastBatch)
+        except msgspec.MsgspecError:
+            return None
 
     def offsets(self) -> dict[tuple[str, int], int]:
         """The next offset to read of each (topic, partition)."""
@@ -97,11 +153,21 @@ class VectorStore(OnRocks):
         found = self._rocks.get([prefix + entity.encode() for entity in ids])
         return [None if value is None else value[2:] for value in found]
 
-    def scan_by(self, side: Side, count: int) -> Iterator[list[tuple[str, int, bytes]]]:
-        """Every row as (id, partition, record), as of now, so many at once. Raises StoreCorrupt, never ends early."""
-        scan = self._rocks.scan(_PREFIX[side])
-        while found := scan.take(count):
-            yield [(key.decode(), int.from_bytes(value[:2], "little"), value[2:]) for key, value in found]
+    def rows(self, side: Side, ids: Sequence[str]) -> tuple[Part, list[str]]:
+        """The rows of those of `ids` that have one, and the ids that have none."""
+        prefix = _PREFIX[side]
+        found = self._rocks.get([prefix + entity.encode() for entity in ids])
+        lost = [entity for entity, value in zip(ids, found, strict=True) if value is None]
+        return Part.of([value for value in found if value is not None]), lost
+
+    def scan_by(self, side: Side, count: int) -> Iterator[Part]:
+        """Every row, as of now, so many at once. Raises StoreCorrupt, never ends early."""
+        scan = self._rocks.scan_all(_PREFIX[side])
+        try:
+            while found := scan.take(count):
+                yield Part.of([value for _, value in found])
+        finally:
+            scan.close()
 
 
 def _claim(rocks: Rocks, wanted: VectorsMeta) -> VectorsMeta:
@@ -109,6 +175,7 @@ def _claim(rocks: Rocks, wanted: VectorsMeta) -> VectorsMeta:
     if data is None:
         batch = WriteBatch(raw_mode=True)
         batch.put(_META, msgspec.json.encode(wanted))
+        batch.put(_NUMBER, os.urandom(8))
         rocks.write(batch)
         return wanted
     try:

@@ -1,4 +1,4 @@
-"""A serving node's follower of one generation: the vectors topics into its copy.
+"""A serving node's follower of one generation: the vectors topics into its copy, of users those of its shard.
 
 Rows, watermarks and topic offsets go into the copy in one batch: a restart loads it and reads only the tail. Vectors
 are a function of state, so that a record read twice writes the same row again.
@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Top
 
 from forebay.errors import LogGap
 from forebay.segments.spec import SIDES, Side
+from forebay.shard import Shard
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.clients import follower_consumer
@@ -41,6 +42,7 @@ class Fed(Protocol):
     """What a replica writes: a ServingCopy, or a FeedingCopy."""
 
     generation: str
+    shard: Shard
 
     def rows(self) -> Mapping[Side, int]: ...
 
@@ -71,7 +73,11 @@ class Replica:
         self._copy = copy
         self._side_of: dict[str, Side] = {topics.vectors(copy.generation, side): side for side in SIDES}
         info = describe(bootstrap, list(self._side_of))
-        self._places = [(t, p) for t in self._side_of for p in range(info[t].partitions)]
+        self._places = [
+            (topic, partition)
+            for topic, side in self._side_of.items()
+            for partition in _followed(copy.shard, side, info[topic].partitions)
+        ]
         self._behind = set(self._places)
         self._ends: dict[tuple[str, int], int] = {}  # as they were at the start
         self._consumer = Consumer(follower_consumer(bootstrap))
@@ -142,3 +148,8 @@ class Replica:
                     rows=len(newest[side]),
                     seconds=time.time() - messages[-1].timestamp()[1] / 1000,
                 )
+
+
+def _followed(shard: Shard, side: Side, partitions: int) -> list[int]:
+    """All items are on every node."""
+    return shard.partitions(partitions) if side == "user" else list(range(partitions))

@@ -108,6 +108,13 @@ def test_a_number_out_of_range_is_refused(text: str) -> None:
     assert caught.value.where == "FOREBAY_PORT" and caught.value.do
 
 
+def test_the_number_of_users_in_memory_may_be_large_and_0() -> None:
+    for text, wanted in (("0", 0), ("25000000", 25_000_000)):
+        assert load({}, environment={"FOREBAY_USERS_IN_MEMORY": text})[0].users_in_memory == wanted
+    with pytest.raises(ConfigError, match="users_in_memory is not a number from 0 to 2147483648"):
+        load({}, environment={"FOREBAY_USERS_IN_MEMORY": "-1"})
+
+
 @pytest.mark.parametrize("line", ['port = "{}"', '[server]\npassword = "{}"', 'host = ["{}"]', '[port]\nkey = "{}"'])
 def test_a_value_that_is_refused_is_not_repeated(line: str, file: Path) -> None:
     """A password under a wrong name, or a table where an address belongs, must not reach a log."""

@@ -14,7 +14,8 @@ from forebay.secret import NO_SECRET, Secret
 
 FILE = "forebay.toml"
 PREFIX = "FOREBAY_"
-MAY_BE_0 = ("standby",)
+MAY_BE_0 = ("standby", "users_in_memory")
+MAY_BE_LARGE = ("users_in_memory",)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Settings:
     status: str = ""  # host:port at which work answers GET /ready, /health and /metrics; absent: nobody is answered
     host: str = "127.0.0.1"  # what serve listens on; 0.0.0.0 for every interface
     port: int = 8080  # of serve
+    users_in_memory: int = 0  # of a serving node, those asked for most; the others are read from vectors_dir; 0: all
+    shard: str = "1/1"  # of the users, like 2/8: serve has those of every eighth partition, from the second on
     metrics: str = ""  # host:port at which serve answers GET /ready, /health and /metrics; absent: /metrics at its port
     inspect: str = "on"  # the page at / of serve for people; page: without its what-if, which runs encoders; off: none
     inspect_titles: Path | None = (
@@ -180,13 +183,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any, origin: str) -> None:
     """Take `value` for `name`. A refusal does not repeat the value: it may be a password in the wrong place."""
+    most = 1 << 31 if name in MAY_BE_LARGE else 65_535
     kinds, least = {f.name: str(f.type) for f in fields(Settings)}, int(name not in MAY_BE_0)
     if name not in kinds:
         raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"Known: {', '.join(sorted(kinds))}")
     try:
         if kinds[name] == "int":
             values[name] = int(value)
-            if isinstance(value, bool | float) or not least <= values[name] < 65_536:
+            if isinstance(value, bool | float) or not least <= values[name] <= most:
                 raise ValueError
         elif name in TABLES:
             values[name] = _tables(name, value, origin)
@@ -205,7 +209,7 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
             raise ConfigError(f"{name} is not a text", where=origin, do=f'Write it as {name} = "…"')
     except (TypeError, ValueError):
         raise ConfigError(
-            f"{name} is not a number from {least} to 65535", where=origin, do="Use a whole number"
+            f"{name} is not a number from {least} to {most}", where=origin, do="Use a whole number"
         ) from None
     origins[name] = origin
 

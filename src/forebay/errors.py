@@ -262,6 +262,17 @@ class BadRequest(LookupFailed):
     """The server refused the request; its own words are in the message."""
 
 
+class WrongShard(LookupFailed):
+    """The user is another node's: `shard` is the number of the one that has it, and 0 where that is not known.
+
+    Operator action: name the servers to the client in the order of their shards, and each of them once.
+    """
+
+    def __init__(self, what: str, *, where: str = "", do: str = "", shard: int = 0) -> None:
+        super().__init__(what, where=where, do=do)
+        self.shard = shard
+
+
 class Unauthorized(LookupFailed):
     """The server wants a token, and the client has none or one that it does not know.
 

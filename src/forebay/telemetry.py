@@ -27,6 +27,7 @@
 | extended | extend | number 1–6 (streams/extend.py), step, generation; of a partition stage and partition too |
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds from its first byte, waited of them before its work began |
+| user_read | server | path, seconds that a lookup took whose user was not in memory |
 | served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |
 """
 

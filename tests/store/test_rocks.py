@@ -86,6 +86,10 @@ def test_a_flipped_bit_is_found_by_get_and_by_scan(tmp_path: Path) -> None:
         with pytest.raises(StoreCorrupt):
             rocks.scan(b"k").take(1 << 30)
         with pytest.raises(StoreCorrupt):
+            whole = rocks.scan_all(b"k")
+            while whole.take(100):
+                pass
+        with pytest.raises(StoreCorrupt):
             rocks.get([f"k{i:05d}".encode() for i in range(5000)])
 
 
@@ -97,6 +101,9 @@ def test_a_scan_ends_where_its_prefix_ends(tmp_path: Path) -> None:
         rocks.write(_batch(b3=b"late"))
         assert list(scan) == [(b"1", b"y"), (b"2", b"z")]
         assert list(rocks.scan(b"d")) == []
+        whole = rocks.scan_all(b"b")
+        assert [whole.take(2), whole.take(2), whole.take(2)] == [[(b"b1", b"y"), (b"b2", b"z")], [(b"b3", b"late")], []]
+        assert rocks.scan_all(b"d").take(5) == [] and rocks.scan_all(b"c").take(5) == [(b"c1", b"w")]
         parts = rocks.scan(b"b")
         assert [parts.take(1), parts.take(5), parts.take(5)] == [[(b"1", b"y")], [(b"2", b"z"), (b"3", b"late")], []]
 

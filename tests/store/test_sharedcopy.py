@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from forebay.store.codec import codec_of
 from forebay.store.generation import Generation
 from forebay.store.sharedcopy import FeedingCopy, SharedCopy
 from forebay.store.tablefiles import TableLimits
+from forebay.store.vectors import VectorStore
 
 NOW = 1_790_000_000_000
 
@@ -62,7 +64,7 @@ def test_a_restart_makes_the_tables_equal_to_the_store(
     copy.close()
     assert _known(shared, "item", [*ids, "new"]) == ids  # nobody writes: what there was is answered
     copy = feed()
-    assert copy.load() == 41 and copy.offsets() == {("v", 0): 44}
+    assert copy.load() == 2 and copy.offsets() == {("v", 0): 44}
     assert _known(shared, "item", [*ids, "new"]) == [*(i for i in ids if i != "i5"), "new"] and not shared.retired
     with shared.read("item", hash_ids(["i3"])) as row:
         codes = b"".join(part.codes for part in row.stored(0))
@@ -106,4 +108,64 @@ def test_entities_that_there_is_no_room_for_are_told_of(bundle: Bundle, tmp_path
     assert _known(shared, "item", ids) == ids[:10] and shared.as_of() == 0 and copy.rows()["item"] == 10
     copy.write("item", _puts(bundle, "item", ids[10:12], 1), ids[:2], {}, {})
     assert _known(shared, "item", ids) == ids[2:12]
+    copy.close()
+
+
+def test_tables_that_have_what_the_store_has_are_not_read_again(
+    feed: Callable[[], FeedingCopy], bundle: Bundle, generation: Generation, tmp_path: Path
+) -> None:
+    """A restart reads nothing then; of a store that is one batch further it reads that batch, deletions among it."""
+    copy = feed()
+    copy.load()
+    copy.write("item", _puts(bundle, "item", ["i1", "i2", "i3"], 1), [], {}, {("v", 0): 3})
+    copy.close()
+    copy = feed()
+    assert copy.load() == 0 and copy.rows()["item"] == 3
+    shared = SharedCopy.open(bundle, generation, tmp_path / "tables")
+    assert copy.store is not None
+    copy.store.write("item", _puts(bundle, "item", ["i2", "i9"], 5), ["i1"], {0: NOW, 1: NOW}, {("v", 0): 6})
+    copy.close()  # as if it was killed before the tables had it
+    copy = feed()
+    assert copy.load() == 2 and _known(shared, "item", ["i1", "i2", "i3", "i9"]) == ["i2", "i3", "i9"]
+    with shared.read("item", hash_ids(["i2"])) as row:
+        codes = b"".join(part.codes for part in row.stored(0))
+    rows = codec_of(bundle, "item").unpack([_puts(bundle, "item", ["i2", "i9"], 5)[0][2]])[0]
+    assert codes == codec_of(bundle, "item").vectors(rows).tobytes()
+    copy.close()
+    copy = feed()
+    assert copy.load() == 0
+    copy.close()
+
+
+def test_tables_that_another_store_filled_are_read_anew(
+    feed: Callable[[], FeedingCopy], bundle: Bundle, generation: Generation, tmp_path: Path
+) -> None:
+    """A store that was deleted and filled again may be as long as the one before it, and hold other rows."""
+    for seed in (1, 2):
+        copy = feed()
+        assert copy.load() == 0
+        copy.write("item", _puts(bundle, "item", [f"i{seed}", "i9"], seed), [], {}, {("v", 0): 2})
+        copy.close()
+        if seed == 1:
+            shutil.rmtree(tmp_path / "vectors")
+    shared = SharedCopy.open(bundle, generation, tmp_path / "tables")
+    assert _known(shared, "item", ["i1", "i2", "i9"]) == ["i2", "i9"]
+
+
+@pytest.mark.parametrize("ahead", [2, 5])
+def test_a_store_that_is_further_by_more_than_a_batch_is_read_whole(
+    feed: Callable[[], FeedingCopy], bundle: Bundle, generation: Generation, tmp_path: Path, ahead: int
+) -> None:
+    copy = feed()
+    copy.load()
+    copy.write("item", _puts(bundle, "item", ["a", "b"], 1), [], {}, {})
+    copy.close()
+    with VectorStore.open(tmp_path / "vectors", create=False, generation="g1", bundle_hash=bundle.hash) as store:
+        for n in range(ahead):
+            store.write("item", _puts(bundle, "item", [f"n{n}"], 2), ["a"], {}, {})
+    copy = feed()
+    assert copy.load() == 1 + ahead
+    shared = SharedCopy.open(bundle, generation, tmp_path / "tables")
+    ids = ["a", "b", *(f"n{n}" for n in range(ahead))]
+    assert _known(shared, "item", ids) == ids[1:]
     copy.close()

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,18 @@ class TableMachine(RuleBasedStateMachine):
         self.table = SharedTable(self.folder, IDENTITY, TINY)
         self.reader = TableReader(self.folder, IDENTITY, TINY)
         self.model: dict[str, int] = {}
+
+    @rule(numbers=st.sets(st.integers(0, 90), max_size=60), version=st.integers(1, 100), alone=st.booleans())
+    def fill(self, numbers: set[int], version: int, alone: bool) -> None:
+        ids = [f"e{number}" + "é" * (number % 30) for number in numbers]
+        lengths = np.array([len(name) for name in ids], np.int64)
+        rows, halves = content(lengths, np.full(len(ids), version, np.int64))
+        places = self.table.fill(ids, rows, np.zeros(len(ids), np.int64), halves)
+        assert (places >= 0).all() and len(set(places.tolist())) == len(ids)
+        self.model |= dict.fromkeys(ids, version)
+        if alone:
+            self.table.retain(places)
+            self.model = dict.fromkeys(ids, version)
 
     @rule(batch=st.lists(st.tuples(st.integers(0, 90), st.integers(1, 100)), max_size=40))
     def upsert(self, batch: list[tuple[int, int]]) -> None:
@@ -267,4 +280,27 @@ def test_a_crash_between_a_row_and_its_cell_leaves_nothing_wrong(
     table.close()
     table = SharedTable(tmp_path / "item", IDENTITY, TINY)
     assert _versions(reader, ["a", "b", "c"]) == [1, 2, 3] and sorted(table.ids()) == ["a", "b", "c"]
+    table.close()
+
+
+def test_what_a_fill_cannot_place_is_left_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id whose hash another one has, in the table or in the batch, and one that there is no room for."""
+    digest = ids_module.hashes_of
+
+    def clashing(data: Any, starts: Any, ends: Any) -> Any:
+        return digest(data, starts, np.where(data[ends - 1] == ord("'"), ends - 1, ends))  # a' has the hash of a
+
+    monkeypatch.setattr(ids_module, "hashes_of", clashing)
+    table = SharedTable(
+        tmp_path, IDENTITY, TableLimits(reserve_rows=3, reserve_name_bytes=1 << 20, least_extent_bytes=1)
+    )
+
+    def fill(ids: list[str]) -> list[int]:
+        numbers = np.array([len(name) for name in ids], np.int64)
+        rows, halves = content(numbers, numbers)
+        return table.fill(ids, rows, np.zeros(len(ids), np.int64), halves).tolist()
+
+    assert fill(["a", "b"]) == [0, 1]
+    assert fill(["a'", "b", "c", "c'", "d", "e"]) == [-1, 1, 2, -1, -1, -1]
+    assert sorted(table.ids()) == ["a", "b", "c"]
     table.close()

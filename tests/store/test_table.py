@@ -41,6 +41,14 @@ class TableMachine(RuleBasedStateMachine):
         self.table.upsert(ids, _rows([value for _, value, _ in batch]), [partition for _, _, partition in batch])
         self.model.update({name: (value, part) for name, (_, value, part) in zip(ids, batch, strict=True)})
 
+    @rule(numbers=st.sets(st.integers(0, 80), max_size=40), value=st.integers(1, 100), partition=st.integers(0, 2))
+    def fill(self, numbers: set[int], value: int, partition: int) -> None:
+        ids = [f"e{number}" for number in numbers]
+        places, left = self.table.fill(ids, _rows([value] * len(ids)), np.full(len(ids), partition))
+        assert [ids[i] for i in left.tolist()] == [name for name in ids if name in self.model]
+        assert len(places) + len(left) == len(ids)
+        self.model = {name: (value, partition) for name in ids} | self.model
+
     @rule(numbers=st.lists(st.integers(0, 80), max_size=30))
     def delete(self, numbers: list[int]) -> None:
         ids = [f"e{number}" for number in numbers]

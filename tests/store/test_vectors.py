@@ -27,8 +27,9 @@ def test_rows_and_offsets_are_there_after_reopening(tmp_path: Path) -> None:
         store.write("item", [("a", 1, b"ia")], ["absent"], {3: 50}, {("v.item", 3): 9, ("v.user", 3): 8})
         store.write("user", [], ["b"], {3: 101, 70_000: 5}, {})
     with _open(tmp_path, create=False) as store:
-        assert list(store.scan_by("user", 9)) == [[("a", 3, b"ua")]]
-        assert list(store.scan_by("item", 9)) == [[("a", 1, b"ia")]]
+        users, items = list(store.scan_by("user", 9)), list(store.scan_by("item", 9))
+        assert [(part.records, part.partitions.tolist()) for part in users] == [([b"ua"], [3])]
+        assert [(part.records, part.partitions.tolist()) for part in items] == [([b"ia"], [1])]
         assert store.get("user", ["b", "a"]) == [None, b"ua"]
         assert store.offsets() == {("v.user", 3): 8, ("v.item", 3): 9}
         assert store.watermarks("user") == {3: 101, 70_000: 5}
@@ -80,7 +81,7 @@ def test_kill_9_leaves_rows_and_offsets_in_step(tmp_path: Path) -> None:
         with _open(tmp_path, "g", "b", create=False) as store:
             offset = store.offsets()["v", 0]
             assert offset >= int(lines[-1])
-            assert {value for part in store.scan_by("user", 9) for _, _, value in part} == {offset.to_bytes(8, "big")}
+            assert {value for part in store.scan_by("user", 9) for value in part.records} == {offset.to_bytes(8, "big")}
             assert store.watermarks("user") == {0: offset}
 
 
@@ -104,5 +105,5 @@ Rocks.write = write
         assert done.returncode == -signal.SIGKILL
         with _open(path, "g", "b", create=False) as store:
             offset = store.offsets()["v", 0]
-            assert {value for part in store.scan_by("user", 9) for _, _, value in part} == {offset.to_bytes(8, "big")}
+            assert {value for part in store.scan_by("user", 9) for value in part.records} == {offset.to_bytes(8, "big")}
             assert store.watermarks("user") == {0: offset}

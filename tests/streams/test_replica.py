@@ -15,6 +15,7 @@ import pytest
 from forebay.errors import GenerationMismatch, LogGap, StoreCorrupt
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
+from forebay.shard import ALL, Shard
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.generation import Generation
 from forebay.store.servingcopy import ServingCopy, served_vectors
@@ -33,9 +34,9 @@ Send = Callable[..., None]
 class Following:
     """A node: a store, tables, an index and the replica that keeps them, until the block ends."""
 
-    def __init__(self, kafka: DevKafka, topics: Topics, bundle: Bundle, folder: Path) -> None:
+    def __init__(self, kafka: DevKafka, topics: Topics, bundle: Bundle, folder: Path, shard: Shard = ALL) -> None:
         generation = Generation.new("g1", bundle.hash, dict.fromkeys(SIDES, PARTITIONS), {})
-        self.copy = ServingCopy.open(bundle, generation, folder)
+        self.copy = ServingCopy.open(bundle, generation, folder, shard)
         self.loaded = self.copy.load()
         self.replica = Replica(kafka.bootstrap, topics, self.copy)
         self.codecs, self.tables, self.index = self.copy.codecs, self.copy._tables, self.copy._index
@@ -118,6 +119,27 @@ def emit_rows(there: Topics, bundle: Bundle, publish: Callable[..., None]) -> It
         publish(there.vectors("g1", side), [(e.encode(), v) for e, v in zip(ids, values, strict=True)], partition)
 
     yield send
+
+
+def test_a_node_of_a_shard_follows_its_users_and_all_items(
+    kafka: DevKafka, there: Topics, bundle: Bundle, tmp_path: Path, emit_rows: Send, publish: Callable[..., None],
+    wait_for: Callable[..., None]
+) -> None:  # fmt: skip
+    """It is as current as what it follows, whatever the other partitions of users do; a folder that has other users
+    from before serves none of them."""
+    for partition in range(PARTITIONS):
+        emit_rows("user", [f"u{partition}-{n}" for n in range(9)], 1, partition)
+        emit_rows("item", [f"i{partition}-{n}" for n in range(5)], 2, partition)
+        publish(there.vectors("g1", "item"), [(HEARTBEAT_KEY, pack_heartbeat(7_000))], partition)
+    publish(there.vectors("g1", "user"), [(HEARTBEAT_KEY, pack_heartbeat(9_000))], 1)
+    with Following(kafka, there, bundle, tmp_path / "second", Shard(2, PARTITIONS)) as node:
+        wait_for(lambda: node.ready, "caught up")
+        assert set(node.values("user")) == {f"u1-{n}" for n in range(9)} and len(node.values("item")) == 10
+        assert node.copy.as_of() == 7_000
+    with Following(kafka, there, bundle, tmp_path / "second", Shard(1, PARTITIONS)) as node:
+        assert set(node.values("user")) == set() and node.loaded == 19
+        wait_for(lambda: node.ready, "caught up")
+        assert set(node.values("user")) == {f"u0-{n}" for n in range(9)} and node.copy.as_of() == 0
 
 
 def _expected(follow: Following, newest: Mapping[str, bytes], side: Side) -> dict[str, dict[str, Any]]:

@@ -373,6 +373,9 @@ def serve(
     tables: Annotated[
         Path | None, typer.Option(help="Folder of the rows that several processes share", show_default=False)
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Of the users, like 2/8: the second of eight nodes", show_default=False)
+    ] = None,
 ) -> int:
     """Serve lookups over HTTP from this node's own copy of a generation's vectors."""
     flags = {
@@ -384,6 +387,7 @@ def serve(
         "data_dir": data,
         "vectors_dir": vectors,
         "tables_dir": tables,
+        "shard": shard,
     }
     if processes > 1:
         from forebay.cli.node import serve_many

@@ -27,7 +27,7 @@ import msgspec
 from forebay.cli.cluster import cluster
 from forebay.cli.collection import settle
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import entered, one_thread_for_algebra, served_model, stop_event
+from forebay.cli.processes import entered, kept, one_thread_for_algebra, served_model, shard_of, stop_event
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
@@ -86,7 +86,9 @@ def replica(settings: Settings) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables)
+    copy = FeedingCopy.open(
+        bundle, generation, settings.vectors, settings.tables, shard_of(settings), settings.users_in_memory
+    )
     following: Replica | None = None
 
     def say() -> None:
@@ -96,13 +98,17 @@ def replica(settings: Settings) -> None:
 
     saying = threading.Thread(target=say, name="standing")
     saying.start()
+    keeping = threading.Thread(target=kept, args=(copy.keep, stop), name="keeping")
+    keeping.start()
     try:
         log.info("%d rows loaded from %s into %s", copy.load(), settings.vectors, settings.tables)
+        copy.answer()
         following = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
         following.run(stop)
     finally:
         stop.set()
         saying.join()
+        keeping.join()
         copy.close()
 
 
@@ -119,7 +125,8 @@ def server(settings: Settings, part: Part) -> None:
     from forebay.store.sharedcopy import SharedCopy
 
     bundle, generation = served_model(settings)
-    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables))
+    elsewhere = settings.users_in_memory > 0
+    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables, shard_of(settings), elsewhere))
     seen = (-1.0, Readiness(False))
 
     def ready() -> Readiness:

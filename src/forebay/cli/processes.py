@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -17,6 +17,7 @@ from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
 from forebay.errors import ForebayError, UsageError
+from forebay.shard import Shard
 from forebay.streams import installation
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
+KEEP_S = 60.0  # a killed node begins with the users that were in memory so long ago
 TRANSPORTS = ("librdkafka", "faust")
 
 
@@ -126,12 +128,18 @@ def one_thread_for_algebra() -> None:
 
 
 def served_model(settings: Settings) -> tuple[Bundle, Generation]:
-    """The bundle and the generation that are served."""
+    """The bundle and the generation that are served. Raises UsageError where it has fewer partitions than shards."""
     from forebay.segments.bundle import Bundle
     from forebay.store.generation import Generation
 
     generation = Generation.load(settings.generation_dir, name=settings.generation)
+    shard_of(settings).partitions(generation.partitions["user"])
     return Bundle.load(settings.bundles / generation.bundle_hash[:12]), generation
+
+
+def shard_of(settings: Settings) -> Shard:
+    """Which users are served."""
+    return Shard.parse(settings.shard)
 
 
 @contextmanager
@@ -146,6 +154,18 @@ def entered(settings: Settings, app: App, metrics: str) -> Iterator[Door]:
             beside = Status(lambda: app.ready().reason, str, app.exposed)
             stack.enter_context(beside.served_at(metrics, "metrics"))
         yield Door(settings.server_certificate, settings.server_key, settings.server_tokens, not metrics)
+
+
+def kept(keep: Callable[[], None], stop: threading.Event) -> None:
+    """Write down who is in memory now and then, and at the end. A disk that does not take it is told of."""
+    while True:
+        ended = stop.wait(KEEP_S)
+        try:
+            keep()
+        except OSError as error:
+            log.warning("which users are in memory is not written down: %s", error)
+        if ended:
+            return
 
 
 def serve(settings: Settings, max_lag_s: float) -> None:
@@ -165,7 +185,8 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = ServingCopy.open(bundle, generation, settings.vectors)
+    some = settings.users_in_memory
+    copy = ServingCopy.open(bundle, generation, settings.vectors, shard_of(settings), some)
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
@@ -190,17 +211,18 @@ def serve(settings: Settings, max_lag_s: float) -> None:
 
     with (
         inspected(settings, bundle, engine) as page,
-        ThreadPoolExecutor(1, thread_name_prefix="replica") as pool,
+        ThreadPoolExecutor(2, thread_name_prefix="replica") as pool,
     ):
         app = create_app(engine, ready, page=page)
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
+        keeper = pool.submit(kept, copy.keep, stop)
         follower.add_done_callback(lambda _: None if stop.is_set() else signal.raise_signal(signal.SIGTERM))
         try:
             with entered(settings, app, settings.metrics) as door:
                 listen(app, settings.host, settings.port, door=door, on_ready=tell)
         finally:
             stop.set()
-            wait([follower])
+            wait([follower, keeper])
             copy.close()
     follower.result()
