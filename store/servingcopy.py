@@ -24,6 +24,7 @@ from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
 from forebay.store.index import ItemIndex
+from forebay.store.indexkeeper import IndexOptions
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
@@ -57,6 +58,7 @@ class ServingCopy:
         codecs: Mapping[Side, RowCodec],
         partitions: Mapping[Side, int],
         store: VectorStore | None = None,
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process.
 
@@ -68,26 +70,28 @@ class ServingCopy:
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
-        self._index = ItemIndex(codecs["item"].dim)
+        self._index = ItemIndex(codecs["item"].bounds, index)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
         self._halves = None if folds else ItemHalves(rank, self._tables["item"], self._lacking["item"].default)
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, path: Path, index: IndexOptions = IndexOptions()) -> Self:
         """The copy whose rows lie at `path`, made if it is not there; `load` fills the tables. Errors as in
         VectorStore.open."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
-            return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, store)
+            partitions = {side: generation.partitions[side] for side in SIDES}
+            return cls(bundle, generation.name, codecs, partitions, store, index)
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
         """Let go of the store."""
+        self._index.close()
         if self.store is not None:
             self.store.close()
 
@@ -107,6 +111,7 @@ class ServingCopy:
                 rows += len(part)
             for partition, as_of in self.store.watermarks(side).items():
                 self._tables[side].advance(partition, as_of)
+        self._index.settle()
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -146,7 +151,8 @@ class ServingCopy:
         if ids:
             places = table.upsert(ids, rows, partitions)
             if side == "item":
-                self._index.upsert(places, served_vectors(self.codecs[side], rows))
+                codec = self.codecs[side]
+                self._index.upsert(places, codec.vectors(rows), codec.column(rows, "scale"))
 
     def hide(self, side: Side, ids: Sequence[str]) -> None:
         """No reader sees `ids` any more."""
