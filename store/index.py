@@ -115,7 +115,10 @@ class ItemIndex:
 
     # -- the keeper's: see Home
 
-    def show(self, ivf: Ivf, data: Bytes, capacity: int, probes: Probes, fill: Callable[[Changes], None]) -> Frozen:
+    def kept(self, ivf: Ivf, data: Bytes) -> Ivf:
+        return ivf
+
+    def show(self, ivf: Ivf, capacity: int, probes: Probes, fill: Callable[[Changes], None]) -> Frozen:
         changes = Changes.empty(len(ivf), max(capacity, self._capacity))
         fill(changes)
         self._frozen = Frozen(ivf, changes, probes)

@@ -60,7 +60,10 @@ class IndexOptions:
 class Home(Protocol):
     """Where lists are kept, and shown to those that search."""
 
-    def show(self, ivf: Ivf, data: Bytes, capacity: int, probes: Probes, fill: Callable[[Changes], None]) -> Frozen:
+    def kept(self, ivf: Ivf, data: Bytes) -> Ivf:
+        """These lists, whose bytes are `data`, where they will be searched; nobody waits for it. Raises TableFull."""
+
+    def show(self, ivf: Ivf, capacity: int, probes: Probes, fill: Callable[[Changes], None]) -> Frozen:
         """Lists that are searched from now on. `fill` notes in their Changes what changed while they were made, before
         anybody sees them. Raises TableFull."""
 
@@ -124,6 +127,18 @@ class Keeper:
         if self._due() or (not patient and self.frozen is not None and len(self.frozen.changes)):
             self._make()
 
+    def resume(self, frozen: Frozen, capacity: int) -> None:
+        """Go on with lists that another writer has made, and with what it noted. Before anything is written."""
+        count = len(frozen.changes)
+        self._entry_of, self._noted = frozen.ivf.entry_of(capacity), np.zeros(capacity, np.bool_)
+        self._noted[frozen.changes.rows[:count]] = True
+        self.frozen, self._clusters = frozen, Clusters(frozen.ivf.centroids)
+
+    def forget(self) -> None:
+        """The lists are not there any more: others are due."""
+        with self._lock:
+            self.frozen = None
+
     def close(self) -> None:
         """Wait for what is being made."""
         self._closed = True
@@ -174,10 +189,11 @@ class Keeper:
                 lists, clusters, trained = self._lists(memory, before, changed)
                 if clusters is None:
                     return
-                ivf, data = self._filled(memory, lists, clusters)
+                ivf = self._home.kept(*self._filled(memory, lists, clusters))
                 probes = before.probes if before is not None and not trained else self._measured(ivf)
+                entry_of = ivf.entry_of(memory.top)  # before the lock: it takes milliseconds
                 with self._lock:
-                    self._turn(ivf, data, probes)
+                    self._turn(ivf, entry_of, probes)
                     self._clusters, self._drift = clusters, 0 if trained else self._drift + len(changed)
                 self.made += 1
                 took = time.monotonic() - started
@@ -241,16 +257,16 @@ class Keeper:
         )
         return Probes(probes_for(ranks[:, :SHALLOW], self.options.recall), probes_for(ranks, self.options.recall))
 
-    def _turn(self, ivf: Ivf, data: Bytes, probes: Probes) -> None:
+    def _turn(self, ivf: Ivf, entry_of: Rows32, probes: Probes) -> None:
         assert self._marked is not None
         capacity, marked = max(len(self._marked), self._memory().top), np.flatnonzero(self._marked)
-        entry_of, noted = ivf.entry_of(capacity), np.zeros(capacity, np.bool_)
+        noted = np.zeros(capacity, np.bool_)
 
         def fill(changes: Changes) -> None:
             count = indexkernels.note_changes(marked, noted, entry_of, changes.since, changes.rows, 0)
             put_word(changes.count, 0, count)
 
-        self.frozen = self._home.show(ivf, data, capacity, probes, fill)
+        self.frozen = self._home.show(ivf, capacity, probes, fill)
         self._entry_of, self._noted = entry_of, noted
 
 

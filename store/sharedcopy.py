@@ -22,9 +22,11 @@ from forebay.segments.fusions.contract import InnerProduct
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
+from forebay.store.indexkeeper import IndexOptions
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
+from forebay.store.sharedindex import FeedingIndex, MappedIndex
 from forebay.store.sharedreading import Kept, SharedReading
 from forebay.store.sharedtable import SharedTable
 from forebay.store.standing import Standing
@@ -48,6 +50,7 @@ class FeedingCopy:
         folder: Path,
         store: VectorStore | None = None,
         limits: TableLimits = TableLimits(),
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Tables in `folder`, which hold what they held before. Errors as in ServingCopy and SharedTable."""
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
@@ -66,21 +69,25 @@ class FeedingCopy:
                 table.close()
             raise
         self._complete = Standing.of(self._tables["user"].standing).complete
+        self._index = FeedingIndex(self._tables["item"], index)
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path) -> Self:
+    def open(
+        cls, bundle: Bundle, generation: Generation, path: Path, folder: Path, index: IndexOptions = IndexOptions()
+    ) -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, folder, store)
+            return cls(bundle, generation.name, codecs, partitions, folder, store, index=index)
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
         """Let go of the store and the tables; readers keep what they have mapped."""
+        self._index.close()
         for table in self._tables.values():
             table.close()
         if self.store is not None:
@@ -100,6 +107,7 @@ class FeedingCopy:
             self.hide(side, list(before))
             for partition, as_of in self.store.watermarks(side).items():
                 self._tables[side].advance(partition, as_of)
+        self._index.settle()
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -155,6 +163,7 @@ class FeedingCopy:
 
     def stand(self, said_ms: int, caught_up: bool) -> None:
         """Say to those that read whether this is there, and whether it has caught up."""
+        self._index.look()
         self._complete = self._complete or caught_up
         self._tables["user"].stand(Standing(said_ms, caught_up, self._complete).word)
 
@@ -192,6 +201,7 @@ class SharedCopy:
             side: TableReader(folder / side, _identity(model, generation, codecs[side], partitions[side]), limits)
             for side in SIDES
         }
+        self._index = MappedIndex(self._readers["item"])
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
@@ -226,8 +236,9 @@ class SharedCopy:
         yield SharedReading(self._readers[side], self._lacking[side], self._kept if side == "item" else None, hashes)
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """As ServingCopy.search, exactly: all items are scored where they lie."""
-        return self._readers["item"].best(query, k, deny)
+        """As ServingCopy.search; all items are scored where they lie while there are no lists."""
+        found = self._index.search(query, k, deny)
+        return self._readers["item"].best(query, k, deny) if found is None else found
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""
