@@ -54,6 +54,10 @@ class ItemIndex:
         top = self._top  # before the words: they have all rows below it
         return Memory(self._words, self._place, top)
 
+    def now(self) -> Moment:
+        """What a search looks at."""
+        return Moment.now(self._frozen, self.memory)
+
     def upsert(self, rows: Ints, codes: Int8s, scales: Floats) -> None:
         """Set `rows` int64 [n] to `codes` int8 [n, dim] with `scales` float32 [n, segments], in place or beyond the
         end. The last of a repeated row wins.
@@ -101,7 +105,7 @@ class ItemIndex:
         `allowed` ones: uint8, one bit a row, lowest bit first. Raises ValueError for a query of another shape or one
         that is not finite.
         """
-        found = self.searcher.find(Moment.now(self._frozen, self.memory), query, k, deny_rows, allowed)
+        found = self.searcher.find(self.now(), query, k, deny_rows, allowed)
         self.searcher.queries.append(query)
         return found
 

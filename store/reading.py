@@ -18,6 +18,7 @@ from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import Side
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
+from forebay.store.indexwatch import IndexStanding
 from forebay.store.table import SegmentTable
 
 
@@ -91,6 +92,8 @@ class Copy(Protocol):
     def read(self, side: Side, hashes: Ints) -> AbstractContextManager[Reading]: ...
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
+
+    def index(self) -> IndexStanding: ...
 
     def default(self, side: Side) -> Floats: ...
 

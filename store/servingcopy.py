@@ -25,6 +25,7 @@ from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
 from forebay.store.index import ItemIndex
 from forebay.store.indexkeeper import IndexOptions
+from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import VectorStore
@@ -71,6 +72,7 @@ class ServingCopy:
             check(model, side, codecs[side], generation)
         self._tables = {side: SegmentTable(codecs[side], partitions=partitions[side]) for side in SIDES}
         self._index = ItemIndex(codecs["item"].bounds, index)
+        self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
@@ -84,13 +86,16 @@ class ServingCopy:
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, store, index)
+            copy = cls(bundle, generation.name, codecs, partitions, store, index)
+            copy._watch.start()
+            return copy
         except BaseException:
             store.close()
             raise
 
     def close(self) -> None:
         """Let go of the store."""
+        self._watch.close()
         self._index.close()
         if self.store is not None:
             self.store.close()
@@ -194,6 +199,10 @@ class ServingCopy:
         rows, _ = self._index.search(query, k, deny_rows)
         with table.lock:
             return table.hashes[[row for row in rows.tolist() if table.ids[row]]]
+
+    def index(self) -> IndexStanding:
+        """How the index of the items stands."""
+        return self._watch.standing()
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""

@@ -23,6 +23,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.indexkeeper import IndexOptions
+from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
@@ -191,6 +192,7 @@ class SharedCopy:
         partitions: Mapping[Side, int],
         folder: Path,
         limits: TableLimits = TableLimits(),
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Maps the tables in `folder`. Raises StoreError when they are not there, and GenerationMismatch when they are
         another generation's."""
@@ -202,16 +204,20 @@ class SharedCopy:
             for side in SIDES
         }
         self._index = MappedIndex(self._readers["item"])
+        self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
         self._kept = None if folds else Kept(rank, rank.item_half(self._lacking["item"].default[None])[0])
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, folder: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, folder: Path, index: IndexOptions = IndexOptions()) -> Self:
         """The tables that a FeedingCopy of this generation has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
-        return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, folder)
+        partitions = {side: generation.partitions[side] for side in SIDES}
+        copy = cls(bundle, generation.name, codecs, partitions, folder, index=index)
+        copy._watch.start()
+        return copy
 
     @property
     def retired(self) -> bool:
@@ -239,6 +245,10 @@ class SharedCopy:
         """As ServingCopy.search; all items are scored where they lie while there are no lists."""
         found = self._index.search(query, k, deny)
         return self._readers["item"].best(query, k, deny) if found is None else found
+
+    def index(self) -> IndexStanding:
+        """How the index of the items stands."""
+        return self._watch.standing()
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""

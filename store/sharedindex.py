@@ -254,12 +254,16 @@ class MappedIndex:
         """Where the rows lie."""
         return Memory(self._reader.words, self._place, self._reader.top)
 
+    def now(self) -> Moment:
+        """What a search looks at."""
+        return Moment.now(self.frozen, self.memory)
+
     def search(self, query: Floats, k: int, deny: Ints, allowed: Bytes | None = None) -> Ints | None:
         """Hashes int64 of the best `k` rows, best first, as TableReader.best has them, of those that are `allowed`
         (one bit a row, lowest bit first); None while there are no lists."""
-        if (frozen := self.frozen) is None:
+        moment = self.now()
+        if moment.frozen is None:
             return None
-        moment = Moment.now(frozen, self.memory)
         rows, _ = self.searcher.find(moment, query, k, self._reader.rows_of(deny) if len(deny) else None, allowed)
         self.searcher.queries.append(query)
         hashes = np.empty(len(rows), np.int64)

@@ -26,7 +26,7 @@ import msgspec
 
 from forebay.cli.cluster import cluster
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import entered, one_thread_for_algebra, served_model, stop_event
+from forebay.cli.processes import entered, index_options, one_thread_for_algebra, served_model, stop_event
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
@@ -85,7 +85,7 @@ def replica(settings: Settings) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables)
+    copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables, index_options(settings))
     following: Replica | None = None
 
     def say() -> None:
@@ -117,7 +117,7 @@ def server(settings: Settings, part: Part) -> None:
     from forebay.store.sharedcopy import SharedCopy
 
     bundle, generation = served_model(settings)
-    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables))
+    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables, index_options(settings)))
     seen = (-1.0, Readiness(False))
 
     def ready() -> Readiness:

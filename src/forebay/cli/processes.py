@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
-from forebay.errors import ForebayError, UsageError
+from forebay.errors import ConfigError, ForebayError, UsageError
 from forebay.streams import installation
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from forebay.retrieval.door import Door
     from forebay.segments.bundle import Bundle
     from forebay.store.generation import Generation
+    from forebay.store.indexkeeper import IndexOptions
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
@@ -123,6 +125,18 @@ def one_thread_for_algebra() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def index_options(settings: Settings) -> IndexOptions:
+    """Of the item index. Raises ConfigError."""
+    from forebay.store.indexkeeper import IndexOptions
+
+    share = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s*%", settings.index_recall)
+    if share is None or float(share[1]) < 50:
+        raise ConfigError(
+            "this is no recall of an index", where="index_recall", do='Write a share from "50%" to "99.9%"'
+        )
+    return IndexOptions(recall=float(share[1]) / 100)
+
+
 def served_model(settings: Settings) -> tuple[Bundle, Generation]:
     """The bundle and the generation that are served."""
     from forebay.segments.bundle import Bundle
@@ -162,7 +176,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = ServingCopy.open(bundle, generation, settings.vectors)
+    copy = ServingCopy.open(bundle, generation, settings.vectors, index_options(settings))
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
