@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -112,6 +113,20 @@ class ItemIndex:
     def settle(self) -> None:
         """Make lists now if they are due."""
         self.keeper.settle()
+
+    def filling(self) -> AbstractContextManager[None]:
+        """For a block that writes the rows of a whole store: lists are made at its end."""
+        return self.keeper.filling()
+
+    def warm(self) -> None:
+        """Compile what searches run, with lists and without: the first lists may come in the middle of requests."""
+        twin, segments = ItemIndex(self.bounds, IndexOptions(flat_rows=0)), len(self.bounds) - 1
+        query, allowed = np.ones(self.dim, np.float32), np.array([3], np.uint8)
+        twin.searcher.exact(Memory(self._words, self._place, 0), query, 1)
+        with twin.filling():
+            twin.upsert(np.arange(2), np.ones((2, self.dim), np.int8), np.ones((2, segments), np.float32))
+        twin.search(query, 1, np.zeros(1, np.int64), allowed)
+        twin.searcher.exact(twin.memory(), query, 1)
 
     def close(self) -> None:
         """Wait for what is being made in the background."""

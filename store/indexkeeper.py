@@ -94,7 +94,7 @@ class Keeper:
         self._drift = 0  # rows that changed since the clusters were trained
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
-        self._closed = False
+        self._closed = self._filling = False
         self.made = 0  # lists, since the start
 
     @contextmanager
@@ -111,13 +111,30 @@ class Keeper:
 
     def look(self) -> None:
         """Begin to make lists, on a thread, when that is due. After a write."""
-        if self._closed or self._thread is not None or time.monotonic() < self._not_before or not self._due():
+        if (
+            self._closed
+            or self._filling
+            or self._thread is not None
+            or time.monotonic() < self._not_before
+            or not self._due()
+        ):
             return
         with self._lock:
             if self._thread is not None:
                 return
             self._thread = threading.Thread(target=self._behind, name="index", daemon=True)
         self._thread.start()
+
+    @contextmanager
+    def filling(self) -> Iterator[None]:
+        """The rows of a whole store are written in the block: lists of the first of them would be of no use. At its end
+        they are made if they are due."""
+        self._filling = True
+        try:
+            yield
+        finally:
+            self._filling = False
+        self.settle()
 
     def settle(self, *, patient: bool = True) -> None:
         """Make lists now if they are due, or if anything changed at all when not `patient`; returns when they are

@@ -110,13 +110,13 @@ class ServingCopy:
         """Fill tables and index from the store, as they were when it was last written; returns the rows read."""
         assert self.store is not None, "there is nothing to load from"
         rows = 0
-        for side in SIDES:
-            for part in self.store.scan_by(side, LOAD_ROWS):
-                self._load_part(side, part)
-                rows += len(part)
-            for partition, as_of in self.store.watermarks(side).items():
-                self._tables[side].advance(partition, as_of)
-        self._index.settle()
+        with self._index.filling():
+            for side in SIDES:
+                for part in self.store.scan_by(side, LOAD_ROWS):
+                    self._load_part(side, part)
+                    rows += len(part)
+                for partition, as_of in self.store.watermarks(side).items():
+                    self._tables[side].advance(partition, as_of)
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -212,6 +212,7 @@ class ServingCopy:
         """Compile what the tables run."""
         for table in self._tables.values():
             table.warm()
+        self._index.warm()
 
     def _load_part(self, side: Side, part: Sequence[tuple[str, int, bytes]]) -> None:
         rows, ids = self.codecs[side].unpack([value for _, _, value in part])

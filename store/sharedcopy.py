@@ -99,16 +99,16 @@ class FeedingCopy:
         or as it is."""
         assert self.store is not None, "there is nothing to load from"
         rows = 0
-        for side in SIDES:
-            before = set(self._tables[side].ids())
-            for part in self.store.scan_by(side, LOAD_ROWS):
-                before.difference_update(entity for entity, _, _ in part)
-                self._load_part(side, part)
-                rows += len(part)
-            self.hide(side, list(before))
-            for partition, as_of in self.store.watermarks(side).items():
-                self._tables[side].advance(partition, as_of)
-        self._index.settle()
+        with self._index.filling():
+            for side in SIDES:
+                before = set(self._tables[side].ids())
+                for part in self.store.scan_by(side, LOAD_ROWS):
+                    before.difference_update(entity for entity, _, _ in part)
+                    self._load_part(side, part)
+                    rows += len(part)
+                self.hide(side, list(before))
+                for partition, as_of in self.store.watermarks(side).items():
+                    self._tables[side].advance(partition, as_of)
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -188,6 +188,10 @@ class FeedingIndex:
     def settle(self) -> None:
         """Make lists now if they are due."""
         self.keeper.settle()
+
+    def filling(self) -> AbstractContextManager[None]:
+        """For a block that writes the rows of a whole store: lists are made at its end."""
+        return self.keeper.filling()
 
     def close(self) -> None:
         """Wait for what is being made; the files stay."""

@@ -204,3 +204,14 @@ def test_making_lists_does_not_lose_what_comes_meanwhile(monkeypatch: pytest.Mon
     assert index.frozen is not None and len(index.frozen.changes) == 3
     assert index.search(query, 2)[0].tolist() == [3, 9_100]
     assert 4 not in index.search(query, 9_000)[0]
+
+
+def test_no_lists_are_made_of_the_first_part_of_a_store() -> None:
+    """Once, when all of it is there."""
+    index = ItemIndex(BOUNDS, IndexOptions(flat_rows=100, pause_share=0))
+    with index.filling():
+        for at in range(0, 2_000, 500):
+            codes, scales, _ = _stored(np.random.default_rng(at).standard_normal((500, 8)).astype(np.float32))
+            index.upsert(np.arange(at, at + 500), codes, scales)
+            assert index.keeper._thread is None
+    assert index.keeper.made == 1 and index.frozen is not None and len(index.frozen.ivf) == 2_000
