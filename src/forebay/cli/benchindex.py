@@ -8,70 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from forebay.arrays import Floats, Ints
+from forebay.arrays import Floats
+from forebay.cli.benchpeers import peers
+from forebay.cli.benchvectors import DIM, RECALL, K, World, best_rows, drawn
 from forebay.cli.console import err
-from forebay.segments.quantize import dequantize, quantize
-from forebay.store.faissbuild import best_of_many, few_threads
+from forebay.segments.quantize import quantize
+from forebay.store.faissbuild import few_threads
 from forebay.store.index import ItemIndex
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.indexsearch import Probes
 
-DIM, CENTRES, SPREAD = 64, 1_000, 0.35
-QUERIES, K, RECALL = 300, 100, 0.98
 UPDATES, BATCH = 20_000, 100  # rows written again, so many at a time
 CHURN = 0.3
 WRITES = 200  # whose way to the next search is timed
-GRAPH_REPLACED = 300  # as many as a graph replaces in about a second
 HNSW_UPDATES_PER_S = 697.0  # of hnswlib, where it is not installed: its rate on the machine of the first figures
 
 Line = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class World:
-    """`vectors` float32 [n, DIM] as stored codes have them, `queries` float32 [QUERIES, DIM] and the best rows of each
-    int64 [QUERIES, K]."""
-
-    vectors: Floats
-    queries: Floats
-    best: Ints
-    centres: Floats
-
-    @classmethod
-    def of(cls, items: int) -> World:
-        """The same for each size."""
-        random = np.random.default_rng(0)
-        centres = random.standard_normal((CENTRES, DIM), np.float32)
-        vectors = drawn(random, centres, items)
-        queries = drawn(random, centres, QUERIES)
-        return cls(vectors, queries, best_rows(vectors, queries), centres)
-
-    def recall(self, ask: Callable[[Floats], Ints], best: Ints | None = None) -> float:
-        """Of the K best, over all queries."""
-        best = self.best if best is None else best
-        hits = [np.isin(rows, ask(query)).mean() for rows, query in zip(best, self.queries, strict=True)]
-        return float(np.mean(hits))
-
-
-def drawn(random: np.random.Generator, centres: Floats, count: int) -> Floats:
-    """float32 [count, DIM], as they are after they were stored."""
-    made = centres[random.integers(len(centres), size=count)]
-    made += np.float32(SPREAD) * random.standard_normal((count, DIM), np.float32)
-    return dequantize(*quantize(made))
-
-
-def best_rows(vectors: Floats, queries: Floats) -> Ints:
-    """int64 [m, K], exactly."""
-    step = 100_000
-    parts = (
-        (np.arange(at, min(at + step, len(vectors))), vectors[at : at + step]) for at in range(0, len(vectors), step)
-    )
-    return best_of_many(parts, queries, K)
 
 
 def filled(vectors: Floats, options: IndexOptions) -> tuple[ItemIndex, float]:
@@ -135,8 +91,6 @@ def visible(index: ItemIndex) -> list[float]:
 def bench(repeats: int, line: Callable[..., Line], items: int = 100_000) -> list[Line]:
     """The lines of this bench; `line` makes one of its name, values, unit and budget."""
     few_threads()
-    from forebay.cli.benchpeers import peers  # here: a peer that is installed may take seconds to load
-
     world, size = World.of(items), f"{items:,} x {DIM}"
     flat, _ = filled(world.vectors, IndexOptions(flat_rows=1 << 40))
     ours, took = filled(world.vectors, IndexOptions(recall=RECALL))

@@ -16,10 +16,11 @@ import faiss
 import numpy as np
 
 from forebay.arrays import Floats, Ints
-from forebay.cli.benchindex import DIM, GRAPH_REPLACED, RECALL, K, World, drawn
+from forebay.cli.benchvectors import DIM, RECALL, K, World, drawn
 
 _EFFORTS = (100, 120, 150, 200, 300, 400, 600, 800)  # candidates that a graph keeps while it searches
 _LISTS, _PROBES = 1_024, (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+GRAPH_REPLACED = 300  # rows: as many as a graph replaces in about a second
 _LARGE = 200_000  # items from which on graphs are left out: each takes ten minutes or more to make
 
 
