@@ -92,8 +92,8 @@ class Engine:
         """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen
         next, those of `rank` what is liked, and they do not compare.
 
-        The index proposes by the last written vectors, exactly; which items are proposed does not know of expired item
-        segments, their scores do. Raises GenerationUnavailable and BadRequest.
+        The index proposes by the last written vectors, with the recall that it is set to; which items are proposed does
+        not know of expired item segments, their scores do. Raises GenerationUnavailable and BadRequest.
         """
         self._pin(request.generation)
         self._bound("k", request.k, self.limits.max_k)

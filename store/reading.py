@@ -19,6 +19,7 @@ from forebay.segments.spec import Side
 from forebay.shard import Shard
 from forebay.store import kernels
 from forebay.store.halves import ItemHalves
+from forebay.store.indexwatch import IndexStanding
 from forebay.store.table import SegmentTable
 
 
@@ -96,6 +97,8 @@ class Copy(Protocol):
     def at_hand(self, side: Side, entity: str) -> bool: ...
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
+
+    def index(self) -> IndexStanding: ...
 
     def default(self, side: Side) -> Floats: ...
 

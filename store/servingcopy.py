@@ -28,6 +28,8 @@ from forebay.store.generation import Generation
 from forebay.store.halves import ItemHalves
 from forebay.store.hotusers import HotUsers
 from forebay.store.index import ItemIndex
+from forebay.store.indexkeeper import IndexOptions
+from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import Part, VectorStore
@@ -64,6 +66,7 @@ class ServingCopy:
         store: VectorStore | None = None,
         shard: Shard = ALL,
         users_in_memory: int = 0,
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Empty. Each side's log has so many `partitions`; without a `store` nothing outlasts the process. With one,
         `users_in_memory` bounds the rows of users in the table (0: all are); the others are read from the store.
@@ -80,7 +83,8 @@ class ServingCopy:
         self.hot: HotUsers | None = None
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
-        self._index = ItemIndex(codecs["item"].dim)
+        self._index = ItemIndex(codecs["item"].bounds, index)
+        self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
@@ -88,7 +92,13 @@ class ServingCopy:
 
     @classmethod
     def open(
-        cls, bundle: Bundle, generation: Generation, path: Path, shard: Shard = ALL, users_in_memory: int = 0
+        cls,
+        bundle: Bundle,
+        generation: Generation,
+        path: Path,
+        shard: Shard = ALL,
+        users_in_memory: int = 0,
+        index: IndexOptions = IndexOptions(),
     ) -> Self:
         """The copy whose rows lie at `path`, made if it is not there; `load` fills the tables. Errors as in
         VectorStore.open."""
@@ -96,7 +106,9 @@ class ServingCopy:
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, store, shard, users_in_memory)
+            copy = cls(bundle, generation.name, codecs, partitions, store, shard, users_in_memory, index)
+            copy._watch.start()
+            return copy
         except BaseException:
             store.close()
             raise
@@ -108,6 +120,8 @@ class ServingCopy:
 
     def close(self) -> None:
         """Let go of the store."""
+        self._watch.close()
+        self._index.close()
         if self.store is not None:
             self.store.close()
 
@@ -121,14 +135,15 @@ class ServingCopy:
         """Fill tables and index from the store, as they were when it was last written; returns the rows read."""
         assert self.store is not None, "there is nothing to load from"
         rows = 0
-        for side in SIDES:
-            bounded = self.hot if side == "user" else None
-            parts = self.store.scan_by(side, LOAD_ROWS) if bounded is None else bounded.parts(LOAD_ROWS)
-            for part in parts:
-                self._load_part(side, part)
-                rows += len(part)
-            for partition, as_of in self.store.watermarks(side).items():
-                self._tables[side].advance(partition, as_of)
+        with self._index.filling():
+            for side in SIDES:
+                bounded = self.hot if side == "user" else None
+                parts = self.store.scan_by(side, LOAD_ROWS) if bounded is None else bounded.parts(LOAD_ROWS)
+                for part in parts:
+                    self._load_part(side, part)
+                    rows += len(part)
+                for partition, as_of in self.store.watermarks(side).items():
+                    self._tables[side].advance(partition, as_of)
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -175,7 +190,8 @@ class ServingCopy:
         if ids:
             places = table.upsert(ids, rows, partitions)
             if side == "item":
-                self._index.upsert(places, served_vectors(self.codecs[side], rows))
+                codec = self.codecs[side]
+                self._index.upsert(places, codec.vectors(rows), codec.column(rows, "scale"))
 
     def hide(self, side: Side, ids: Sequence[str]) -> None:
         """No reader sees `ids` any more."""
@@ -233,6 +249,10 @@ class ServingCopy:
         with table.lock:
             return table.hashes[[row for row in rows.tolist() if table.ids[row]]]
 
+    def index(self) -> IndexStanding:
+        """How the index of the items stands."""
+        return self._watch.standing()
+
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""
         return self._lacking[side].default
@@ -244,6 +264,7 @@ class ServingCopy:
         if self.hot is not None:
             with self.read("user", hash_ids([""]), [""]):  # of nobody: the store's way, too
                 pass
+        self._index.warm()
 
     def _load_part(self, side: Side, part: Part) -> None:
         part = kept_of(self.shard, side, part)
@@ -258,7 +279,8 @@ class ServingCopy:
         places, left = self._tables[side].fill(ids, rows, partitions)
         if side == "item":
             new = np.delete(rows, left) if len(left) else rows
-            self._index.upsert(places, served_vectors(self.codecs[side], new))
+            codec = self.codecs[side]
+            self._index.upsert(places, codec.vectors(new), codec.column(new, "scale"))
         if len(left):  # a hash that another id has, or an id that is there by now
             self._show(side, [ids[i] for i in left.tolist()], rows[left], partitions[left].tolist())
 

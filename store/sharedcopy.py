@@ -26,10 +26,13 @@ from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.fetched import reading_of
 from forebay.store.generation import Generation
 from forebay.store.hotusers import HotUsers
+from forebay.store.indexkeeper import IndexOptions
+from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.rowsocket import RowClient, RowServer
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, kept_of, lacking_of, oldest, served_vectors
+from forebay.store.sharedindex import FeedingIndex, MappedIndex
 from forebay.store.sharedreading import Kept, SharedReading
 from forebay.store.sharedtable import SharedTable
 from forebay.store.standing import Standing
@@ -59,6 +62,7 @@ class FeedingCopy:
         limits: TableLimits = TableLimits(),
         shard: Shard = ALL,
         users_in_memory: int = 0,
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Tables in `folder`, which hold what they held before. `users_in_memory` as in ServingCopy; `answer` is for
         the others. Errors as in ServingCopy and SharedTable."""
@@ -84,6 +88,7 @@ class FeedingCopy:
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._complete = Standing.of(self._tables["user"].standing).complete
+        self._index = FeedingIndex(self._tables["item"], index)
 
     @classmethod
     def open(
@@ -94,14 +99,17 @@ class FeedingCopy:
         folder: Path,
         shard: Shard = ALL,
         users_in_memory: int = 0,
+        index: IndexOptions = IndexOptions(),
     ) -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            some = users_in_memory
-            return cls(bundle, generation.name, codecs, partitions, folder, store, shard=shard, users_in_memory=some)
+            return cls(
+                bundle, generation.name, codecs, partitions, folder, store,
+                shard=shard, users_in_memory=users_in_memory, index=index,
+            )  # fmt: skip
         except BaseException:
             store.close()
             raise
@@ -110,6 +118,7 @@ class FeedingCopy:
         """Let go of the store and the tables; readers keep what they have mapped."""
         if self._answering is not None:
             self._answering.close()
+        self._index.close()
         for table in self._tables.values():
             table.close()
         if self.store is not None:
@@ -125,21 +134,22 @@ class FeedingCopy:
         """
         assert self.store is not None, "there is nothing to load from"
         mark, last, rows = self.store.mark, self.store.last(), 0
-        for side in SIDES:
-            table = self._tables[side]
-            if table.mended or table.stored != mark:
-                lacks_one = last is not None and table.stored == last.before
-                table.hold(0)
-                if lacks_one and last is not None:
-                    rows += self._load_last(side, last)
-                else:
-                    rows += self._load_all(side)
-            elif side == "user" and self.hot is not None:
-                self._adopt(self.hot)
-            for partition, as_of in self.store.watermarks(side).items():
-                table.advance(partition, as_of)
-        self._hold()
-        self._loaded = True
+        with self._index.filling():
+            for side in SIDES:
+                table = self._tables[side]
+                if table.mended or table.stored != mark:
+                    lacks_one = last is not None and table.stored == last.before
+                    table.hold(0)
+                    if lacks_one and last is not None:
+                        rows += self._load_last(side, last)
+                    else:
+                        rows += self._load_all(side)
+                elif side == "user" and self.hot is not None:
+                    self._adopt(self.hot)
+                for partition, as_of in self.store.watermarks(side).items():
+                    table.advance(partition, as_of)
+            self._hold()
+            self._loaded = True
         return rows
 
     def offsets(self) -> dict[tuple[str, int], int]:
@@ -206,6 +216,7 @@ class FeedingCopy:
 
     def stand(self, said_ms: int, caught_up: bool) -> None:
         """Say to those that read whether this is there, and whether it has caught up."""
+        self._index.look()
         self._complete = self._complete or caught_up
         self._tables["user"].stand(Standing(said_ms, caught_up, self._complete).word)
 
@@ -292,6 +303,7 @@ class SharedCopy:
         limits: TableLimits = TableLimits(),
         shard: Shard = ALL,
         users_elsewhere: bool = False,
+        index: IndexOptions = IndexOptions(),
     ) -> None:
         """Maps the tables in `folder`. With `users_elsewhere` not all users are in them: the others' rows are asked for
         of the replica. Raises StoreError when they are not there, and GenerationMismatch when they are
@@ -306,6 +318,8 @@ class SharedCopy:
             )
             for side in SIDES
         }
+        self._index = MappedIndex(self._readers["item"])
+        self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         self._rows = RowClient(folder) if users_elsewhere else None
         self._seen: list[int] = []  # hashes of users that were asked for, until the replica is told
@@ -315,12 +329,23 @@ class SharedCopy:
 
     @classmethod
     def open(
-        cls, bundle: Bundle, generation: Generation, folder: Path, shard: Shard = ALL, users_elsewhere: bool = False
+        cls,
+        bundle: Bundle,
+        generation: Generation,
+        folder: Path,
+        shard: Shard = ALL,
+        users_elsewhere: bool = False,
+        index: IndexOptions = IndexOptions(),
     ) -> Self:
         """The tables that a FeedingCopy of this generation and shard has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
         partitions = {side: generation.partitions[side] for side in SIDES}
-        return cls(bundle, generation.name, codecs, partitions, folder, shard=shard, users_elsewhere=users_elsewhere)
+        copy = cls(
+            bundle, generation.name, codecs, partitions, folder,
+            shard=shard, users_elsewhere=users_elsewhere, index=index,
+        )  # fmt: skip
+        copy._watch.start()
+        return copy
 
     @property
     def retired(self) -> bool:
@@ -365,8 +390,13 @@ class SharedCopy:
         return np.array(seen, np.int64)
 
     def search(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """As ServingCopy.search, exactly: all items are scored where they lie."""
-        return self._readers["item"].best(query, k, deny)
+        """As ServingCopy.search; all items are scored where they lie while there are no lists."""
+        found = self._index.search(query, k, deny)
+        return self._readers["item"].best(query, k, deny) if found is None else found
+
+    def index(self) -> IndexStanding:
+        """How the index of the items stands."""
+        return self._watch.standing()
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""

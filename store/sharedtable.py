@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from forebay.segments.state.ids import Ids
 from forebay.store import rowwriting
 from forebay.store.codec import Rows
 from forebay.store.nameheap import UNIT, NameHeap
+from forebay.store.reserved import Words
+from forebay.store.rowlayout import Layout
 from forebay.store.tablefiles import TableFiles, TableLimits
-from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, STORED, TOP, Identity
+from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, STORED, TABLE, TOP, Identity
 
 log = logging.getLogger("forebay.table")
 
@@ -43,6 +46,8 @@ class SharedTable:
         self._words, self._layout, self._names = self._files.words, self._files.layout, self._files.names
         self._heap = NameHeap(self._names)
         self._cells, self._used_cells = np.zeros(0, np.uint64), 0
+        # Around each write, with its rows and their new images uint64 [n, width]: an index notes them before it.
+        self.changing: Callable[[Ints, Words], AbstractContextManager[None]] = lambda rows, images: nullcontext()
         try:
             self.mended = self._mend()
         except BaseException:
@@ -61,6 +66,26 @@ class SharedTable:
     def capacity(self) -> int:
         """Rows allocated."""
         return self._files.capacity
+
+    @property
+    def layout(self) -> Layout:
+        """Of the rows in `words`."""
+        return self._layout
+
+    @property
+    def words(self) -> Words:
+        """All that is mapped; what is not allocated must not be touched."""
+        return self._words
+
+    @property
+    def top(self) -> int:
+        """All live rows are below it."""
+        return int(self._words[TOP])
+
+    @property
+    def number(self) -> int:
+        """Of this table, among all that were made in its folder."""
+        return int(self._words[TABLE])
 
     def ids(self) -> list[str]:
         """Of all live rows."""
@@ -170,7 +195,8 @@ class SharedTable:
         images = self._images(hashes[kept], rows[kept], owners[kept], None if halves is None else halves[kept])
         self._place(ids, kept, fresh, images, places)
         words = images.view(np.uint64).reshape(len(images), self._layout.width)
-        rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh)
+        with self.changing(places[kept], words):
+            rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh)
         self._used_cells += len(new)
         self._files.tell(LIVE, len(self) + len(new))
         placed = {ids[i]: int(places[i]) for i in kept.tolist()}
@@ -217,14 +243,16 @@ class SharedTable:
         if room:
             self._files.tell(TOP, max(int(self._words[TOP]), int(places[new].max()) + 1))
         words = images.view(np.uint64).reshape(len(images), self._layout.width)
-        rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh[kept])
+        with self.changing(places[kept], words):
+            rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh[kept])
         self._used_cells += room
         self._files.tell(LIVE, len(self) + room)
         return places
 
     def _drop(self, gone: Ints) -> None:
         places = self._column("name_at")[gone].tolist(), self._column("name_bytes")[gone].tolist()
-        rowwriting.drop_rows(self._words, self._layout, self._cells, gone)
+        with self.changing(gone, np.zeros((len(gone), self._layout.width), np.uint64)):
+            rowwriting.drop_rows(self._words, self._layout, self._cells, gone)
         for place, length in zip(*places, strict=True):
             self._heap.release(place, length)
         self._free.extend(gone.tolist()[::-1])

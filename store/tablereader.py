@@ -21,6 +21,8 @@ from forebay.store import kernels, rowkernels
 from forebay.store.codec import HELD
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
+from forebay.store.rowlayout import Layout
+from forebay.store.rowwriting import find_own
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import (
     CAPACITY,
@@ -88,6 +90,26 @@ class TableReader:
     def capacity(self) -> int:
         """Rows allocated; every row number is below it."""
         return int(rowkernels.word_of(self._words, CAPACITY))
+
+    @property
+    def layout(self) -> Layout:
+        """Of the rows in `words`."""
+        return self._layout
+
+    @property
+    def words(self) -> Words:
+        """All that is mapped; what is not allocated must not be touched."""
+        return self._words
+
+    @property
+    def top(self) -> int:
+        """All live rows are below it."""
+        return int(rowkernels.word_of(self._words, TOP))
+
+    @property
+    def number(self) -> int:
+        """Of this table, among all that were made in its folder."""
+        return self._table
 
     @property
     def retired(self) -> bool:
@@ -174,6 +196,13 @@ class TableReader:
                 break
             time.sleep(_BUSY_S)
         return [bytes(out[i, :length]).decode() if length >= 0 else None for i, length in enumerate(lengths.tolist())]
+
+    def rows_of(self, hashes: Ints) -> Ints:
+        """Row numbers int64 [n], -1 where there is none, as of just now: a row may be somebody else's by the time that
+        it is used."""
+        rows = np.empty(len(hashes), np.int64)
+        find_own(self._words, self._layout, self._cells, np.ascontiguousarray(hashes, np.int64), rows)
+        return rows
 
     def best(self, query: Floats, k: int, deny: Ints) -> Ints:
         """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], best first, without

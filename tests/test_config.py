@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from forebay.cli.processes import index_options
 from forebay.config import Settings, load
 from forebay.errors import ConfigError
+from forebay.store.indexkeeper import IndexOptions
 from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.pausing import breaker_options
 
@@ -171,3 +173,14 @@ def test_a_share_or_a_time_that_cannot_be_is_refused(settings: Settings) -> None
     """By its name."""
     with pytest.raises(ConfigError, match="pause_"):
         breaker_options(settings)
+
+
+def test_the_recall_of_the_index_is_a_setting() -> None:
+    assert index_options(Settings()) == IndexOptions(recall=0.98)
+    assert index_options(Settings(index_recall="99.5 %")).recall == pytest.approx(0.995)
+
+
+@pytest.mark.parametrize("text", ["", "98", "0.98", "49%", "100%", "-98%"])
+def test_a_recall_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no recall"):
+        index_options(Settings(index_recall=text))

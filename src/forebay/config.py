@@ -103,6 +103,7 @@ class Settings:
     server_certificate: Path | None = None  # PEM: serve speaks TLS with it; absent: plain HTTP
     server_key: Path | None = None  # PEM, without a password: of that certificate; absent: it is in the same file
     server_tokens: Path | None = None  # hashes of the tokens that serve admits, read again when it changes; absent: all
+    index_recall: str = "98%"  # the share of the best items that retrieve finds, once there are thousands of them
     server: str = "http://127.0.0.1:8080"  # what lookup and doctor ask
     server_ca: Path | None = None  # PEM: who signs its certificate; absent: the system's own
     server_token_file: Path | None = None  # its first line is the token for it; or the variable of server_token

@@ -193,6 +193,12 @@ class StoreCorrupt(StoreError):
     """
 
 
+class IndexDamaged(StoreError):
+    """The file of an item index is not what was written. No operator action: all items are scanned meanwhile, which is
+    slower, and the replica makes another file of the rows.
+    """
+
+
 class TableFull(StoreError):
     """There is no room for more rows in the tables that requests read: the device is full, or a limit is reached.
 

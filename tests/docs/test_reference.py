@@ -26,6 +26,7 @@ from forebay.retrieval.messages import Readiness
 from forebay.retrieval.metrics import ServerMetrics
 from forebay.segments.training.options import RetrieveOptions, TrainingOptions
 from forebay.store.census import Census
+from forebay.store.indexwatch import IndexStanding
 from forebay.streams.worker.metrics import WorkerMetrics
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.standing import Report, Standing
@@ -164,7 +165,8 @@ def test_every_metric_is_there_with_its_kind_and_labels(pages: Any, sources: lis
 
 
 def _server_text() -> str:
-    copy = SimpleNamespace(rows=lambda: {"user": 1}, as_of=lambda: 1)
+    index = IndexStanding(1, 1, 1, 1, 1.0, 1)
+    copy = SimpleNamespace(rows=lambda: {"user": 1}, as_of=lambda: 1, index=lambda: index)
     metrics = ServerMetrics(copy, lambda: Readiness(True))
     metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001, "waited": 0.0001})
     metrics("user_read", {"path": "/v1/rank", "seconds": 0.001})

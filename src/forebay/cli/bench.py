@@ -18,6 +18,7 @@ import numpy as np
 
 from forebay.cli import source
 from forebay.cli.benchbackfill import bench as backfilled
+from forebay.cli.benchindex import bench as indexed
 from forebay.cli.benchlive import skewed
 from forebay.cli.benchstream import stream
 from forebay.cli.console import budget, err, out, print_json, print_table
@@ -54,6 +55,8 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
         "apply": _apply,
         "stream": lambda bundle, repeats: stream(bundle, repeats, _line),
         "backfill": lambda _, repeats: backfilled(repeats, _line),
+        "index": lambda _, repeats: indexed(repeats, _line),
+        "index-1m": lambda _, repeats: indexed(repeats, _line, 1_000_000),
     }
     chosen = ["lookup", "apply"] if what == "all" else [what]
     if not set(chosen) <= set(benches):

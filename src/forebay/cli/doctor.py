@@ -25,6 +25,7 @@ from forebay.segments.spec import SIDES, Side
 from forebay.segments.spec.toml import duration_ms
 from forebay.store.checkpoints import Checkpoints
 from forebay.store.codec import HEARTBEAT_KEY, unpack_heartbeat
+from forebay.store.faissbuild import about, one_installed
 from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
@@ -88,6 +89,7 @@ class _Doctor:
             ("clock", self._clock),
             ("checkpoints", self._checkpoints),
             ("disk", self._disk),
+            ("faiss", self._faiss),
         ]
         for name, run in parts:
             try:
@@ -265,6 +267,11 @@ class _Doctor:
         every = duration_ms(self.settings.checkpoint_every, "checkpoint_every") / 1000
         still = ": nothing has come since, or a worker's log says why" if age > 3 * every else ""
         return Check("checkpoints", True, f"of {len(wanted)} partitions, the oldest {age / 60:.0f} min old{still}")
+
+    def _faiss(self) -> Check:
+        """Which build lists of items are trained by: two distributions overwrite each other."""
+        one_installed()
+        return Check("faiss", True, about())
 
     def _disk(self) -> Check:
         folder = self.settings.data_dir if self.settings.data_dir.exists() else Path()

@@ -27,7 +27,15 @@ import msgspec
 from forebay.cli.cluster import cluster
 from forebay.cli.collection import settle
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import entered, kept, one_thread_for_algebra, served_model, shard_of, stop_event
+from forebay.cli.processes import (
+    entered,
+    index_options,
+    kept,
+    one_thread_for_algebra,
+    served_model,
+    shard_of,
+    stop_event,
+)
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
@@ -87,8 +95,9 @@ def replica(settings: Settings) -> None:
 
     bundle, generation = served_model(settings)
     copy = FeedingCopy.open(
-        bundle, generation, settings.vectors, settings.tables, shard_of(settings), settings.users_in_memory
-    )
+        bundle, generation, settings.vectors, settings.tables,
+        shard=shard_of(settings), users_in_memory=settings.users_in_memory, index=index_options(settings),
+    )  # fmt: skip
     following: Replica | None = None
 
     def say() -> None:
@@ -125,8 +134,11 @@ def server(settings: Settings, part: Part) -> None:
     from forebay.store.sharedcopy import SharedCopy
 
     bundle, generation = served_model(settings)
-    elsewhere = settings.users_in_memory > 0
-    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables, shard_of(settings), elsewhere))
+    elsewhere, index = settings.users_in_memory > 0, index_options(settings)
+    where = (bundle, generation, settings.tables)
+    copy = _when_there(
+        lambda: SharedCopy.open(*where, shard=shard_of(settings), users_elsewhere=elsewhere, index=index)
+    )
     seen = (-1.0, Readiness(False))
 
     def ready() -> Readiness:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +17,7 @@ from forebay.cli.collection import settle
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
-from forebay.errors import ForebayError, UsageError
+from forebay.errors import ConfigError, ForebayError, UsageError
 from forebay.shard import Shard
 from forebay.streams import installation
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from forebay.retrieval.door import Door
     from forebay.segments.bundle import Bundle
     from forebay.store.generation import Generation
+    from forebay.store.indexkeeper import IndexOptions
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
@@ -127,6 +129,18 @@ def one_thread_for_algebra() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+def index_options(settings: Settings) -> IndexOptions:
+    """Of the item index. Raises ConfigError."""
+    from forebay.store.indexkeeper import IndexOptions
+
+    share = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s*%", settings.index_recall)
+    if share is None or float(share[1]) < 50:
+        raise ConfigError(
+            "this is no recall of an index", where="index_recall", do='Write a share from "50%" to "99.9%"'
+        )
+    return IndexOptions(recall=float(share[1]) / 100)
+
+
 def served_model(settings: Settings) -> tuple[Bundle, Generation]:
     """The bundle and the generation that are served. Raises UsageError where it has fewer partitions than shards."""
     from forebay.segments.bundle import Bundle
@@ -185,8 +199,10 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    some = settings.users_in_memory
-    copy = ServingCopy.open(bundle, generation, settings.vectors, shard_of(settings), some)
+    copy = ServingCopy.open(
+        bundle, generation, settings.vectors,
+        shard=shard_of(settings), users_in_memory=settings.users_in_memory, index=index_options(settings),
+    )  # fmt: skip
     log.info("%d rows loaded from %s", copy.load(), settings.vectors)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
