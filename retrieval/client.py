@@ -9,7 +9,7 @@ top.segments["recent"].state                      # "fresh" | "late" | "expired"
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self, TypeVar
@@ -120,10 +120,25 @@ class Client:
         self._encoder = msgspec.msgpack.Encoder()
 
     def rank(
-        self, user: str, candidates: Sequence[str], k: int = 50, *, generation: str | None = None, explain: bool = False
+        self,
+        user: str,
+        candidates: Sequence[str],
+        k: int = 50,
+        *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        deny: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        generation: str | None = None,
+        explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors."""
-        request = RankRequest(user, list(candidates), k, generation, explain)
+        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
+        of them are let in, and what is added to whose score, is as in RankRequest."""
+        request = RankRequest(
+            user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
+            None if allow is None else list(allow),
+        )  # fmt: skip
         return self._call("POST", "/v1/rank", RankResponse, self._encoder.encode(request))
 
     def retrieve(
@@ -132,11 +147,18 @@ class Client:
         k: int = 50,
         deny: Sequence[str] = (),
         *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        allow: Sequence[str] | None = None,
         generation: str | None = None,
         explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of all items for `user`, without those in `deny`."""
-        request = RetrieveRequest(user, k, list(deny), generation, explain)
+        """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
+        request = RetrieveRequest(
+            user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
+            None if allow is None else list(allow),
+        )  # fmt: skip
         return self._call("POST", "/v1/retrieve", RankResponse, self._encoder.encode(request))
 
     def entity(self, side: Literal["user", "item"], id: str, *, vectors: bool = False) -> EntityResponse:

@@ -12,7 +12,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from forebay.arrays import Floats, Ints
+from forebay.arrays import Bytes, Floats, Ints
 
 # FAISS's type information knows the C++ signatures only, not those of its Python wrappers.
 _SearchParameters: Any = faiss.SearchParameters
@@ -69,20 +69,27 @@ class ItemIndex:
                 self._storage()[rows] = 0
                 self._mark(rows, False)
 
-    def search(self, query: Floats, k: int, deny_rows: Ints | None = None) -> tuple[Ints, Floats]:
+    def search(
+        self, query: Floats, k: int, deny_rows: Ints | None = None, allowed: Bytes | None = None
+    ) -> tuple[Ints, Floats]:
         """The `k` rows with the highest inner product with `query` float32 [dim], best first, and the products.
 
-        Exact. Fewer than `k` when fewer are left after `deny_rows` (unknown rows among them do no harm). Raises
-        ValueError for a query of another shape or one that is not finite.
+        Exact. Fewer than `k` when fewer are left after `deny_rows` (unknown rows among them do no harm) and of those
+        that are `allowed`: one bit a row, lowest bit first; rows behind its end are not. Raises ValueError for a query
+        of another shape or one that is not finite.
         """
         query = np.ascontiguousarray(query, np.float32)
         if query.shape != (self.dim,) or not np.isfinite(query).all():
             raise ValueError(f"a query of shape {query.shape}, or not finite; {self.dim} finite numbers are needed")
         with self._lock:
             alive, denied = self._alive, np.empty(0, np.int64)
+            if allowed is not None:
+                alive = np.zeros_like(alive)
+                common = min(len(alive), len(allowed))
+                np.bitwise_and(self._alive[:common], allowed[:common], out=alive[:common])
             if deny_rows is not None and len(deny_rows):
                 denied = np.unique(deny_rows[(deny_rows >= 0) & (deny_rows < self._index.ntotal)])
-                alive = alive.copy()
+                alive = alive.copy() if allowed is None else alive
                 np.bitwise_and.at(alive, denied >> 3, ~(1 << (denied & 7)).astype(np.uint8))
             k = min(k, self._count)  # k beyond the rows would be padded, and k = 1e9 asks for 4 GiB
             if k <= 0:

@@ -24,6 +24,7 @@ from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
+from forebay.store.selection import Selection
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
 from forebay.store.sharedreading import Kept, SharedReading
 from forebay.store.sharedtable import SharedTable
@@ -225,9 +226,9 @@ class SharedCopy:
         """The rows of one side that have `hashes` int64 [n]. Nobody waits for it."""
         yield SharedReading(self._readers[side], self._lacking[side], self._kept if side == "item" else None, hashes)
 
-    def search(self, query: Floats, k: int, deny: Ints) -> Ints:
+    def search(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
         """As ServingCopy.search, exactly: all items are scored where they lie."""
-        return self._readers["item"].best(query, k, deny)
+        return self._readers["item"].best(query, k, deny, selection)
 
     def default(self, side: Side) -> Floats:
         """What stands in for what is missing, as a stored row would have it: float32 [dims]."""

@@ -186,7 +186,7 @@ class SharedTable:
         images["hash"], images["partition"], images["live"] = hashes, owners, 1
         for field in ("as_of", "last_event", "scale", "flags"):
             images[field] = codec.column(rows, field)
-        images["codes"] = codec.vectors(rows)
+        images["codes"], images["served"] = codec.vectors(rows), codec.columns(rows)
         if self.identity.layout.half_width:
             assert halves is not None, "rows of this table have halves"
             images["half"] = np.clip(halves, -_MOST_HALF, _MOST_HALF)

@@ -21,6 +21,7 @@ from forebay.store import kernels, rowkernels
 from forebay.store.codec import HELD
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
+from forebay.store.selection import Selection
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import (
     CAPACITY,
@@ -164,6 +165,21 @@ class TableReader:
         scores[~found] = default.sum(dtype=np.float32)
         return scores, times, found, rows
 
+    def served(self, hashes: Ints) -> tuple[Ints, Bools]:
+        """The serving columns int64 [n, columns] of rows, zeros of those that are not there, and which are, bool
+        [n]."""
+        columns = np.zeros((len(hashes), self._layout.columns), np.int64)
+
+        def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
+            part = columns[at]  # a view of all, or a copy of a few
+            rowkernels.read_served(self._words, self._layout, cells, wanted, rows, states, part)
+            _put([columns], [part], at)
+
+        _, states = self._asked(hashes, ask)
+        found: Bools = states == FOUND
+        columns[~found] = 0
+        return columns, found
+
     def names(self, rows: Ints, hashes: Ints) -> list[str | None]:
         """The ids of `rows` int64 [n], none where a row does not have that hash, or nobody's, by now."""
         lengths, out = np.empty(len(rows), np.int64), np.empty((len(rows), MAX_ID_BYTES), np.uint8)
@@ -175,14 +191,23 @@ class TableReader:
             time.sleep(_BUSY_S)
         return [bytes(out[i, :length]).decode() if length >= 0 else None for i, length in enumerate(lengths.tolist())]
 
-    def best(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], best first, without
-        those in `deny`. Every row is read, each as one version."""
+    def best(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
+        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], and what `selection`
+        adds to it, best first, of those that it keeps and without those in `deny`. Every row that is kept is read, each
+        as one version."""
         top = int(rowkernels.word_of(self._words, TOP))
+        kept, added = np.empty(0, np.bool_), np.empty(0, np.float32)
+        if selection is not None:
+            columns, live = np.empty((top, self._layout.columns), np.int64), np.empty(top, np.bool_)
+            rowkernels.scan_served(self._words, self._layout, top, columns, live)
+            kept = selection.kept(columns) & live
+            added = added if (more := selection.added(columns)) is None else more
         scores, hashes = np.empty(top, np.float32), np.empty(top, np.int64)
-        rows = rowkernels.scan_rows(
-            self._words, self._layout, top, query, self.identity.layout.codec.bounds, scores, hashes
-        )
+        rows = 0
+        if selection is None or kept.any():
+            rows = rowkernels.scan_rows(
+                self._words, self._layout, top, query, self.identity.layout.codec.bounds, kept, added, scores, hashes
+            )
         found = hashes[kernels.top_k(scores[:rows], k + len(deny))]
         return found[~np.isin(found, deny)][:k] if len(deny) else found
 
