@@ -231,6 +231,9 @@ def scan_served(words: Words, layout: Layout, top: int, columns: Ints, live: Any
     ints = words.view(np.int64)
     for row in range(top):
         at = layout.origin + row * layout.width
+        if row + _AHEAD < top:
+            for k in range(0, layout.served + layout.columns, 8):
+                prefetch(words, at + _AHEAD * layout.width + k)
         live[row] = False
         for _ in range(_TRIES):
             seq = opened(words, at)

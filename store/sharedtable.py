@@ -21,7 +21,7 @@ from forebay.store import rowwriting
 from forebay.store.codec import Rows
 from forebay.store.nameheap import UNIT, NameHeap
 from forebay.store.tablefiles import TableFiles, TableLimits
-from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, TOP, Identity
+from forebay.store.tableheader import LIVE, MARKS, NAMED, SERVED, STANDING, TOP, Identity
 
 log = logging.getLogger("forebay.table")
 
@@ -107,6 +107,7 @@ class SharedTable:
                 self._heap.release(place, length)
             self._free.extend(gone.tolist()[::-1])
             self._files.tell(LIVE, len(self) - len(gone))
+            self._tell_served(len(gone) > 0)
             return rows
 
     def advance(self, partition: int, as_of_ms: int) -> None:
@@ -146,10 +147,12 @@ class SharedTable:
         fresh = np.isin(kept, new, assume_unique=True)
         images = self._images(hashes[kept], rows[kept], owners[kept], None if halves is None else halves[kept])
         self._place(ids, kept, fresh, images, places)
+        other = bool(fresh.any() or (images["served"] != self._column("served")[places[kept]]).any())
         words = images.view(np.uint64).reshape(len(images), self._layout.width)
         rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh)
         self._used_cells += len(new)
         self._files.tell(LIVE, len(self) + len(new))
+        self._tell_served(other)
         placed = {ids[i]: int(places[i]) for i in kept.tolist()}
         answer = np.array([placed.get(entity, -1) for entity in ids], np.int64)
         if len(left):
@@ -167,6 +170,11 @@ class SharedTable:
                 do="Rename these ids; the ones that came first go on being served",
             )
         return answer
+
+    def _tell_served(self, other: bool) -> None:
+        """After the rows: readers find again which of them a condition keeps."""
+        if other and self.identity.layout.codec.served:
+            self._files.tell(SERVED, int(self._words[SERVED]) + 1)
 
     def _place(self, ids: list[str], kept: Ints, fresh: Bools, images: npt.NDArray[np.void], places: Ints) -> None:
         """Rows and places of names of new ids, and of those that are there the names they have."""

@@ -19,6 +19,7 @@ from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
 from forebay.store import kernels, rowkernels
 from forebay.store.codec import HELD
+from forebay.store.keptrows import KeptRows
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
 from forebay.store.selection import Selection
@@ -30,6 +31,7 @@ from forebay.store.tableheader import (
     MARKS,
     NAMED,
     RETIRED,
+    SERVED,
     STANDING,
     TABLE,
     TOP,
@@ -80,6 +82,8 @@ class TableReader:
         names.close()
         self._stuck: dict[int, int] = {}  # by row, the number that its writer left it with
         self._epoch, self._cells = self._index()
+        self._columns: tuple[int, Ints, Bools] | None = None
+        self._kept = KeptRows()
 
     def __len__(self) -> int:
         """Entities in the table."""
@@ -198,18 +202,30 @@ class TableReader:
         top = int(rowkernels.word_of(self._words, TOP))
         kept, added = np.empty(0, np.bool_), np.empty(0, np.float32)
         if selection is not None:
-            columns, live = np.empty((top, self._layout.columns), np.int64), np.empty(top, np.bool_)
-            rowkernels.scan_served(self._words, self._layout, top, columns, live)
-            kept = selection.kept(columns) & live
+            state, columns, live = self._described()
+            kept, top = self._kept.of(selection, state, columns, live).rows, len(live)
             added = added if (more := selection.added(columns)) is None else more
-        scores, hashes = np.empty(top, np.float32), np.empty(top, np.int64)
-        rows = 0
-        if selection is None or kept.any():
-            rows = rowkernels.scan_rows(
-                self._words, self._layout, top, query, self.identity.layout.codec.bounds, kept, added, scores, hashes
-            )
+            if not top:
+                return np.empty(0, np.int64)
+        most = top if selection is None else int(np.count_nonzero(kept))
+        scores, hashes = np.empty(most, np.float32), np.empty(most, np.int64)
+        rows = rowkernels.scan_rows(
+            self._words, self._layout, top, query, self.identity.layout.codec.bounds, kept, added, scores, hashes
+        )
         found = hashes[kernels.top_k(scores[:rows], k + len(deny))]
         return found[~np.isin(found, deny)][:k] if len(deny) else found
+
+    def _described(self) -> tuple[int, Ints, Bools]:
+        """The serving columns int64 [rows, columns] of all rows, and which are live, read again when the writer says
+        that some are others, with a number for what it said. It says so after it has written."""
+        state = int(rowkernels.word_of(self._words, SERVED))
+        found = self._columns
+        if found is None or found[0] != state:
+            top = int(rowkernels.word_of(self._words, TOP))
+            columns, live = np.empty((top, self._layout.columns), np.int64), np.empty(top, np.bool_)
+            rowkernels.scan_served(self._words, self._layout, top, columns, live)
+            self._columns = found = (state, columns, live)
+        return found
 
     def _asked(self, hashes: Ints, ask: Ask) -> tuple[Ints, States]:
         """Ask for all, then again for those that were being written, or missed while the index was built anew."""

@@ -20,7 +20,8 @@ from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.itemcondition import ItemCondition
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import ServedColumns
-from forebay.store.selectedrows import MAX_KEPT, SCANNED_ROWS
+from forebay.store.keptrows import MAX_KEPT
+from forebay.store.selectedrows import SCANNED_ROWS
 
 from .conftest import Node
 from .fusions import affinity, weighted_sum
@@ -262,7 +263,7 @@ def test_what_is_kept_of_conditions_is_bounded(make_node: Callable[..., Node]) -
     for year in range(MAX_COMPILED + 50):
         node.engine.retrieve(RetrieveRequest("u", 1, filter=f"year > {year}"))
     assert len(node.engine._selector._compiled) == MAX_COMPILED
-    assert len(node.copy._selected._found) == MAX_KEPT
+    assert len(node.copy._selected._rows) == MAX_KEPT
 
 
 def test_a_hidden_item_is_gone_on_every_path_with_its_next_row(tmp_path: Path, make_node: Callable[..., Node]) -> None:
