@@ -179,6 +179,11 @@ class Engine:
         self.copy.warm()
         self.rank(RankRequest("", [""], 1, explain=True))
         self.retrieve(RetrieveRequest("", 1, explain=True))
+        everything = Selection(self.copy.codecs["item"].served.attributes)
+        self._candidates(RankRequest("", [""]), everything, set())
+        self.copy.search(np.zeros(self.copy.codecs["item"].dim, np.float32), 1, np.empty(0, np.int64), everything)
+        with self.copy.read("user", _hashes([""])) as row:
+            row.served()
 
     def _pin(self, generation: str | None) -> None:
         """Step 1: the generation asked for, or none. All of this engine's parts belong to one."""

@@ -277,4 +277,5 @@ class SharedTable:
         self._files.tell(LIVE, len(rows))
         self._build_cells(len(rows))
         self._files.clear()
+        self._tell_served(True)  # the one before may have died between a row and its word of it
         return mended

@@ -15,17 +15,18 @@ from forebay.errors import BadRequest
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, RankResponse, RetrieveRequest
 from forebay.retrieval.selecting import MAX_COMPILED
-from forebay.segments.spec import FeatureSpec
+from forebay.segments.spec import SIDES, FeatureSpec
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.itemcondition import ItemCondition
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import ServedColumns
 from forebay.store.keptrows import MAX_KEPT
 from forebay.store.selectedrows import SCANNED_ROWS
+from forebay.store.sharedcopy import FeedingCopy
 
 from .conftest import Node
 from .fusions import affinity, weighted_sum
-from .test_shared_engine import Pair
+from .test_shared_engine import LIMITS, Pair
 
 GENRES, COUNT = ("Action", "Comedy", "Drama"), 600
 ATTRIBUTES = (
@@ -298,3 +299,24 @@ def test_a_hidden_item_is_gone_on_every_path_with_its_next_row(tmp_path: Path, m
         assert there(engine) == [True, True, False, False, False, False, False]
         assert not engine.rank(RankRequest("u", [best], 1)).hits[0].known
     pair.feeding.close()
+
+
+def test_a_writer_that_dies_before_its_word_of_a_row_is_made_good_by_the_next(
+    tmp_path: Path, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers that keep what a condition kept find it again when a table is opened."""
+    pair = Pair(served(make_node), tmp_path)
+    pair.node.put("item", ITEMS, seed=1, columns=COLUMNS)
+    request = RetrieveRequest("nobody", 100, filter="year == 1987")
+    before = {hit.item for hit in pair.shared.retrieve(request)}
+    other = next(item for item in ITEMS if item not in before)
+    columns = COLUMNS[[ITEMS.index(other)]].copy()
+    columns[0, 1] = number(1987)
+    with monkeypatch.context() as dying:
+        dying.setattr(pair.feeding._tables["item"], "_tell_served", lambda other: None)
+        pair.node.put("item", [other], seed=5, columns=columns)
+    assert {hit.item for hit in pair.shared.retrieve(request)} == before
+    pair.feeding.close()
+    again = FeedingCopy(pair.node.model, "g1", pair.node.codecs, dict.fromkeys(SIDES, 4), tmp_path, limits=LIMITS)
+    assert {hit.item for hit in pair.shared.retrieve(request)} == before | {other}
+    again.close()
