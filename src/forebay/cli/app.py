@@ -401,7 +401,9 @@ def lookup(
     k: Annotated[int, typer.Option("-k", help="Items to show for a user")] = 10,
     use: Annotated[str, typer.Option(help="rank what retrieve finds, or retrieve alone")] = "rank",
     candidates: Annotated[int, typer.Option(min=1, help="With rank: how many items retrieve finds for it")] = 200,
-    filter: Annotated[str, typer.Option(help="Only items that meet this condition: year >= 1990")] = "",
+    filter: Annotated[
+        str | None, typer.Option(help="Only items that meet this condition: year >= 1990", show_default=False)
+    ] = None,
     boost: Annotated[
         list[str] | None,
         typer.Option(
@@ -417,7 +419,10 @@ def lookup(
     from forebay.cli.lookup import lookup as verb
 
     verb(
-        settings(server=server), entity, LookupFlags(k, use, candidates, filter, tuple(boost or ()), exclude_seen), json
+        settings(server=server),
+        entity,
+        LookupFlags(k, use, candidates, filter or "", tuple(boost or ()), exclude_seen),
+        json,
     )
 
 
