@@ -191,62 +191,6 @@ def read_halves(
                 rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
 
 
-@_kernel
-def read_served(
-    words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, states: States, columns: Ints
-) -> None:  # fmt: skip
-    """As `read_rows`, of the serving columns int64 [n, columns]."""
-    mask = len(cells) - 1
-    ints = words.view(np.int64)
-    looked = np.empty(len(wanted), np.int64)
-    find_first(words, layout, cells, wanted, rows, looked)
-    for i in range(len(wanted)):
-        if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
-            ahead = layout.origin + rows[i + _AHEAD] * layout.width
-            for k in range(0, layout.served + layout.columns, 8):
-                prefetch(words, ahead + k)
-        states[i] = MISSING
-        tries = 0
-        while rows[i] >= 0:
-            at = layout.origin + rows[i] * layout.width
-            seq = opened(words, at)
-            tries += 1
-            if seq & ONE or tries > _TRIES:
-                states[i] = BUSY
-                break
-            if holds(words, at, wanted[i]):
-                for k in range(layout.columns):
-                    columns[i, k] = ints[at + layout.served + k]
-                if unchanged(words, at, seq):
-                    states[i] = FOUND
-                    break
-            elif unchanged(words, at, seq):
-                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
-
-
-@_kernel
-def scan_served(words: Words, layout: Layout, top: int, columns: Ints, live: Any) -> None:
-    """The serving columns int64 [top, columns] of all rows below `top`, and which of them are `live` bool [top]. A row
-    that is being written all the while is not."""
-    ints = words.view(np.int64)
-    for row in range(top):
-        at = layout.origin + row * layout.width
-        if row + _AHEAD < top:
-            for k in range(0, layout.served + layout.columns, 8):
-                prefetch(words, at + _AHEAD * layout.width + k)
-        live[row] = False
-        for _ in range(_TRIES):
-            seq = opened(words, at)
-            if seq & ONE:
-                break
-            there = words[at + OWNER] >> HIGH != np.uint64(0)
-            for k in range(layout.columns):
-                columns[row, k] = ints[at + layout.served + k]
-            if unchanged(words, at, seq):
-                live[row] = there
-                break
-
-
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
 def dot_i8(codes: Any, query: Any) -> Any:
     """The inner product of int8 codes and float32, in the fastest order. NaN and infinity keep their meaning."""
@@ -368,6 +312,62 @@ def scan_rows(
                     count += 1
                 break
     return count
+
+
+@_kernel
+def read_served(
+    words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, states: States, columns: Ints
+) -> None:  # fmt: skip
+    """As `read_rows`, of the serving columns int64 [n, columns]."""
+    mask = len(cells) - 1
+    ints = words.view(np.int64)
+    looked = np.empty(len(wanted), np.int64)
+    find_first(words, layout, cells, wanted, rows, looked)
+    for i in range(len(wanted)):
+        if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
+            ahead = layout.origin + rows[i + _AHEAD] * layout.width
+            for k in range(0, layout.served + layout.columns, 8):
+                prefetch(words, ahead + k)
+        states[i] = MISSING
+        tries = 0
+        while rows[i] >= 0:
+            at = layout.origin + rows[i] * layout.width
+            seq = opened(words, at)
+            tries += 1
+            if seq & ONE or tries > _TRIES:
+                states[i] = BUSY
+                break
+            if holds(words, at, wanted[i]):
+                for k in range(layout.columns):
+                    columns[i, k] = ints[at + layout.served + k]
+                if unchanged(words, at, seq):
+                    states[i] = FOUND
+                    break
+            elif unchanged(words, at, seq):
+                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
+
+
+@_kernel
+def scan_served(words: Words, layout: Layout, top: int, columns: Ints, live: Any) -> None:
+    """The serving columns int64 [top, columns] of all rows below `top`, and which of them are `live` bool [top]. A row
+    that is being written all the while is not."""
+    ints = words.view(np.int64)
+    for row in range(top):
+        at = layout.origin + row * layout.width
+        if row + _AHEAD < top:
+            for k in range(0, layout.served + layout.columns, 8):
+                prefetch(words, at + _AHEAD * layout.width + k)
+        live[row] = False
+        for _ in range(_TRIES):
+            seq = opened(words, at)
+            if seq & ONE:
+                break
+            there = words[at + OWNER] >> HIGH != np.uint64(0)
+            for k in range(layout.columns):
+                columns[row, k] = ints[at + layout.served + k]
+            if unchanged(words, at, seq):
+                live[row] = there
+                break
 
 
 @_kernel
