@@ -10,7 +10,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, cast
@@ -51,10 +51,24 @@ class AsyncClient:
         self._pools = {s: _Pool(s, connections, tls if s.secure else None, options.idle_s) for s in servers}
 
     async def rank(
-        self, user: str, candidates: Sequence[str], k: int = 50, *, generation: str | None = None, explain: bool = False
+        self,
+        user: str,
+        candidates: Sequence[str],
+        k: int = 50,
+        *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        deny: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        generation: str | None = None,
+        explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors."""
-        return await self._call(calls.rank(user, candidates, k, generation, explain))
+        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
+        of them are let in, and what is added to whose score, is as in RankRequest."""
+        return await self._call(
+            calls.rank(user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow)
+        )
 
     async def retrieve(
         self,
@@ -62,11 +76,15 @@ class AsyncClient:
         k: int = 50,
         deny: Sequence[str] = (),
         *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        allow: Sequence[str] | None = None,
         generation: str | None = None,
         explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of all items for `user`, without those in `deny`."""
-        return await self._call(calls.retrieve(user, k, deny, generation, explain))
+        """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
+        return await self._call(calls.retrieve(user, k, deny, generation, explain, filter, boost, exclude_seen, allow))
 
     async def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
         """All `items` as `rank` orders them for `user`, each with what every segment adds to its score."""

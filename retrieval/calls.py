@@ -66,12 +66,27 @@ class NotReady(Exception):
         self.error, self.retry_after_s = error, retry_after_s
 
 
-def rank(user: str, candidates: Sequence[str], k: int, generation: str | None, explain: bool) -> Call[RankResponse]:
-    return _asked("/v1/rank", RankResponse, user, RankRequest(user, list(candidates), k, generation, explain))
+def rank(
+    user: str, candidates: Sequence[str], k: int, generation: str | None, explain: bool, filter: str = "",
+    boost: Mapping[str, float] = {}, exclude_seen: bool = False, deny: Sequence[str] = (),
+    allow: Sequence[str] | None = None,
+) -> Call[RankResponse]:  # fmt: skip
+    request = RankRequest(
+        user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
+        None if allow is None else list(allow),
+    )  # fmt: skip
+    return _asked("/v1/rank", RankResponse, user, request)
 
 
-def retrieve(user: str, k: int, deny: Sequence[str], generation: str | None, explain: bool) -> Call[RankResponse]:
-    return _asked("/v1/retrieve", RankResponse, user, RetrieveRequest(user, k, list(deny), generation, explain))
+def retrieve(
+    user: str, k: int, deny: Sequence[str], generation: str | None, explain: bool, filter: str = "",
+    boost: Mapping[str, float] = {}, exclude_seen: bool = False, allow: Sequence[str] | None = None,
+) -> Call[RankResponse]:  # fmt: skip
+    request = RetrieveRequest(
+        user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
+        None if allow is None else list(allow),
+    )  # fmt: skip
+    return _asked("/v1/retrieve", RankResponse, user, request)
 
 
 def explain(user: str, items: Sequence[str], generation: str | None) -> Call[RankResponse]:

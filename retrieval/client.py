@@ -13,7 +13,7 @@ import select
 import ssl
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -68,10 +68,24 @@ class Client:
         self._pools = {s: _Pool(s, connections, tls if s.secure else None, options.idle_s) for s in servers}
 
     def rank(
-        self, user: str, candidates: Sequence[str], k: int = 50, *, generation: str | None = None, explain: bool = False
+        self,
+        user: str,
+        candidates: Sequence[str],
+        k: int = 50,
+        *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        deny: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        generation: str | None = None,
+        explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors."""
-        return self._call(calls.rank(user, candidates, k, generation, explain))
+        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
+        of them are let in, and what is added to whose score, is as in RankRequest."""
+        return self._call(
+            calls.rank(user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow)
+        )
 
     def retrieve(
         self,
@@ -79,11 +93,15 @@ class Client:
         k: int = 50,
         deny: Sequence[str] = (),
         *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        allow: Sequence[str] | None = None,
         generation: str | None = None,
         explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of all items for `user`, without those in `deny`."""
-        return self._call(calls.retrieve(user, k, deny, generation, explain))
+        """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
+        return self._call(calls.retrieve(user, k, deny, generation, explain, filter, boost, exclude_seen, allow))
 
     def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
         """All `items` as `rank` orders them for `user`, each with what every segment adds to its score."""

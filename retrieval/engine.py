@@ -1,7 +1,7 @@
 """One lookup over cached vectors: no encoder runs, nothing is fetched, every answer says how current it is.
 
-Steps, with the same numbers in code, docs and DESIGN §5: 1 pin the generation · 2 the user's row · 3 candidates ·
-4 gather and fuse · 5 top-k · 6 answer.
+Steps, with the same numbers in code, docs and DESIGN §5: 1 pin the generation · 2 the user's row · 3 candidates, and
+which of them may be answered · 4 gather and fuse · 5 top-k · 6 answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from forebay.arrays import Floats, Ints
+from forebay.arrays import Bools, Floats, Ints
 from forebay.errors import BadRequest, BundleError, GenerationMismatch, GenerationUnavailable, WrongShard
 from forebay.retrieval.messages import (
     EntityResponse,
@@ -24,11 +24,14 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
     State,
 )
+from forebay.retrieval.selecting import Selector
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
+from forebay.segments.spec.servingfile import BOOST
 from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
 from forebay.store.reading import Copy, Reading
+from forebay.store.selection import Selection
 from forebay.store.servingcopy import Model
 
 # The index holds what was last written; an expired segment or a row that changed meanwhile moves scores near the edge.
@@ -43,7 +46,31 @@ class EngineLimits:
     max_candidates: int = 10_000
     max_k: int = 1_000
     max_deny: int = 10_000
+    max_allow: int = 10_000
+    max_boosts: int = 8
     max_batch: int = 64
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Those of a request that may be answered: `names` [m], `hashes` int64 [m], their `places` int64 [m] in the
+    request, and what is `added` to their scores, float32 [m]."""
+
+    names: Sequence[str]
+    hashes: Ints
+    places: Ints
+    added: Floats | None
+
+    def strangers(self, hits: Sequence[Hit], unknown: set[int]) -> bool:
+        """Whether an answer has one that is not known, and was not taken for unknown when it was judged. It is in
+        `unknown` from now on."""
+        not_known = {hit.item for hit in hits if not hit.known}
+        if not not_known:
+            return False
+        at = zip(self.places.tolist(), self.names, strict=True)
+        fresh = {place for place, name in at if name in not_known} - unknown
+        unknown |= fresh
+        return bool(fresh)
 
 
 class Engine:
@@ -71,46 +98,64 @@ class Engine:
             raise BundleError(f"an index cannot search a {retrieval.kind}", where="[fusion] retrieve")
         self.retrieval, self.copy = retrieval, copy
         self.limits, self._clock = limits, clock
+        self._selector = Selector(copy.codecs["item"].served, limits.max_boosts)
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {side: model.segments(side) for side in SIDES}
 
     def rank(self, request: RankRequest) -> RankResponse:
         """The best `k` of the given candidates. An unknown candidate is scored with the default vectors; one that is
         given twice is answered twice. Raises GenerationUnavailable and BadRequest."""
         self._pin(request.generation)
-        self._bound("k", request.k, self.limits.max_k)
         self._bound("candidates", len(request.candidates), self.limits.max_candidates)
+        selection = self._asked(request)
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
         query = self.fusion.user_half(user)
-        hashes = _hashes(request.candidates)
-        with self.copy.read("item", hashes) as items:  # steps 3 to 6
-            everything = np.arange(len(hashes))
-            hits, fresh = self._best(items, self.fusion, request, request.candidates, everything, user, query, now)
-        return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
+        unknown: set[int] = set()  # places of candidates without a row, or with that of another one of their hash
+        while True:  # again only where a candidate was judged by what is not its own
+            asked = self._candidates(request, selection, unknown)
+            with self.copy.read("item", asked.hashes) as items:  # steps 4 to 6
+                everything = np.arange(len(asked.hashes))
+                hits, fresh = self._best(
+                    items, self.fusion, request, asked.names, everything, user, query, now, asked.added
+                )
+            if selection is None or not asked.strangers(hits, unknown):
+                return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
-        """The best `k` of all items, less the denied ones, by the fusion for `retrieve`: its scores say what is chosen
-        next, those of `rank` what is liked, and they do not compare.
+        """The best `k` of all items that the request lets in, by the fusion for `retrieve`: its scores say what is
+        chosen next, those of `rank` what is liked, and they do not compare.
 
         The index proposes by the last written vectors, with the recall that it is set to; which items are proposed does
         not know of expired item segments, their scores do. Raises GenerationUnavailable and BadRequest.
         """
         self._pin(request.generation)
-        self._bound("k", request.k, self.limits.max_k)
-        self._bound("deny", len(request.deny), self.limits.max_deny)
+        selection = self._asked(request)
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
         query = self.retrieval.user_half(user)
-        denied, hashes = set(request.deny), _hashes(request.deny)
+        seen = self._seen(request)
+        allowed, denied, hashes = request.allow, set(request.deny), _hashes(request.deny)
         with self.copy.read("item", hashes) as items:
             named = items.names(np.arange(len(hashes)))
             deny = hashes[[name == item for name, item in zip(named, request.deny, strict=True)]]
-        found = self.copy.search(query[0], request.k + _SPARE if request.k else 0, deny)
+        if allowed is not None:
+            found = _hashes(list(dict.fromkeys(allowed)))
+        else:
+            wanted = request.k + _SPARE if request.k else 0
+            found = self.copy.search(query[0], wanted, np.concatenate([deny, seen]), selection)
+        let_in = None if allowed is None else set(allowed)
         with self.copy.read("item", found) as items:
             # A row may have gone to another item since the search: its name is read with its vector, and judged again.
             names = [name or "" for name in items.names(np.arange(len(found)))]
-            places = np.array([i for i, name in enumerate(names) if name and name not in denied], np.int64)
-            hits, fresh = self._best(items, self.retrieval, request, names, places, user, query, now)
+            good = [bool(n) and n not in denied and (let_in is None or n in let_in) for n in names]
+            may = np.array(good, np.bool_) & ~_among(found, seen)
+            added = None
+            if selection is not None:
+                columns, _ = items.served()
+                may, added = may & selection.kept(columns), selection.added(columns)
+            hits, fresh = self._best(
+                items, self.retrieval, request, names, np.flatnonzero(may), user, query, now, added
+            )
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def suppose(self, user: Floats, items: Sequence[str]) -> list[Hit]:
@@ -134,7 +179,7 @@ class Engine:
             self._own(entity)
         entries: dict[str, SegmentEntry] = {}
         with self.copy.read(side, hashes, [entity]) as row:
-            known = row.names(_FIRST) == [entity]
+            known = row.names(_FIRST) == [entity] and not self._is_hidden(row, side)
             if known:
                 fresh = self._freshness(row, side, _FIRST, now)
                 for (name, freshness), stored in zip(fresh.items(), row.stored(0), strict=True):
@@ -155,6 +200,11 @@ class Engine:
         self.copy.warm()
         self.rank(RankRequest("", [""], 1, explain=True))
         self.retrieve(RetrieveRequest("", 1, explain=True))
+        everything = Selection(self.copy.codecs["item"].served.attributes)
+        self._candidates(RankRequest("", [""]), everything, set())
+        self.copy.search(np.zeros(self.copy.codecs["item"].dim, np.float32), 1, np.empty(0, np.int64), everything)
+        with self.copy.read("user", _hashes([""])) as row:
+            row.served()
 
     def _pin(self, generation: str | None) -> None:
         """Step 1: the generation asked for, or none. All of this engine's parts belong to one."""
@@ -173,6 +223,58 @@ class Engine:
                 do=f"Ask shard {owner}/{shard.of}",
                 shard=owner,
             )
+
+    def _asked(self, request: RankRequest | RetrieveRequest) -> Selection | None:
+        """What the request asks of items, after its bounds."""
+        self._bound("k", request.k, self.limits.max_k)
+        self._bound("deny", len(request.deny), self.limits.max_deny)
+        self._bound("allow", len(request.allow or ()), self.limits.max_allow)
+        if request.exclude_seen and not self.copy.codecs["user"].served.remembers:
+            raise BadRequest(
+                "exclude_seen, and this generation remembers no items of a user",
+                do="Write remember = 200 under [serving] of the spec, and build a generation of it",
+            )
+        return self._selector.of(request.filter, request.boost)
+
+    def _seen(self, request: RankRequest | RetrieveRequest) -> Ints:
+        """Hashes int64, ascending, of the items that the answer must not have because the user has seen them."""
+        if not request.exclude_seen:
+            return np.empty(0, np.int64)
+        with self.copy.read("user", _hashes([request.user]), [request.user]) as row:
+            if row.names(_FIRST) != [request.user]:
+                return np.empty(0, np.int64)
+            items = row.served()[0][0]
+        return np.unique(items[items != 0])
+
+    def _candidates(self, request: RankRequest, selection: Selection | None, unknown: set[int]) -> Candidates:
+        """Step 3: those that may be answered. Those at the places `unknown` have no attributes."""
+        names: Sequence[str] = request.candidates
+        hashes = _hashes(names)
+        may = np.ones(len(names), np.bool_)
+        if request.deny or request.allow is not None:
+            denied, allowed = set(request.deny), None if request.allow is None else set(request.allow)
+            let_in = [n not in denied and (allowed is None or n in allowed) for n in names]
+            may &= np.array(let_in, np.bool_)
+        if request.exclude_seen:
+            may &= ~_among(hashes, self._seen(request))
+        added = None
+        if selection is not None:
+            with self.copy.read("item", hashes) as items:
+                columns, found = items.served()
+            unknown.update(np.flatnonzero(~found).tolist())
+            columns[list(unknown)] = 0
+            may &= selection.kept(columns)
+            added = selection.added(columns)
+        if may.all():
+            return Candidates(names, hashes, np.arange(len(names)), added)
+        places = np.flatnonzero(may)
+        kept = [names[place] for place in places.tolist()]
+        return Candidates(kept, hashes[places], places, None if added is None else added[places])
+
+    def _is_hidden(self, row: Reading, side: Side) -> bool:
+        """Whether the first place is an item that is in no answer."""
+        hidden = None if side == "user" else self._selector.of("", {})
+        return hidden is not None and not hidden.kept(row.served()[0])[0]
 
     def _bound(self, name: str, value: int, most: int) -> None:
         if not 0 <= value <= most:
@@ -201,11 +303,14 @@ class Engine:
         user: Floats,
         query: Query,
         now: int,
+        added: Floats | None = None,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
-        """Steps 4 to 6 over some places of the items read, int64 [m], and `names` [n] of all of them: hits, and the
-        freshness of the returned items."""
+        """Steps 4 to 6 over some places of the items read, int64 [m], `names` [n] of all of them, and what is `added`
+        to their scores, float32 [n]: hits, and the freshness of the returned items."""
         while True:
             scores = items.scores(fusion, query, now)
+            if added is not None:
+                scores = scores + added
             best = places[kernels.top_k(scores[places], request.k)]
             known = items.found[best]
             told = items.names(best[known])
@@ -219,6 +324,10 @@ class Engine:
             titles = [spec.name for spec in self._specs["user"]]
             parts = fusion.shares(user, items.vectors(best, now), self.copy.default("user"))
             shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
+            if added is not None:
+                shares = [
+                    (share or {}) | {BOOST: more} for share, more in zip(shares, added[best].tolist(), strict=True)
+                ]
         columns = (best.tolist(), scores[best].tolist(), known.tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
         return hits, self._freshness(items, "item", best, now)
@@ -233,6 +342,15 @@ class Engine:
                 oldest[s] or None, events[s] or None, "missing" if unknown[s] else aged
             )
         return answer
+
+
+def _among(hashes: Ints, few: Ints) -> Bools:
+    """bool [n]: which `hashes` int64 [n] are among a `few`, ascending. Of 1,000 and 200 it takes a twentieth of what
+    np.isin takes, which sorts both."""
+    if not len(few):
+        return np.zeros(len(hashes), np.bool_)
+    found: Bools = few[np.minimum(np.searchsorted(few, hashes), len(few) - 1)] == hashes
+    return found
 
 
 def _state(age_ms: int, spec: SegmentSpec) -> State:

@@ -18,23 +18,38 @@ JSON, MSGPACK = "application/json", "application/msgpack"
 
 
 class RankRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Order `candidates` for `user` and return the best `k`. `generation` None: the one that is served."""
+    """Order `candidates` for `user` and return the best `k`. `generation` None: the one that is served.
+
+    Out of the answer are candidates that do not meet the condition `filter`, those in `deny`, those that are not in
+    `allow` where there is one, and with `exclude_seen` those that the user did something with last. `boost` has
+    conditions, each with what is added to the score of an item that meets it. A candidate that is not known has no
+    attributes.
+    """
 
     user: str
     candidates: list[str]
     k: int = 50
     generation: str | None = None
     explain: bool = False
+    filter: str = ""
+    boost: dict[str, float] = {}
+    exclude_seen: bool = False
+    deny: list[str] = []
+    allow: list[str] | None = None
 
 
 class RetrieveRequest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The best `k` of all items for `user`, without those in `deny`."""
+    """The best `k` of all items for `user`, without those in `deny`; the rest as in RankRequest."""
 
     user: str
     k: int = 50
     deny: list[str] = []
     generation: str | None = None
     explain: bool = False
+    filter: str = ""
+    boost: dict[str, float] = {}
+    exclude_seen: bool = False
+    allow: list[str] | None = None
 
 
 class ExplainRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,7 +69,8 @@ class BatchRequest(msgspec.Struct, frozen=True):
 class Hit(msgspec.Struct, frozen=True, gc=False):
     """One item. Not `known`: no vector of it is here, and it was scored with the learned default vectors.
 
-    `shares` (only when asked to explain): what each user segment adds to the score; they sum to it less the bias.
+    `shares` (only when asked to explain): what each user segment adds to the score, and under `boost` what the request
+    does, where it has boosts; they sum to the score less the bias.
     """
 
     item: str

@@ -6,7 +6,7 @@ top = client.rank("u42", candidates=ids, k=50)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -62,10 +62,27 @@ class ShardedClient:
         self._shards: Shards | None = None
 
     def rank(
-        self, user: str, candidates: Sequence[str], k: int = 50, *, generation: str | None = None, explain: bool = False
+        self,
+        user: str,
+        candidates: Sequence[str],
+        k: int = 50,
+        *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        deny: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        generation: str | None = None,
+        explain: bool = False,
     ) -> RankResponse:
         """As Client.rank."""
-        return self._asked(user, lambda c: c.rank(user, candidates, k, generation=generation, explain=explain))
+        return self._asked(
+            user,
+            lambda c: c.rank(
+                user, candidates, k, filter=filter, boost=boost, exclude_seen=exclude_seen, deny=deny, allow=allow,
+                generation=generation, explain=explain,
+            ),
+        )  # fmt: skip
 
     def retrieve(
         self,
@@ -73,11 +90,21 @@ class ShardedClient:
         k: int = 50,
         deny: Sequence[str] = (),
         *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        allow: Sequence[str] | None = None,
         generation: str | None = None,
         explain: bool = False,
     ) -> RankResponse:
         """As Client.retrieve."""
-        return self._asked(user, lambda c: c.retrieve(user, k, deny, generation=generation, explain=explain))
+        return self._asked(
+            user,
+            lambda c: c.retrieve(
+                user, k, deny, filter=filter, boost=boost, exclude_seen=exclude_seen, allow=allow,
+                generation=generation, explain=explain,
+            ),
+        )  # fmt: skip
 
     def entity(self, side: Literal["user", "item"], id: str, *, vectors: bool = False) -> EntityResponse:
         """As Client.entity. Every server has all items."""

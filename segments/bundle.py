@@ -69,7 +69,7 @@ class Bundle:
 
     @cached_property
     def layouts(self) -> dict[Side, Layout]:
-        return {side: Layout.of(self.spec, side) for side in SIDES}
+        return {side: Layout.of(self.spec, side, serving=True) for side in SIDES}
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

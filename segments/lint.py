@@ -61,6 +61,8 @@ def _orphans(spec: Spec) -> Iterator[Remark]:
                     read.update(f.of if segment.side == side else ())
                 elif side == "item":  # a user's events carry the attributes of their items
                     read.update(f.keys, f.of)
+        if side == "item":
+            read.update(spec.serving.filter)
         for a in spec.attributes[side]:
             if a.name not in read:
                 yield Remark(
@@ -282,7 +284,7 @@ def _bounds(spec: Spec) -> Iterator[Remark]:
 
 def _rows(spec: Spec) -> Iterator[Remark]:
     for side in SIDES:
-        layout = Layout.of(spec, side)
+        layout = Layout.of(spec, side, serving=True)
         if layout.width * 8 <= ROW_BYTES:
             continue
         costs = {s.name: state_bytes(s, layout) for s in spec.side(side)}

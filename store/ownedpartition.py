@@ -25,6 +25,7 @@ from forebay.segments.state.columns import Columns
 from forebay.segments.state.fold import Fold
 from forebay.segments.state.ids import Ids
 from forebay.segments.state.layout import NEWEST, UPDATED
+from forebay.segments.state.serving import Served
 from forebay.segments.state.stretch import Stretch
 from forebay.store.census import Census
 from forebay.store.codec import DEFAULT, HELD, RowCodec, Rows
@@ -55,6 +56,7 @@ class OwnedPartition:
         self.codec, self.store, self.meta = codec, store, meta
         self._blank = blank
         self.layout, self._fold, self._retire_after_ms = fold.layout, fold, retire_after_ms
+        feature = codec.served.feature
         self.index = RowIndex()
         count = self.index.capacity
         self.rows: Ints = np.zeros((count, self.layout.width), np.int64)
@@ -71,6 +73,7 @@ class OwnedPartition:
         self._older: Ints = np.zeros(count, np.int64)
         self._flushes = 0
         self._encoders = codec.column(codec.empty(1), "encoder")
+        self._served = None if feature is None else Served.of(self.layout, feature)
         self._deleted: set[bytes] = set()
         self._no_marks: list[tuple[int, bytes]] = []  # of idle entities in the store, to be taken away
         self._stored = meta.offset
@@ -247,7 +250,7 @@ class OwnedPartition:
         `vectors` has an entry for each segment that waited, of `pending.of(segment)`. Pairs of `left` go on waiting and
         are held: those that were not before, as of `left_as_of` (ms), when they were up to date last. Every other pair
         of those rows is up to date as of `meta.as_of` then, whether an event touched it or not; one that is held stays
-        where it was.
+        where it was. The serving columns are those of the state as it is, whatever waits.
         """
         rows, as_of = np.union1d(pending.rows, left.rows), self.meta.as_of
         for place, segment in enumerate(self.codec.segments):
@@ -261,6 +264,8 @@ class OwnedPartition:
             waits = waits[part["flags"][waits] & HELD == 0]
             part["as_of"][waits] = left_as_of
             part["flags"][waits] |= HELD
+        if self._served is not None:
+            self.vectors["served"]["columns"][rows] = self._served.read(self.rows[rows])
         self.pending[pending.rows] &= ~pending.masks
         self._older[pending.rows] &= ~pending.masks
         self._older[left.rows] &= ~left.masks

@@ -18,8 +18,10 @@ from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import Side
 from forebay.shard import Shard
 from forebay.store import kernels
+from forebay.store.codec import RowCodec
 from forebay.store.halves import ItemHalves
 from forebay.store.indexwatch import IndexStanding
+from forebay.store.selection import Selection
 from forebay.store.table import SegmentTable
 
 
@@ -73,6 +75,10 @@ class Reading(Protocol):
     def weakest(self, places: Ints) -> Ints:
         """int64 [3, segments]: oldest `as_of`, oldest `last_event` (0: none), and how many of `places` know nothing."""
 
+    def served(self) -> tuple[Ints, Bools]:
+        """int64 [n, columns]: the serving columns of all places (ServedColumns), zeros where there is no row; and
+        which of them have one, bool [n]."""
+
     def partition(self, place: int) -> int:
         """Of the log that the row comes from."""
 
@@ -88,6 +94,9 @@ class Copy(Protocol):
     shard: Shard  # of the users
     user_partitions: int
 
+    @property
+    def codecs(self) -> Mapping[Side, RowCodec]: ...
+
     def rows(self) -> Mapping[Side, int]: ...
 
     def as_of(self) -> int: ...
@@ -96,7 +105,7 @@ class Copy(Protocol):
 
     def at_hand(self, side: Side, entity: str) -> bool: ...
 
-    def search(self, query: Floats, k: int, deny: Ints) -> Ints: ...
+    def search(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints: ...
 
     def index(self) -> IndexStanding: ...
 
@@ -142,6 +151,11 @@ class LockedReading:
 
     def weakest(self, places: Ints) -> Ints:
         return self._table.weakest_locked(self._rows[places])
+
+    def served(self) -> tuple[Ints, Bools]:
+        columns = self._table.served[self._rows]
+        columns[self._rows < 0] = 0
+        return columns, self._rows >= 0
 
     def partition(self, place: int) -> int:
         return int(self._table.partitions[self._rows[place]])

@@ -281,12 +281,18 @@ def read_names(words: Words, layout: Layout, names: Bytes, rows: Ints, hashes: I
 
 
 @_kernel
-def scan_rows(words: Words, layout: Layout, top: int, query: Floats, bounds: Ints, scores: Floats, hashes: Ints) -> int:
+def scan_rows(
+    words: Words, layout: Layout, top: int, query: Floats, bounds: Ints, wanted: Any, added: Floats, scores: Floats,
+    hashes: Ints,
+) -> int:  # fmt: skip
     """Inner products of all live rows below `top` with `query` float32 [dim], and their hashes, one behind the other;
-    returns how many. A row that is being written all the while is left out."""
+    returns how many. A row that is being written all the while is left out. Of rows that `wanted` bool [top] has as
+    False nothing is read; `added` float32 [top] goes on top of the products. Either may be empty: all rows, nothing."""
     scales, codes = words.view(np.float32), words.view(np.int8)
     count = 0
     for row in range(top):
+        if len(wanted) and not wanted[row]:
+            continue
         at = layout.origin + row * layout.width
         for _ in range(_TRIES):
             seq = opened(words, at)
@@ -298,12 +304,70 @@ def scan_rows(words: Words, layout: Layout, top: int, query: Floats, bounds: Int
                 for s in range(layout.segments):
                     part = codes[start + bounds[s] : start + bounds[s + 1]]
                     score += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
+                if len(added):
+                    score += added[row]
                 scores[count], hashes[count] = score, np.int64(words[at + HASH])
             if unchanged(words, at, seq):
                 if live:
                     count += 1
                 break
     return count
+
+
+@_kernel
+def read_served(
+    words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, states: States, columns: Ints
+) -> None:  # fmt: skip
+    """As `read_rows`, of the serving columns int64 [n, columns]."""
+    mask = len(cells) - 1
+    ints = words.view(np.int64)
+    looked = np.empty(len(wanted), np.int64)
+    find_first(words, layout, cells, wanted, rows, looked)
+    for i in range(len(wanted)):
+        if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
+            ahead = layout.origin + rows[i + _AHEAD] * layout.width
+            for k in range(0, layout.served + layout.columns, 8):
+                prefetch(words, ahead + k)
+        states[i] = MISSING
+        tries = 0
+        while rows[i] >= 0:
+            at = layout.origin + rows[i] * layout.width
+            seq = opened(words, at)
+            tries += 1
+            if seq & ONE or tries > _TRIES:
+                states[i] = BUSY
+                break
+            if holds(words, at, wanted[i]):
+                for k in range(layout.columns):
+                    columns[i, k] = ints[at + layout.served + k]
+                if unchanged(words, at, seq):
+                    states[i] = FOUND
+                    break
+            elif unchanged(words, at, seq):
+                rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
+
+
+@_kernel
+def scan_served(words: Words, layout: Layout, top: int, columns: Ints, live: Any) -> None:
+    """The serving columns int64 [top, columns] of all rows below `top`, and which of them are `live` bool [top]. A row
+    that is being written all the while is not."""
+    ints = words.view(np.int64)
+    for row in range(top):
+        at = layout.origin + row * layout.width
+        if row + _AHEAD < top:
+            for k in range(0, layout.served + layout.columns, 8):
+                prefetch(words, at + _AHEAD * layout.width + k)
+        live[row] = False
+        for _ in range(_TRIES):
+            seq = opened(words, at)
+            if seq & ONE:
+                break
+            there = words[at + OWNER] >> HIGH != np.uint64(0)
+            for k in range(layout.columns):
+                columns[row, k] = ints[at + layout.served + k]
+            if unchanged(words, at, seq):
+                live[row] = there
+                break
 
 
 @_kernel

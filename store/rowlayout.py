@@ -1,10 +1,11 @@
 """What a row of a shared table looks like, in bytes.
 
-    u8 seq | i8 hash | u4 place and u4 bytes of the id | u4 partition, u4 live
+    u8 seq | i8 hash | u4 place and u4 bytes of the id | u4 partition, u4 live | i8 served [serving columns]
     i8 as_of [segments] | i8 last_event [segments] | f4 scale [segments] | u4 flags [segments]
     f2 half [half_width] | i1 codes [dims of all segments]          up to a multiple of 64, one cache line
 
-What every reader wants comes first. The half comes before the codes: who reads it does not need them.
+What every reader wants comes first: with four serving columns or fewer, a filter reads one line of each row. The half
+comes before the codes: who reads it does not need them.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ LINE = 64
 
 class Layout(NamedTuple):
     """A RowLayout as kernels take it. `origin` words lie before row 0, and a row is `width` words. The others are
-    offsets in a row, each in units of its own type: words (as_of, last_event), 4 bytes (scales, flags), 2 (half), 1
-    (codes)."""
+    offsets in a row, each in units of its own type: words (served, as_of, last_event), 4 bytes (scales, flags), 2
+    (half), 1 (codes)."""
 
     origin: int
     width: int
     segments: int
+    served: int
+    columns: int
     as_of: int
     last_event: int
     scales: int
@@ -50,6 +53,7 @@ class RowLayout:
         """A row as a structured numpy row; its item size is a multiple of 64."""
         segments, fields = len(self.codec.segments), list[tuple[str, str, tuple[int, ...]]]()
         fields += [(name, kind, ()) for name, kind in _HEAD]
+        fields += [("served", "<i8", (len(self.codec.served),))]
         fields += [("as_of", "<i8", (segments,)), ("last_event", "<i8", (segments,))]
         fields += [("scale", "<f4", (segments,)), ("flags", "<u4", (segments,))]
         fields += [("half", "<f2", (self.half_width,)), ("codes", "i1", (self.codec.dim,))]
@@ -68,6 +72,8 @@ class RowLayout:
             origin=origin_words,
             width=self.dtype.itemsize // 8,
             segments=len(self.codec.segments),
+            served=place["served"] // 8,
+            columns=len(self.codec.served),
             as_of=place["as_of"] // 8,
             last_event=place["last_event"] // 8,
             scales=place["scale"] // 4,

@@ -31,6 +31,8 @@ from forebay.store.index import ItemIndex
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, LockedReading, Reading
+from forebay.store.selectedrows import SelectedRows
+from forebay.store.selection import Selection
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import Part, VectorStore
 
@@ -85,6 +87,7 @@ class ServingCopy:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._index = ItemIndex(codecs["item"].bounds, index)
         self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
+        self._selected = SelectedRows(self._tables["item"], self._index)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
         rank = model.fusions["rank"]
         folds = isinstance(rank, InnerProduct)
@@ -237,15 +240,18 @@ class ServingCopy:
         """Whether reading its row takes no disk: it is in memory, or nothing is elsewhere."""
         return side == "item" or self.hot is None or bool(self._tables[side].find([entity])[0] >= 0)
 
-    def search(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """Hashes int64 of the `k` items with the highest inner product with `query` float32 [dims], best first, without
-        those whose hash is in `deny`. A row may have gone to another item since it was found: that one's hash is
-        told."""
+    def search(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
+        """Hashes int64 of the `k` items with the highest inner product with `query` float32 [dims], and what
+        `selection` adds to it, best first, of those that it keeps, without those whose hash is in `deny`. A row may
+        have gone to another item since it was found, and have other attributes: that one's hash is told."""
         table, deny_rows = self._tables["item"], None
         if len(deny):
             with table.lock:
                 deny_rows = table.probe_locked(deny)
-        rows, _ = self._index.search(query, k, deny_rows)
+        if selection is None:
+            rows, _ = self._index.search(query, k, deny_rows)
+        else:
+            rows = self._selected.search(query, k, deny_rows, selection)
         with table.lock:
             return table.hashes[[row for row in rows.tolist() if table.ids[row]]]
 

@@ -31,6 +31,7 @@ from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.rowsocket import RowClient, RowServer
+from forebay.store.selection import Selection
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, kept_of, lacking_of, oldest, served_vectors
 from forebay.store.sharedindex import FeedingIndex, MappedIndex
 from forebay.store.sharedreading import Kept, SharedReading
@@ -389,10 +390,11 @@ class SharedCopy:
         seen, self._seen = self._seen, []
         return np.array(seen, np.int64)
 
-    def search(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """As ServingCopy.search; all items are scored where they lie while there are no lists."""
-        found = self._index.search(query, k, deny)
-        return self._readers["item"].best(query, k, deny) if found is None else found
+    def search(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
+        """As ServingCopy.search; all items are scored where they lie while there are no lists, and those that a
+        `selection` keeps always: exactly."""
+        found = self._index.search(query, k, deny) if selection is None else None
+        return self._readers["item"].best(query, k, deny, selection) if found is None else found
 
     def index(self) -> IndexStanding:
         """How the index of the items stands."""

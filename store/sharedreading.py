@@ -86,6 +86,11 @@ class SharedReading:
         )
         return found
 
+    def served(self) -> tuple[Ints, Bools]:
+        columns, found = self._reader.served(self._hashes)
+        columns[self._gone] = 0
+        return columns, found & ~self._gone
+
     def partition(self, place: int) -> int:
         return int(self._whole()["partition"][place])
 

@@ -24,7 +24,7 @@ from forebay.store.nameheap import UNIT, NameHeap
 from forebay.store.reserved import Words
 from forebay.store.rowlayout import Layout
 from forebay.store.tablefiles import TableFiles, TableLimits
-from forebay.store.tableheader import LIVE, MARKS, NAMED, STANDING, STORED, TABLE, TOP, Identity
+from forebay.store.tableheader import LIVE, MARKS, NAMED, SERVED, STANDING, STORED, TABLE, TOP, Identity
 
 log = logging.getLogger("forebay.table")
 
@@ -194,11 +194,13 @@ class SharedTable:
         fresh = np.isin(kept, new, assume_unique=True)
         images = self._images(hashes[kept], rows[kept], owners[kept], None if halves is None else halves[kept])
         self._place(ids, kept, fresh, images, places)
+        other = bool(fresh.any() or (images["served"] != self._column("served")[places[kept]]).any())
         words = images.view(np.uint64).reshape(len(images), self._layout.width)
         with self.changing(places[kept], words):
             rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh)
         self._used_cells += len(new)
         self._files.tell(LIVE, len(self) + len(new))
+        self._tell_served(other)
         placed = {ids[i]: int(places[i]) for i in kept.tolist()}
         answer = np.array([placed.get(entity, -1) for entity in ids], np.int64)
         if len(left):
@@ -247,6 +249,7 @@ class SharedTable:
             rowwriting.write_rows(self._words, self._layout, self._cells, words, places[kept], fresh[kept])
         self._used_cells += room
         self._files.tell(LIVE, len(self) + room)
+        self._tell_served(len(kept) > 0)
         return places
 
     def _drop(self, gone: Ints) -> None:
@@ -257,6 +260,12 @@ class SharedTable:
             self._heap.release(place, length)
         self._free.extend(gone.tolist()[::-1])
         self._files.tell(LIVE, len(self) - len(gone))
+        self._tell_served(len(gone) > 0)
+
+    def _tell_served(self, other: bool) -> None:
+        """After the rows: readers find again which of them a condition keeps."""
+        if other and self.identity.layout.codec.served:
+            self._files.tell(SERVED, int(self._words[SERVED]) + 1)
 
     def _place(self, ids: list[str], kept: Ints, fresh: Bools, images: npt.NDArray[np.void], places: Ints) -> None:
         """Rows and places of names of new ids, and of those that are there the names they have."""
@@ -276,7 +285,7 @@ class SharedTable:
         images["hash"], images["partition"], images["live"] = hashes, owners, 1
         for field in ("as_of", "last_event", "scale", "flags"):
             images[field] = codec.column(rows, field)
-        images["codes"] = codec.vectors(rows)
+        images["codes"], images["served"] = codec.vectors(rows), codec.columns(rows)
         if self.identity.layout.half_width:
             assert halves is not None, "rows of this table have halves"
             images["half"] = np.clip(halves, -_MOST_HALF, _MOST_HALF)
@@ -359,4 +368,5 @@ class SharedTable:
         self._files.tell(LIVE, len(rows))
         self._build_cells(len(rows))
         self._files.clear()
+        self._tell_served(True)  # the one before may have died between a row and its word of it
         return mended

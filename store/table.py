@@ -38,6 +38,7 @@ class SegmentTable:
         self._free = np.arange(len(self.hashes) - 1, -1, -1, dtype=np.int64)  # taken from the end: row 0 first
         self._used_cells = 0  # live and dead
         self._writes = 0
+        self.served_writes = 0  # another number whenever a row has other serving columns, or there is another row
 
     def __len__(self) -> int:
         """Entities in the table."""
@@ -101,6 +102,8 @@ class SegmentTable:
             self.vectors[places], self.flags[places] = self.codec.vectors(rows), self.codec.column(rows, "flags")
             self.scales[places], self.as_of[places] = self.codec.column(rows, "scale"), self.codec.column(rows, "as_of")
             self.last_event[places], self.partitions[places] = self.codec.column(rows, "last_event"), partitions
+            self.served[places] = self.codec.columns(rows)
+            self.served_writes += len(places) > 0
             self._stamp(places)
         return places, left
 
@@ -127,6 +130,7 @@ class SegmentTable:
             kernels.release_rows(self._cells, self.hashes, gone)
             for array in self._arrays():
                 array[gone] = 0
+            self.served_writes += len(gone) > 0
             self._stamp(gone)
             for row in gone.tolist():
                 self.ids[row] = ""
@@ -223,6 +227,10 @@ class SegmentTable:
         self.last_event[places] = self.codec.column(rows, "last_event")
         self.flags[places] = self.codec.column(rows, "flags")
         self.partitions[places] = sources
+        columns = self.codec.columns(rows)
+        if fresh.any() or (self.served[places] != columns).any():
+            self.served_writes += 1
+        self.served[places] = columns
         self._stamp(places[other | fresh])
         return places
 
@@ -253,7 +261,7 @@ class SegmentTable:
 
     def _arrays(self) -> tuple[Array, ...]:
         times = (self.as_of, self.last_event)
-        return self.vectors, self.scales, *times, self.flags, self.partitions, self.hashes, self.versions
+        return self.vectors, self.scales, *times, self.flags, self.partitions, self.hashes, self.versions, self.served
 
     def _allocate(self, capacity: int) -> None:
         segments = len(self.codec.segments)
@@ -264,6 +272,7 @@ class SegmentTable:
         self.flags = np.zeros((capacity, segments), np.uint32)
         self.partitions = np.zeros(capacity, np.int32)
         self.hashes = np.zeros(capacity, np.int64)
+        self.served = np.zeros((capacity, len(self.codec.served)), np.int64)
         self.versions = np.zeros(
             capacity, np.int64
         )  # of the row's vectors: another number after each change, never used again

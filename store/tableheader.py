@@ -2,7 +2,8 @@
 
     0 magic | 1 version | 2 schema | 3 boot | 4 table | 5 origin | 6 width | 7 partitions | 8 bytes of the text
     9 capacity | 10 live | 11 top | 12 epoch of the index | 13 retired | 14 bytes of names | 15 standing
-    16 mark of the store | 17 text: generation, bundle and side, for messages | 80 watermarks, one a partition   u8 each
+    16 mark of the store | 17 text: generation, bundle and side, for messages | 79 changes of serving columns
+    80 watermarks, one a partition                                                                          u8 each
 
 Up to 8 they are written before the file gets its name. The others have one writer and are read at any time.
 """
@@ -22,9 +23,9 @@ MAGIC = int.from_bytes(b"FBTABLE1", "little")
 VERSION = 2
 CAPACITY, LIVE, TOP, EPOCH, RETIRED, NAMED, STANDING, STORED = 9, 10, 11, 12, 13, 14, 15, 16
 _SCHEMA, _BOOT, TABLE, _ORIGIN, _WIDTH, _PARTITIONS, _TEXT_BYTES = 2, 3, 4, 5, 6, 7, 8
-_TEXT, MARKS = 17, 80
+_TEXT, SERVED, MARKS = 17, 79, 80
 _PAGE_WORDS = 512
-_MOST_TEXT = (MARKS - _TEXT) * 8
+_MOST_TEXT = (SERVED - _TEXT) * 8
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Identity:
         parts = [self.generation, self.bundle_hash, codec.side, str(self.partitions), str(self.layout.half_width)]
         parts += [f"{s.name}:{s.dim}:{s.encoder}" for s in codec.segments]
         parts += [str(self.shard)] if self.shard.of > 1 else []
+        parts += [f"served:{codec.served.tag}"] if codec.served else []
         return int(xxh3_64_intdigest("\n".join(parts).encode()))
 
     @property

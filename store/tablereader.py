@@ -19,10 +19,12 @@ from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
 from forebay.store import kernels, rowkernels
 from forebay.store.codec import HELD
+from forebay.store.keptrows import KeptRows
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
 from forebay.store.rowlayout import Layout
 from forebay.store.rowwriting import find_own
+from forebay.store.selection import Selection
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import (
     CAPACITY,
@@ -31,6 +33,7 @@ from forebay.store.tableheader import (
     MARKS,
     NAMED,
     RETIRED,
+    SERVED,
     STANDING,
     TABLE,
     TOP,
@@ -81,6 +84,8 @@ class TableReader:
         names.close()
         self._stuck: dict[int, int] = {}  # by row, the number that its writer left it with
         self._epoch, self._cells = self._index()
+        self._columns: tuple[int, Ints, Bools] | None = None
+        self._kept = KeptRows()
 
     def __len__(self) -> int:
         """Entities in the table."""
@@ -186,6 +191,21 @@ class TableReader:
         scores[~found] = default.sum(dtype=np.float32)
         return scores, times, found, rows
 
+    def served(self, hashes: Ints) -> tuple[Ints, Bools]:
+        """The serving columns int64 [n, columns] of rows, zeros of those that are not there, and which are, bool
+        [n]."""
+        columns = np.zeros((len(hashes), self._layout.columns), np.int64)
+
+        def ask(cells: Words, wanted: Ints, rows: Ints, states: States, at: Ints | slice) -> None:
+            part = columns[at]  # a view of all, or a copy of a few
+            rowkernels.read_served(self._words, self._layout, cells, wanted, rows, states, part)
+            _put([columns], [part], at)
+
+        _, states = self._asked(hashes, ask)
+        found: Bools = states == FOUND
+        columns[~found] = 0
+        return columns, found
+
     def names(self, rows: Ints, hashes: Ints) -> list[str | None]:
         """The ids of `rows` int64 [n], none where a row does not have that hash, or nobody's, by now."""
         lengths, out = np.empty(len(rows), np.int64), np.empty((len(rows), MAX_ID_BYTES), np.uint8)
@@ -204,16 +224,37 @@ class TableReader:
         find_own(self._words, self._layout, self._cells, np.ascontiguousarray(hashes, np.int64), rows)
         return rows
 
-    def best(self, query: Floats, k: int, deny: Ints) -> Ints:
-        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], best first, without
-        those in `deny`. Every row is read, each as one version."""
+    def best(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
+        """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], and what `selection`
+        adds to it, best first, of those that it keeps and without those in `deny`. Every row that is kept is read, each
+        as one version."""
         top = int(rowkernels.word_of(self._words, TOP))
-        scores, hashes = np.empty(top, np.float32), np.empty(top, np.int64)
+        kept, added = np.empty(0, np.bool_), np.empty(0, np.float32)
+        if selection is not None:
+            state, columns, live = self._described()
+            kept, top = self._kept.of(selection, state, columns, live).rows, len(live)
+            added = added if (more := selection.added(columns)) is None else more
+            if not top:
+                return np.empty(0, np.int64)
+        most = top if selection is None else int(np.count_nonzero(kept))
+        scores, hashes = np.empty(most, np.float32), np.empty(most, np.int64)
         rows = rowkernels.scan_rows(
-            self._words, self._layout, top, query, self.identity.layout.codec.bounds, scores, hashes
+            self._words, self._layout, top, query, self.identity.layout.codec.bounds, kept, added, scores, hashes
         )
         found = hashes[kernels.top_k(scores[:rows], k + len(deny))]
         return found[~np.isin(found, deny)][:k] if len(deny) else found
+
+    def _described(self) -> tuple[int, Ints, Bools]:
+        """The serving columns int64 [rows, columns] of all rows, and which are live, read again when the writer says
+        that some are others, with a number for what it said. It says so after it has written."""
+        state = int(rowkernels.word_of(self._words, SERVED))
+        found = self._columns
+        if found is None or found[0] != state:
+            top = int(rowkernels.word_of(self._words, TOP))
+            columns, live = np.empty((top, self._layout.columns), np.int64), np.empty(top, np.bool_)
+            rowkernels.scan_served(self._words, self._layout, top, columns, live)
+            self._columns = found = (state, columns, live)
+        return found
 
     def _asked(self, hashes: Ints, ask: Ask) -> tuple[Ints, States]:
         """Ask for all, then again for those that were being written, or missed while the index was built anew."""

@@ -18,7 +18,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import reduce
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class Condition:
     where: str = field(default="", compare=False)
     attributes: tuple[AttributeSpec, ...] = ()
     _evaluate: Evaluate = field(init=False, compare=False)
+    _holder: ClassVar[str] = "event"  # whose attributes they are, in what errors say
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
@@ -87,10 +89,10 @@ class Condition:
         match node:
             case ast.BoolOp(op=ast.And(), values=values):
                 parts = [self._compile(v) for v in values]
-                return lambda c: np.logical_and.reduce([p(c) for p in parts])
+                return lambda c: reduce(np.logical_and, (p(c) for p in parts))
             case ast.BoolOp(op=ast.Or(), values=values):
                 parts = [self._compile(v) for v in values]
-                return lambda c: np.logical_or.reduce([p(c) for p in parts])
+                return lambda c: reduce(np.logical_or, (p(c) for p in parts))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 inner = self._compile(operand)
                 return lambda c: ~inner(c)
@@ -140,7 +142,7 @@ class Condition:
     def _membership(self, left: ast.expr, op: ast.cmpop, name: str) -> Evaluate:
         attribute = next((a for a in self.attributes if a.name == name), None)
         if attribute is None or attribute.kind != "set":
-            raise self._error(f"asks for a member of {name!r}, which is no set of the event")
+            raise self._error(f"asks for a member of {name!r}, which is no set of the {self._holder}")
         bit, inverted = self._code(attribute, left), isinstance(op, ast.NotIn)
         return lambda c: ((c[name] >> bit & 1) == 0) == inverted
 
@@ -155,14 +157,14 @@ class Condition:
             raise SpecError(
                 f"condition {self.text!r} names {value!r}, which {attribute.name} does not list",
                 where=self.where,
-                do=f"Add it to its values under [attributes.event]: {list(attribute.values)}",
+                do=f"Add it to its values under [attributes.{self._holder}]: {list(attribute.values)}",
             )
         return attribute.values.index(value) + 1
 
     def _plain(self, node: ast.expr) -> Any:
         try:
             return ast.literal_eval(node)
-        except ValueError:
+        except (ValueError, TypeError):  # the second of a set with a list in it
             raise self._error(f"has {ast.unparse(node)!r} where a plain value must stand") from None
 
     def _literal(self, name: str, node: ast.expr) -> int:

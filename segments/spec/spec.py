@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.expression import Condition
+from forebay.segments.spec.itemcondition import ItemCondition
 
 Side: TypeAlias = Literal["user", "item"]
 SIDES: tuple[Side, Side] = ("user", "item")
@@ -167,6 +168,17 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Serving:
+    """What a request may ask of rows beside their scores. `filter` names item attributes that each item's row has, for
+    `filter` and `boost`. An item that meets `hide` is in no answer. `remember`: the items of that many events, the
+    newest ones, lie in a user's row, for `exclude_seen`."""
+
+    filter: tuple[str, ...] = ()
+    hide: ItemCondition | None = None
+    remember: int = 0
+
+
+@dataclass(frozen=True)
 class Spec:
     """A whole segments.toml. `training` is how it is best trained, as its author found (training/options.py reads it).
     `canonical` is it as JSON, tables in the order of the file: that order is the segments' place in the fusion's
@@ -181,6 +193,7 @@ class Spec:
     fusions: Mapping[Use, FusionSpec]
     training: Mapping[str, Any]
     canonical: str = field(repr=False)
+    serving: Serving = field(default_factory=Serving)
 
     def side(self, side: Side) -> tuple[SegmentSpec, ...]:
         """The side's segments, in the order of the file. Their place is their bit in every pending mask."""
@@ -189,6 +202,12 @@ class Spec:
     @cached_property
     def _by_side(self) -> dict[Side, tuple[SegmentSpec, ...]]:
         return {side: tuple(s for s in self.segments if s.side == side) for side in SIDES}
+
+    def served(self, side: Side) -> FeatureSpec | None:
+        """The fold that the serving columns of the side's rows are read from; None where `[serving]` names none."""
+        if side == "item":
+            return FeatureSpec("latest", of=self.serving.filter) if self.serving.filter else None
+        return FeatureSpec("last", of=("item",), size=self.serving.remember) if self.serving.remember else None
 
     def attribute(self, side: Side, name: str) -> AttributeSpec:
         return next(a for a in self.attributes[side] if a.name == name)

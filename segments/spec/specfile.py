@@ -15,6 +15,7 @@ from forebay.segments.spec.encoderfile import check_encoder, read_encoder
 from forebay.segments.spec.expression import Condition
 from forebay.segments.spec.featurefile import read_feature
 from forebay.segments.spec.fusionfile import read_fusions
+from forebay.segments.spec.servingfile import read_serving
 from forebay.segments.spec.spec import (
     SIDES,
     EventRules,
@@ -56,7 +57,7 @@ class _Reader:
     """One pass over the tables; it exists so that each error can name the table it was in."""
 
     def spec(self, data: Mapping[str, Any]) -> Spec:
-        known(data, {"events", "label", "attributes", "user", "item", "fusion", "training"}, "the file")
+        known(data, {"events", "label", "attributes", "user", "item", "fusion", "training", "serving"}, "the file")
         table(data.get("events", {}), "[events]")
         self.actions = strings(data.get("events", {}).get("actions", []), "[events] actions")
         attributes = data.get("attributes", {})
@@ -82,6 +83,7 @@ class _Reader:
             fusions=read_fusions(data.get("fusion", {}), segments),
             training=table(data.get("training", {}), "[training]"),
             canonical=json.dumps(data, separators=(",", ":"), ensure_ascii=False),
+            serving=read_serving(data.get("serving", {}), self.attributes["item"], segments),
         )
 
     def _events(self, given: Mapping[str, Any]) -> EventRules:

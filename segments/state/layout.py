@@ -11,13 +11,14 @@ floats begin at the read-out. A row is a header and one block for each different
 
 The keys of a cross are pairs, the second one's fastest. A half-life is a read-out: no column depends on it.
 
-Lists come last, so that trailing zeros, which storage trims, are most of a young row.
+Lists come last, so that trailing zeros, which storage trims, are most of a young row. Behind them is what `[serving]`
+asks for and no segment reads: a `latest` of items, a `last` of users.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -62,7 +63,9 @@ class Layout:
     digest: str
 
     @classmethod
-    def of(cls, spec: Spec, side: Side) -> Layout:
+    def of(cls, spec: Spec, side: Side, *, serving: bool = False) -> Layout:
+        """For the segments of the side; with `serving` also for what `[serving]` asks of its rows. Whoever trains or
+        encodes alone does without: the columns of the segments lie in the same places."""
         bits: dict[FeatureSpec, int] = {}
         for place, segment in enumerate(spec.side(side)):
             for feature in segment.features:
@@ -73,6 +76,10 @@ class Layout:
             block = _block(spec, feature, offset, bits[feature])
             blocks.append(block)
             offset += block.size
+        served = spec.served(side) if serving else None
+        if served is not None and served not in bits:
+            blocks.append(_block(spec, served, offset, _told_with(bits, side)))
+            offset += blocks[-1].size
         items = tuple(a.name for a in spec.attributes["item"])
         own = tuple(a.name for a in spec.event_attributes)  # last: a spec without them has the columns that it had
         events = ("item", "action", "value", *items, *own) if side == "user" else ("user", "action", "value", *own)
@@ -111,6 +118,15 @@ class Layout:
     def unpack(self, data: bytes) -> Ints:
         """The row int64 [width] that `pack` was given."""
         return np.frombuffer(data.ljust(self.width * 8, b"\0"), dtype=np.int64)
+
+
+def _told_with(bits: Mapping[FeatureSpec, int], side: Side) -> int:
+    """The bit of one segment that waits to be encoded when what requests may ask of a row has changed, so that the row
+    is told: one that waits then anyway, where there is one."""
+    kinds = ("latest",) if side == "item" else ("last", "count", "mean")
+    reading = [found for f, found in bits.items() if f.kind in kinds and f.where is None]
+    both = reading[0] if reading else 1
+    return both & -both
 
 
 def _block(spec: Spec, feature: FeatureSpec, offset: int, bits: int) -> Block:

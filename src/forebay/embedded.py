@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -146,10 +146,26 @@ class Embedded:
     # -- as a Client
 
     def rank(
-        self, user: str, candidates: Sequence[str], k: int = 50, *, generation: str | None = None, explain: bool = False
+        self,
+        user: str,
+        candidates: Sequence[str],
+        k: int = 50,
+        *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        deny: Sequence[str] = (),
+        allow: Sequence[str] | None = None,
+        generation: str | None = None,
+        explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors."""
-        return self._open().rank(RankRequest(user, list(candidates), k, generation, explain))
+        """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
+        of them are let in, and what is added to whose score, is as in RankRequest."""
+        request = RankRequest(
+            user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
+            None if allow is None else list(allow),
+        )  # fmt: skip
+        return self._open().rank(request)
 
     def retrieve(
         self,
@@ -157,11 +173,19 @@ class Embedded:
         k: int = 50,
         deny: Sequence[str] = (),
         *,
+        filter: str = "",
+        boost: Mapping[str, float] = {},
+        exclude_seen: bool = False,
+        allow: Sequence[str] | None = None,
         generation: str | None = None,
         explain: bool = False,
     ) -> RankResponse:
-        """The best `k` of all items for `user`, without those in `deny`."""
-        return self._open().retrieve(RetrieveRequest(user, k, list(deny), generation, explain))
+        """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
+        request = RetrieveRequest(
+            user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
+            None if allow is None else list(allow),
+        )  # fmt: skip
+        return self._open().retrieve(request)
 
     def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
         """All `items` as `rank` orders them for `user`, each with what every segment adds to its score."""

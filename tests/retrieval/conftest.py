@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from forebay.arrays import Floats
+from forebay.arrays import Floats, Ints
 from forebay.retrieval.engine import Engine, EngineLimits
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.quantize import dequantize
 from forebay.segments.spec import SIDES, EncoderSpec, SegmentSpec, Side, Use
-from forebay.store.codec import RowCodec, SlotSpec
+from forebay.store.codec import RowCodec, ServedColumns, SlotSpec
 from forebay.store.index import ItemIndex
 from forebay.store.servingcopy import ServingCopy
 from forebay.store.table import SegmentTable
@@ -56,10 +56,16 @@ class Node:
         }
     )
 
+    served: Mapping[Side, ServedColumns] = field(default_factory=dict)
+
     def __post_init__(self) -> None:
         rng = np.random.default_rng(5)
         self.codecs: dict[Side, RowCodec] = {
-            side: RowCodec(side, tuple(SlotSpec(s.name, s.dim, i) for i, s in enumerate(specs)))
+            side: RowCodec(
+                side,
+                tuple(SlotSpec(s.name, s.dim, i) for i, s in enumerate(specs)),
+                self.served.get(side, ServedColumns()),
+            )
             for side, specs in self.specs.items()
         }
         # Multiples of 1/127 with a peak of 1: the same after quantisation.
@@ -97,8 +103,9 @@ class Node:
         flags: dict[str, int] | None = None,
         partition: int = 0,
         seed: int = 0,
+        columns: Ints | None = None,
     ) -> None:
-        """Rows of random vectors, the same ones for the same `seed`."""
+        """Rows of random vectors, the same ones for the same `seed`, with serving `columns` int64 [n, columns]."""
         codec, rng = self.codecs[side], np.random.default_rng(seed)
         rows = codec.empty(len(ids))
         for segment in codec.segments:
@@ -107,6 +114,8 @@ class Node:
             part["scale"] = rng.random(len(ids), np.float32) / 100
             part["as_of"], part["last_event"] = as_of, last_event
             part["flags"] = (flags or {}).get(segment.name, 0)
+        if columns is not None:
+            rows["served"]["columns"] = columns
         self.copy.show(side, list(ids), rows, [partition] * len(ids))
 
     def vectors(self, side: Side, ids: Sequence[str]) -> Floats:

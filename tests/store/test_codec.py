@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forebay.errors import GenerationMismatch, StoreCorrupt
-from forebay.store.codec import HEARTBEAT_KEY, RowCodec, Rows, SlotSpec, pack_heartbeat, unpack_heartbeat
+from forebay.segments.spec import FeatureSpec
+from forebay.segments.spec.attribute import AttributeSpec
+from forebay.store.codec import (
+    HEARTBEAT_KEY,
+    RowCodec,
+    Rows,
+    ServedColumns,
+    SlotSpec,
+    pack_heartbeat,
+    unpack_heartbeat,
+)
 
 IDS = st.lists(st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=60), max_size=20)
 
@@ -68,8 +79,8 @@ def test_a_record_that_is_cut_short_is_corrupt(codec: RowCodec, filled: Callable
 def test_a_record_of_another_version_is_corrupt(codec: RowCodec, filled: Callable[..., Rows]) -> None:
     """A format that this code does not know is not guessed at."""
     (value,) = codec.pack(filled(1), ["a"])
-    with pytest.raises(StoreCorrupt, match="version 02"):
-        codec.unpack([b"\x02" + value[1:]])
+    with pytest.raises(StoreCorrupt, match="version 03"):
+        codec.unpack([b"\x03" + value[1:]])
 
 
 @pytest.mark.parametrize(
@@ -115,3 +126,33 @@ def test_a_heartbeat_says_how_far_a_partition_is() -> None:
     for damaged in (b"", b"\x01", b"\x02" + bytes(8), bytes(10)):
         with pytest.raises(StoreCorrupt):
             unpack_heartbeat(damaged)
+
+
+def test_records_with_serving_columns_are_of_a_version_of_their_own(
+    codec: RowCodec, filled: Callable[..., Rows]
+) -> None:
+    """They come back as they were, and without any a record has the bytes that it had before there were some."""
+    year = AttributeSpec("year", "number")
+    served = replace(codec, served=ServedColumns(FeatureSpec("latest", of=("year",)), (year,)))
+    rows = served.empty(2)
+    rows["segments"] = filled(2)["segments"]
+    rows["served"]["columns"] = [[3981], [0]]
+    values = served.pack(rows, ["a", "b"])
+    assert [value[0] for value in values] == [2, 2] and len(values[0]) == codec.dtype.itemsize + 8 + 8 + 1
+    again, names = served.unpack(values)
+    assert names == ["a", "b"] and served.columns(again).tolist() == [[3981], [0]]
+    plain = codec.pack(filled(1), ["a"])
+    assert plain[0][0] == 1 and codec.columns(codec.unpack(plain)[0]).shape == (1, 0)
+
+
+def test_serving_columns_of_two_generations_never_meet(codec: RowCodec, filled: Callable[..., Rows]) -> None:
+    """Law 4: none where there should be some, some where there should be none, and others."""
+    feature, year = FeatureSpec("latest", of=("year",)), AttributeSpec("year", "number")
+    with_year = replace(codec, served=ServedColumns(feature, (year,)))
+    with_genre = replace(codec, served=ServedColumns(feature, (AttributeSpec("genre", "category", ("war",)),)))
+    for writer in (codec, with_year, with_genre):
+        (value,) = writer.pack(writer.empty(1), ["a"])
+        for reader in (codec, with_year, with_genre):
+            if reader is not writer:
+                with pytest.raises(GenerationMismatch, match="serving columns"):
+                    reader.unpack([value])

@@ -405,6 +405,16 @@ def lookup(
     k: Annotated[int, typer.Option("-k", help="Items to show for a user")] = 10,
     use: Annotated[str, typer.Option(help="rank what retrieve finds, or retrieve alone")] = "rank",
     candidates: Annotated[int, typer.Option(min=1, help="With rank: how many items retrieve finds for it")] = 200,
+    filter: Annotated[
+        str | None, typer.Option(help="Only items that meet this condition: year >= 1990", show_default=False)
+    ] = None,
+    boost: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="CONDITION=WEIGHT, added to the score of items that meet it; again for more", show_default=False
+        ),
+    ] = None,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Without the user's last items")] = False,
     server: Annotated[str | None, typer.Option(help="Address of a lookup server", show_default=False)] = None,
     json: Json = False,
 ) -> None:
@@ -412,7 +422,12 @@ def lookup(
     from forebay.cli.lookup import LookupFlags
     from forebay.cli.lookup import lookup as verb
 
-    verb(settings(server=server), entity, LookupFlags(k, use, candidates), json)
+    verb(
+        settings(server=server),
+        entity,
+        LookupFlags(k, use, candidates, filter or "", tuple(boost or ()), exclude_seen),
+        json,
+    )
 
 
 @app.command()

@@ -20,11 +20,28 @@ USES = ("rank", "retrieve")  # a client installs no segments/, where a spec's us
 
 @dataclass(frozen=True)
 class LookupFlags:
-    """`k` items for a user: the best of `candidates` that retrieval found, by `rank`, or those of `retrieve` itself."""
+    """`k` items for a user: the best of `candidates` that retrieval found, by `rank`, or those of `retrieve` itself.
+    Each of `boost` is CONDITION=WEIGHT."""
 
     k: int = 10
     use: str = "rank"
     candidates: int = 200
+    filter: str = ""
+    boost: tuple[str, ...] = ()
+    exclude_seen: bool = False
+
+    def boosts(self) -> dict[str, float]:
+        """As requests have them. Raises UsageError."""
+        found = {}
+        for text in self.boost:
+            condition, _, weight = text.rpartition("=")
+            try:
+                found[condition.strip()] = float(weight)
+            except ValueError:
+                raise UsageError(
+                    f"{text!r} is no boost", do="Write it as CONDITION=WEIGHT: --boost 'year >= 1990=0.2'"
+                ) from None
+        return found
 
 
 def lookup(settings: Settings, entity: str, flags: LookupFlags, as_json: bool) -> None:
@@ -34,18 +51,27 @@ def lookup(settings: Settings, entity: str, flags: LookupFlags, as_json: bool) -
         raise UsageError(f"{entity!r} is no entity", do="Write user:ID or item:ID")
     if flags.use not in USES:
         raise UsageError(f"no use {flags.use!r}", do=f"Name one with --use: {' or '.join(USES)}")
+    boosts = flags.boosts()
     ranked: RankResponse | None = None
     asked = 0
     with asking(settings, timeout_s=5.0) as client:
         found = client.entity("user" if side == "user" else "item", name)
         if side == "user" and flags.use == "retrieve":
-            ranked = client.retrieve(name, k=flags.k, explain=True)
+            ranked = client.retrieve(
+                name, flags.k, filter=flags.filter, boost=boosts, exclude_seen=flags.exclude_seen, explain=True
+            )
         elif side == "user":
             # One generation for both: a flip between them would rank what another one found.
-            first = client.retrieve(name, k=max(flags.k, flags.candidates), generation=found.generation)
+            first = client.retrieve(
+                name, max(flags.k, flags.candidates), filter=flags.filter, exclude_seen=flags.exclude_seen,
+                generation=found.generation,
+            )  # fmt: skip
             asked = len(first.hits)
             items = [hit.item for hit in first.hits]
-            ranked = client.rank(name, items, flags.k, generation=found.generation, explain=True)
+            ranked = client.rank(
+                name, items, flags.k, filter=flags.filter, boost=boosts, exclude_seen=flags.exclude_seen,
+                generation=found.generation, explain=True,
+            )  # fmt: skip
     if as_json:
         print_json(_plain(found, ranked, flags.use, asked))
         return
@@ -87,7 +113,7 @@ def _show_entity(found: EntityResponse) -> None:
 
 
 def _show_ranking(ranked: RankResponse, use: str, asked: int) -> None:
-    names = list(ranked.segments)
+    names = [*ranked.segments, *(["boost"] if any("boost" in (hit.shares or {}) for hit in ranked.hits) else [])]
     by_rank = use == "rank"
     if by_rank:
         out.print(

@@ -32,7 +32,7 @@ def show(path: Path, as_json: bool, events: str | None = None) -> None:
     Raises typer.Exit(1) after that when a remark is an error.
     """
     spec = load_spec(path)
-    layouts = {side: Layout.of(spec, side) for side in SIDES}
+    layouts = {side: Layout.of(spec, side, serving=True) for side in SIDES}
     sides = {side: layouts[side].width * 8 for side in SIDES}
     segments = [_row(spec, s, layouts[s.side]) for s in spec.segments]
     if any(s["flops"] is None for s in segments):  # no torch here, or an own encoder that cannot be had

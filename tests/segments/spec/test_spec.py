@@ -326,3 +326,40 @@ def test_an_error_in_a_file_names_the_file_and_the_table(tmp_path: Path) -> None
     with pytest.raises(SpecError, match="unknown encoder 'rnn'") as caught:
         load_spec(path)
     assert caught.value.where == f"{path}, [user.recent] encoder"
+
+
+@pytest.mark.parametrize(
+    ("serving", "what"),
+    [
+        ({"filter": ["year"], "zzz": 1}, "unknown key 'zzz'"),
+        ({"filter": ["colour"]}, "'colour' is no attribute of items"),
+        ({"filter": ["shop"]}, "share buckets"),
+        ({"filter": "year"}, "a list of different strings"),
+        ({"filter": ["year"], "hide": "colour == 'x'"}, "names 'colour'"),
+        ({"filter": ["year"], "hide": "genres"}, "names 'genres'"),
+        ({"filter": ["year"], "hide": 3}, "is not a text"),
+        ({"remember": 0}, "0"),
+        ({"remember": 501}, "501"),
+        ({"remember": True}, "True"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(serving: dict[str, Any], what: str) -> None:
+    """With its place and a remedy."""
+    data = tables("movielens")
+    data["attributes"]["item"]["shop"] = {"category": {"buckets": 8}}
+    with pytest.raises(SpecError) as caught:
+        parse_spec({**data, "serving": serving})
+    assert what in caught.value.what and "[serving]" in (caught.value.where or "") and caught.value.do
+
+
+def test_a_spec_says_what_requests_may_ask_for() -> None:
+    """And which state that is read from; nothing where it says nothing."""
+    data = tables("movielens")
+    found = parse_spec({**data, "serving": {"filter": ["year"], "hide": "not year", "remember": 7}})
+    assert found.serving.filter == ("year",) and found.serving.hide is not None and found.serving.remember == 7
+    assert found.served("item") == FeatureSpec("latest", of=("year",))
+    assert found.served("user") == FeatureSpec("last", of=("item",), size=7)
+    assert parse_spec(data).served("item") is None and parse_spec(data).served("user") is None
+    boosted = {**data, "user": {**data["user"], "boost": data["user"]["profile"]}}
+    with pytest.raises(SpecError, match="boost"):
+        parse_spec({**boosted, "serving": {"filter": ["year"]}})
