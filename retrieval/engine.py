@@ -27,7 +27,6 @@ from forebay.retrieval.messages import (
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import hash_ids
-from forebay.store import kernels
 from forebay.store.reading import Copy, Reading
 from forebay.store.servingcopy import Model
 
@@ -84,8 +83,7 @@ class Engine:
         query = self.fusion.user_half(user)
         hashes = _hashes(request.candidates)
         with self.copy.read("item", hashes) as items:  # steps 3 to 6
-            everything = np.arange(len(hashes))
-            hits, fresh = self._best(items, self.fusion, request, request.candidates, everything, user, query, now)
+            hits, fresh = self._best(items, self.fusion, request, request.candidates, None, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
     def retrieve(self, request: RetrieveRequest) -> RankResponse:
@@ -165,16 +163,15 @@ class Engine:
         fusion: Fusion,
         request: RankRequest | RetrieveRequest,
         names: Sequence[str],
-        places: Ints,
+        places: Ints | None,
         user: Floats,
         query: Query,
         now: int,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
-        """Steps 4 to 6 over some places of the items read, int64 [m], and `names` [n] of all of them: hits, and the
-        freshness of the returned items."""
+        """Steps 4 to 6 over some places of the items read, int64 [m] (None: all), and `names` [n] of all of them: hits,
+        and the freshness of the returned items."""
         while True:
-            scores = items.scores(fusion, query, now)
-            best = places[kernels.top_k(scores[places], request.k)]
+            best, scores = items.best(fusion, query, now, request.k, places)
             known = items.found[best]
             told = items.names(best[known])
             twins = [i for i, name in zip(best[known].tolist(), told, strict=True) if name != names[i]]
@@ -187,7 +184,7 @@ class Engine:
             titles = [spec.name for spec in self._specs["user"]]
             parts = fusion.shares(user, items.vectors(best, now), self.copy.default("user"))
             shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
-        columns = (best.tolist(), scores[best].tolist(), known.tolist(), shares)
+        columns = (best.tolist(), scores.tolist(), known.tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
         return hits, self._freshness(items, "item", best, now)
 

@@ -22,6 +22,7 @@ from forebay.segments.fusions.contract import InnerProduct
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.generation import Generation
+from forebay.store.halfforms import HalfForm
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.servingcopy import LOAD_ROWS, Model, check, lacking_of, served_vectors
@@ -48,8 +49,10 @@ class FeedingCopy:
         folder: Path,
         store: VectorStore | None = None,
         limits: TableLimits = TableLimits(),
+        halves: HalfForm = "f16",
     ) -> None:
-        """Tables in `folder`, which hold what they held before. Errors as in ServingCopy and SharedTable."""
+        """Tables in `folder`, which hold what they held before; in rows of items their halves in the form `halves`.
+        Errors as in ServingCopy and SharedTable."""
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs, self._model = dict(codecs), model
         self.full = ""  # why new entities are not served; "" while there is room
@@ -59,7 +62,7 @@ class FeedingCopy:
         self._tables: dict[Side, SharedTable] = {}
         try:
             for side in SIDES:
-                identity = _identity(model, generation, codecs[side], partitions[side])
+                identity = _identity(model, generation, codecs[side], partitions[side], halves)
                 self._tables[side] = SharedTable(folder / side, identity, limits)
         except BaseException:
             for table in self._tables.values():
@@ -68,13 +71,13 @@ class FeedingCopy:
         self._complete = Standing.of(self._tables["user"].standing).complete
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, path: Path, folder: Path, halves: HalfForm = "f16") -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
         try:
             codecs = {side: codec_of(bundle, side) for side in SIDES}
             partitions = {side: generation.partitions[side] for side in SIDES}
-            return cls(bundle, generation.name, codecs, partitions, folder, store)
+            return cls(bundle, generation.name, codecs, partitions, folder, store, halves=halves)
         except BaseException:
             store.close()
             raise
@@ -182,14 +185,17 @@ class SharedCopy:
         partitions: Mapping[Side, int],
         folder: Path,
         limits: TableLimits = TableLimits(),
+        halves: HalfForm = "f16",
     ) -> None:
         """Maps the tables in `folder`. Raises StoreError when they are not there, and GenerationMismatch when they are
-        another generation's."""
+        another generation's, or keep halves in another form."""
         self.generation, self.bundle_hash, self.codecs = generation, model.hash, dict(codecs)
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._readers = {
-            side: TableReader(folder / side, _identity(model, generation, codecs[side], partitions[side]), limits)
+            side: TableReader(
+                folder / side, _identity(model, generation, codecs[side], partitions[side], halves), limits
+            )
             for side in SIDES
         }
         self._lacking: dict[Side, Lacking] = {side: lacking_of(model, side, codecs[side]) for side in SIDES}
@@ -198,10 +204,11 @@ class SharedCopy:
         self._kept = None if folds else Kept(rank, rank.item_half(self._lacking["item"].default[None])[0])
 
     @classmethod
-    def open(cls, bundle: Bundle, generation: Generation, folder: Path) -> Self:
+    def open(cls, bundle: Bundle, generation: Generation, folder: Path, halves: HalfForm = "f16") -> Self:
         """The tables that a FeedingCopy of this generation has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
-        return cls(bundle, generation.name, codecs, {side: generation.partitions[side] for side in SIDES}, folder)
+        partitions = {side: generation.partitions[side] for side in SIDES}
+        return cls(bundle, generation.name, codecs, partitions, folder, halves=halves)
 
     @property
     def retired(self) -> bool:
@@ -237,7 +244,8 @@ class SharedCopy:
         """Nothing of its own to compile but what the first lookups run: see Engine.warm."""
 
 
-def _identity(model: Model, generation: str, codec: RowCodec, partitions: int) -> Identity:
+def _identity(model: Model, generation: str, codec: RowCodec, partitions: int, halves: HalfForm) -> Identity:
     rank = model.fusions["rank"]
-    width = 0 if codec.side == "user" or isinstance(rank, InnerProduct) else rank.half_width
-    return Identity(generation, model.hash, RowLayout(codec, width), partitions)
+    none = codec.side == "user" or isinstance(rank, InnerProduct)
+    layout = RowLayout(codec) if none else RowLayout(codec, rank.half_width, rank.half_parts * (halves == "int8"))
+    return Identity(generation, model.hash, layout, partitions)

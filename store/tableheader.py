@@ -44,6 +44,7 @@ class Identity:
         codec = self.layout.codec
         parts = [self.generation, self.bundle_hash, codec.side, str(self.partitions), str(self.layout.half_width)]
         parts += [f"{s.name}:{s.dim}:{s.encoder}" for s in codec.segments]
+        parts += [f"int8 halves:{self.layout.half_parts}"] if self.layout.half_parts else []
         return int(xxh3_64_intdigest("\n".join(parts).encode()))
 
     @property
