@@ -24,6 +24,7 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
     State,
 )
+from forebay.retrieval.scanned import Scanned
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.state.ids import hash_ids
@@ -72,7 +73,7 @@ class Engine:
         self.limits, self._clock = limits, clock
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {side: model.segments(side) for side in SIDES}
 
-    def rank(self, request: RankRequest) -> RankResponse:
+    def rank(self, request: RankRequest | Scanned) -> RankResponse:
         """The best `k` of the given candidates. An unknown candidate is scored with the default vectors; one that is
         given twice is answered twice. Raises GenerationUnavailable and BadRequest."""
         self._pin(request.generation)
@@ -81,7 +82,7 @@ class Engine:
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
         query = self.fusion.user_half(user)
-        hashes = _hashes(request.candidates)
+        hashes = request.hashes if isinstance(request, Scanned) else _hashes(request.candidates)
         with self.copy.read("item", hashes) as items:  # steps 3 to 6
             hits, fresh = self._best(items, self.fusion, request, request.candidates, None, user, query, now)
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
@@ -161,7 +162,7 @@ class Engine:
         self,
         items: Reading,
         fusion: Fusion,
-        request: RankRequest | RetrieveRequest,
+        request: RankRequest | RetrieveRequest | Scanned,
         names: Sequence[str],
         places: Ints | None,
         user: Floats,
