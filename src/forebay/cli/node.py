@@ -62,6 +62,9 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
     from forebay.retrieval.server import listening
 
     settings = load(flags)[0]
+    from forebay.store.halfforms import half_form
+
+    half_form(settings.halves)
     served_model(settings)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     with ExitStack() as stack:
@@ -80,12 +83,13 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
 def replica(settings: Settings) -> None:
     """Follow the log into shared tables, until stopped."""
     stop = stop_event()
+    from forebay.store.halfforms import half_form
     from forebay.store.sharedcopy import FeedingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables)
+    copy = FeedingCopy.open(bundle, generation, settings.vectors, settings.tables, half_form(settings.halves))
     following: Replica | None = None
 
     def say() -> None:
@@ -114,10 +118,12 @@ def server(settings: Settings, part: Part) -> None:
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app, serve_at
     from forebay.segments.spec import SIDES
+    from forebay.store.halfforms import half_form
     from forebay.store.sharedcopy import SharedCopy
 
     bundle, generation = served_model(settings)
-    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables))
+    form = half_form(settings.halves)
+    copy = _when_there(lambda: SharedCopy.open(bundle, generation, settings.tables, form))
     seen = (-1.0, Readiness(False))
 
     def ready() -> Readiness:

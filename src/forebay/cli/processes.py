@@ -6,11 +6,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
+LOOK_S = 0.05
+T = TypeVar("T")
 TRANSPORTS = ("librdkafka", "faust")
 
 
@@ -116,6 +119,20 @@ def _status(settings: Settings, workers: Sequence[Worker], readiness: Readiness,
         remove()
 
 
+def seldom(ask: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> Callable[[], T]:
+    """`ask`, whose answer stands for LOOK_S of `clock`: readiness is asked before each lookup. From any thread."""
+    seen: tuple[float, T] | None = None
+
+    def answer() -> T:
+        nonlocal seen
+        now, known = clock(), seen
+        if known is None or now - known[0] > LOOK_S:
+            known = seen = (now, ask())
+        return known[1]
+
+    return answer
+
+
 def one_thread_for_algebra() -> None:
     """Before numpy is loaded. A lookup's matrices are small: a second thread for them gains nothing on a free machine,
     and on a busy one its first waits for it (13 ms of processor time instead of 2 for each lookup were seen). Cores are
@@ -184,7 +201,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         users, items = (replica.status().rows[side] for side in SIDES)
         log.info("ready at %s, generation %s: %s users, %s items", address, generation.name, f"{users:,}", f"{items:,}")
 
-    app = create_app(engine, ready)
+    app = create_app(engine, seldom(ready))
     with ThreadPoolExecutor(1, thread_name_prefix="replica") as pool:
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
