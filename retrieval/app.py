@@ -62,6 +62,7 @@ from forebay.retrieval.messages import (
 from forebay.retrieval.metrics import ServerMetrics
 from forebay.retrieval.misses import Misses
 from forebay.retrieval.openapi import document
+from forebay.retrieval.scanned import rank_request, warm
 from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
@@ -198,7 +199,7 @@ class App:
 
     async def _rank(self, asked: Asked) -> object:
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
-        request = decode(asked.body, asked.headers, RankRequest)
+        request = rank_request(asked.body, asked.headers)
         if self._engine.at_hand(request.user):
             return _told(self._engine.rank(request))
         return _told(await self._later(asked, lambda: self._engine.rank(request)))
@@ -290,6 +291,7 @@ class App:
         await receive()
         try:
             self._engine.warm()
+            warm()
         except BaseException as error:
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             raise

@@ -24,13 +24,13 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
     State,
 )
+from forebay.retrieval.scanned import Scanned
 from forebay.retrieval.selecting import Selector
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.spec.servingfile import BOOST
 from forebay.segments.state.ids import hash_ids
-from forebay.store import kernels
-from forebay.store.reading import Copy, Reading
+from forebay.store.reading import NO_BOOST, Copy, Reading
 from forebay.store.selection import Selection
 from forebay.store.servingcopy import Model
 
@@ -101,7 +101,7 @@ class Engine:
         self._selector = Selector(copy.codecs["item"].served, limits.max_boosts)
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {side: model.segments(side) for side in SIDES}
 
-    def rank(self, request: RankRequest) -> RankResponse:
+    def rank(self, request: RankRequest | Scanned) -> RankResponse:
         """The best `k` of the given candidates. An unknown candidate is scored with the default vectors; one that is
         given twice is answered twice. Raises GenerationUnavailable and BadRequest."""
         self._pin(request.generation)
@@ -114,10 +114,7 @@ class Engine:
         while True:  # again only where a candidate was judged by what is not its own
             asked = self._candidates(request, selection, unknown)
             with self.copy.read("item", asked.hashes) as items:  # steps 4 to 6
-                everything = np.arange(len(asked.hashes))
-                hits, fresh = self._best(
-                    items, self.fusion, request, asked.names, everything, user, query, now, asked.added
-                )
+                hits, fresh = self._best(items, self.fusion, request, asked.names, None, user, query, now, asked.added)
             if selection is None or not asked.strangers(hits, unknown):
                 return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
@@ -224,7 +221,7 @@ class Engine:
                 shard=owner,
             )
 
-    def _asked(self, request: RankRequest | RetrieveRequest) -> Selection | None:
+    def _asked(self, request: RankRequest | RetrieveRequest | Scanned) -> Selection | None:
         """What the request asks of items, after its bounds."""
         self._bound("k", request.k, self.limits.max_k)
         self._bound("deny", len(request.deny), self.limits.max_deny)
@@ -236,7 +233,7 @@ class Engine:
             )
         return self._selector.of(request.filter, request.boost)
 
-    def _seen(self, request: RankRequest | RetrieveRequest) -> Ints:
+    def _seen(self, request: RankRequest | RetrieveRequest | Scanned) -> Ints:
         """Hashes int64, ascending, of the items that the answer must not have because the user has seen them."""
         if not request.exclude_seen:
             return np.empty(0, np.int64)
@@ -246,10 +243,10 @@ class Engine:
             items = row.served()[0][0]
         return np.unique(items[items != 0])
 
-    def _candidates(self, request: RankRequest, selection: Selection | None, unknown: set[int]) -> Candidates:
+    def _candidates(self, request: RankRequest | Scanned, selection: Selection | None, unknown: set[int]) -> Candidates:
         """Step 3: those that may be answered. Those at the places `unknown` have no attributes."""
         names: Sequence[str] = request.candidates
-        hashes = _hashes(names)
+        hashes = request.hashes if isinstance(request, Scanned) else _hashes(names)
         may = np.ones(len(names), np.bool_)
         if request.deny or request.allow is not None:
             denied, allowed = set(request.deny), None if request.allow is None else set(request.allow)
@@ -297,21 +294,19 @@ class Engine:
         self,
         items: Reading,
         fusion: Fusion,
-        request: RankRequest | RetrieveRequest,
+        request: RankRequest | RetrieveRequest | Scanned,
         names: Sequence[str],
-        places: Ints,
+        places: Ints | None,
         user: Floats,
         query: Query,
         now: int,
         added: Floats | None = None,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
-        """Steps 4 to 6 over some places of the items read, int64 [m], `names` [n] of all of them, and what is `added`
-        to their scores, float32 [n]: hits, and the freshness of the returned items."""
+        """Steps 4 to 6 over some places of the items read, int64 [m] (None: all), `names` [n] of all of them, and what
+        is `added` to their scores, float32 [n]: hits, and the freshness of the returned items."""
+        boost = NO_BOOST if added is None else added
         while True:
-            scores = items.scores(fusion, query, now)
-            if added is not None:
-                scores = scores + added
-            best = places[kernels.top_k(scores[places], request.k)]
+            best, scores = items.best(fusion, query, now, request.k, places, boost)
             known = items.found[best]
             told = items.names(best[known])
             twins = [i for i, name in zip(best[known].tolist(), told, strict=True) if name != names[i]]
@@ -328,7 +323,7 @@ class Engine:
                 shares = [
                     (share or {}) | {BOOST: more} for share, more in zip(shares, added[best].tolist(), strict=True)
                 ]
-        columns = (best.tolist(), scores[best].tolist(), known.tolist(), shares)
+        columns = (best.tolist(), scores.tolist(), known.tolist(), shares)
         hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
         return hits, self._freshness(items, "item", best, now)
 

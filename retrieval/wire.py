@@ -36,6 +36,11 @@ def decode(data: bytes, headers: Headers, kind: type[T]) -> T:
         raise BadRequest(f"the body is not a {kind.__name__}: {error}", do="See /v1 in the documentation") from None
 
 
+def is_msgpack(headers: Headers) -> bool:
+    """Whether a body is msgpack, by its content type."""
+    return _is_msgpack(header(headers, b"content-type") or b"")
+
+
 def packed(headers: Headers) -> bool:
     """Whether the answer is msgpack: as the request's `accept` wants it, else as the request came."""
     accept = header(headers, b"accept") or b"*/*"

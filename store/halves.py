@@ -24,9 +24,9 @@ class ItemHalves:
         self.default = fusion.item_half(default[None])
         self._allocate(table.capacity)
 
-    def gather_locked(self, rows: Ints, vectors: Callable[[Ints], Floats]) -> Floats:
-        """float32 [n, half_width] of `rows` int64 [n], each in the table. `vectors(rows)` gives item vectors [m,
-        item_dim] of those that were written since their half was computed."""
+    def fresh_locked(self, rows: Ints, vectors: Callable[[Ints], Floats]) -> Floats:
+        """float32 [capacity, half_width], in which those of `rows` int64 [n], each in the table, are current.
+        `vectors(rows)` gives item vectors [m, item_dim] of those that were written since their half was computed."""
         if len(self._versions) != self._table.capacity:
             kept, versions = self._halves, self._versions
             self._allocate(self._table.capacity)
@@ -35,7 +35,7 @@ class ItemHalves:
         if len(old):
             self._halves[old] = self.fusion.item_half(vectors(old))
             self._versions[old] = self._table.versions[old]
-        return self._halves[rows]
+        return self._halves
 
     def _allocate(self, capacity: int) -> None:
         self._halves = np.zeros((capacity, self.fusion.half_width), np.float32)

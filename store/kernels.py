@@ -28,6 +28,13 @@ def _kernel(function: F) -> F:
     return compiled
 
 
+def _bare(function: F) -> F:
+    """For what runs for each row and makes no array: nobody counts who holds those that it is given, which costs two
+    locked additions for each (numba's option for it has an underscore)."""
+    compiled: F = njit(cache=True, nogil=True, _nrt=False)(function)
+    return compiled
+
+
 @_kernel
 def find_rows(cells: npt.NDArray[np.int32], hashes: Ints, wanted: Ints, rows: Any) -> None:
     """Write the row of each wanted hash to `rows` (int64 [n]), -1 where there is none."""
@@ -343,7 +350,16 @@ def top_k(scores: Floats, k: int) -> Ints:
     return order
 
 
-@_kernel
+def best_of(scores: Floats, k: int, places: Ints | None, boost: Floats) -> tuple[Ints, Floats]:
+    """The `k` best of `places` (None: of all) by `scores` float32 [n] with `boost` [n] added (empty: nothing), and what
+    they score."""
+    if len(boost):
+        scores = scores + boost
+    found: Ints = top_k(scores, k) if places is None else places[top_k(scores[places], k)]
+    return found, scores[found]
+
+
+@_bare
 def _sift(keys: Floats, heap: Ints, size: int, score: Any, place: Any) -> None:
     """Put (score, place) in the top's stead and restore the heap of `size`."""
     at = 0

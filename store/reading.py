@@ -15,6 +15,7 @@ import numpy as np
 
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
+from forebay.segments.fusions.joined import join_rows
 from forebay.segments.spec import Side
 from forebay.shard import Shard
 from forebay.store import kernels
@@ -23,6 +24,8 @@ from forebay.store.halves import ItemHalves
 from forebay.store.indexwatch import IndexStanding
 from forebay.store.selection import Selection
 from forebay.store.table import SegmentTable
+
+NO_BOOST: Floats = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,13 @@ class Reading(Protocol):
     def scores(self, fusion: Fusion, query: Query, now: int) -> Floats:
         """float32 [n] of one user's half with every place at `now` (ms): of a fusion that folds to one inner product,
         or of the one that this copy keeps halves for."""
+
+    def best(
+        self, fusion: Fusion, query: Query, now: int, k: int, places: Ints | None = None, boost: Floats = NO_BOOST
+    ) -> tuple[Ints, Floats]:
+        """The `k` best of `places` int64 (None: of all), best first, and their scores float32, as `scores` has them
+        with `boost` float32 [n] added (empty: nothing). Equal scores keep the order of `places`, which ascends. What
+        is told of the best from then on is of the same version as their scores."""
 
     def vectors(self, places: Ints, now: int) -> Floats:
         """float32 [m, dims]: what is to be used of those places at `now`."""
@@ -137,14 +147,26 @@ class LockedReading:
         if isinstance(fusion, InnerProduct):
             return self._folded(fusion, query[0], rows, now)
         assert self._halves is not None and self._halves.fusion is fusion, "halves are of the fusion for rank"
-        halves = np.repeat(self._halves.default, len(rows), axis=0)
         known = np.flatnonzero(rows >= 0)
-        halves[known] = self._halves.gather_locked(rows[known], lambda old: self._vectors(old, 0))
+        stored, expired = self._halves.fresh_locked(rows[known], lambda old: self._vectors(old, 0)), known[:0]
         if self._lacking.expires_ms.any():
             expired = known[self._expired(rows[known], now).any(axis=1)]
-            if len(expired):
-                halves[expired] = fusion.item_half(self._vectors(rows[expired], now))
-        return fusion.join(query, halves)
+        joined = fusion.compiled(query)
+        if joined is None:
+            halves = np.repeat(self._halves.default, len(rows), axis=0)
+            halves[known] = stored[rows[known]]
+            found = fusion.join(query, halves)
+        else:
+            found = np.empty(len(rows), np.float32)
+            join_rows(joined, stored, rows, self._halves.default[0], found)
+        if len(expired):
+            found[expired] = fusion.join(query, fusion.item_half(self._vectors(rows[expired], now)))
+        return found
+
+    def best(
+        self, fusion: Fusion, query: Query, now: int, k: int, places: Ints | None = None, boost: Floats = NO_BOOST
+    ) -> tuple[Ints, Floats]:
+        return kernels.best_of(self.scores(fusion, query, now), k, places, boost)
 
     def vectors(self, places: Ints, now: int) -> Floats:
         return self._vectors(self._rows[places], now)

@@ -23,8 +23,9 @@ import numpy.typing as npt
 from numba import njit
 
 from forebay.arrays import Bytes, Floats, Ints
-from forebay.store.atomics import fence_acquire, half_to_float, load_acquire, prefetch
-from forebay.store.kernels import _kernel
+from forebay.store.atomics import fence_acquire, load_acquire, prefetch
+from forebay.store.halfforms import half_words, load_half
+from forebay.store.kernels import _bare, _kernel
 from forebay.store.reserved import Words
 from forebay.store.rowlayout import Layout
 
@@ -40,7 +41,7 @@ _AHEAD = 6  # rows: one takes as long as memory takes to answer several times ov
 _TRIES = 100  # of a row that is written all the time
 
 
-@_kernel
+@_bare
 def opened(words: Words, at: int) -> Any:
     """The sequence number of the row at word `at`; an odd one when its writer does not come to an end."""
     seq = load_acquire(words, at)
@@ -51,20 +52,20 @@ def opened(words: Words, at: int) -> Any:
     return seq
 
 
-@_kernel
+@_bare
 def unchanged(words: Words, at: int, seq: Any) -> bool:
     """Whether what was read of the row since `opened` is of one version."""
     fence_acquire()
     return load_acquire(words, at) == seq
 
 
-@_kernel
+@_bare
 def holds(words: Words, at: int, wanted: int) -> Any:
     """Whether the row at `at` is live and of that hash."""
     return words[at + HASH] == np.uint64(wanted) and words[at + OWNER] >> HIGH != np.uint64(0)
 
 
-@_kernel
+@_bare
 def probed(cells: Words, wanted: int, start: int, done: int) -> tuple[Any, Any]:
     """The row of the first cell from `start` on whose print is that of hash `wanted`, and the cells looked at, `done`
     included; -1 where there is none. The row's hash is to be compared."""
@@ -80,7 +81,7 @@ def probed(cells: Words, wanted: int, start: int, done: int) -> tuple[Any, Any]:
     return -1, done
 
 
-@_kernel
+@_bare
 def find_first(words: Words, layout: Layout, cells: Words, wanted: Ints, rows: Ints, looked: Ints) -> None:
     """For each wanted hash the first row that may be its own, and how many cells were looked at."""
     mask = len(cells) - 1
@@ -88,7 +89,7 @@ def find_first(words: Words, layout: Layout, cells: Words, wanted: Ints, rows: I
         rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, 0)
 
 
-@_kernel
+@_bare
 def ask_ahead(words: Words, layout: Layout, rows: Ints, i: int, first: int, last: int) -> None:
     """Ask for the head of a row that is `_AHEAD` rows further on, and for its words `first` to `last`, a line each."""
     if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
@@ -127,7 +128,7 @@ def read_rows(words: Words, layout: Layout, cells: Words, wanted: Ints, rows: In
                 rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
 
 
-@_kernel
+@_bare
 def times_of(
     words: Words, ints: Ints, flags: npt.NDArray[np.uint32], layout: Layout, at: int, marks: Ints,
     carried: Ints, events: Ints, said: npt.NDArray[np.uint32],
@@ -148,7 +149,7 @@ def times_of(
         said[s] = flag
 
 
-@_kernel
+@_bare
 def marks_of(words: Words, first: int, marks: Ints) -> None:
     """The watermarks that lie from word `first` on."""
     for p in range(len(marks)):
@@ -157,18 +158,21 @@ def marks_of(words: Words, first: int, marks: Ints) -> None:
 
 @_kernel
 def read_halves(
-    words: Words, layout: Layout, cells: Words, first_mark: int, partitions: int, wanted: Ints, rows: Ints,
+    words: Words, layout: Layout, cells: Words, first_mark: int, partitions: int, parts: Ints, wanted: Ints, rows: Ints,
     states: States, halves: Floats, carried: Ints, events: Ints, said: npt.NDArray[np.uint32],
 ) -> None:  # fmt: skip
-    """As `read_rows`, of halves as float32 [n, half_width] and of the times [n, segments] that `times_of` tells."""
+    """As `read_rows`, of halves as float32 [n, half_width] (`parts` as `load_half` wants them) and of the times [n,
+    segments] that `times_of` tells."""
     mask = len(cells) - 1
     ints, flags, bits = words.view(np.int64), words.view(np.uint32), words.view(np.uint16)
+    codes, scales = words.view(np.int8), words.view(np.float32)
+    first, last = half_words(layout, parts)
     marks = np.empty(partitions, np.int64)
     marks_of(words, first_mark, marks)
     looked = np.empty(len(wanted), np.int64)
     find_first(words, layout, cells, wanted, rows, looked)
     for i in range(len(wanted)):
-        ask_ahead(words, layout, rows, i, layout.half // 4, (layout.half + layout.half_width) // 4)
+        ask_ahead(words, layout, rows, i, first, last)
         states[i] = MISSING
         tries = 0
         while rows[i] >= 0:
@@ -180,10 +184,7 @@ def read_halves(
                 break
             if holds(words, at, wanted[i]):
                 times_of(words, ints, flags, layout, at, marks, carried[i], events[i], said[i])
-                start = 4 * at + layout.half
-                half, source = halves[i], bits[start : start + layout.half_width]
-                for k in range(len(source)):
-                    half[k] = half_to_float(source[k])
+                load_half(bits, codes, scales, layout, parts, at, halves[i])
                 if unchanged(words, at, seq):
                     states[i] = FOUND
                     break
@@ -191,7 +192,7 @@ def read_halves(
                 rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}, _nrt=False)  # type: ignore[untyped-decorator]
 def dot_i8(codes: Any, query: Any) -> Any:
     """The inner product of int8 codes and float32, in the fastest order. NaN and infinity keep their meaning."""
     dot = np.float32(0)

@@ -25,6 +25,7 @@ from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, Rows, codec_of
 from forebay.store.fetched import reading_of
 from forebay.store.generation import Generation
+from forebay.store.halfforms import HalfForm
 from forebay.store.hotusers import HotUsers
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.indexwatch import IndexStanding, IndexWatch
@@ -64,9 +65,10 @@ class FeedingCopy:
         shard: Shard = ALL,
         users_in_memory: int = 0,
         index: IndexOptions = IndexOptions(),
+        halves: HalfForm = "f16",
     ) -> None:
-        """Tables in `folder`, which hold what they held before. `users_in_memory` as in ServingCopy; `answer` is for
-        the others. Errors as in ServingCopy and SharedTable."""
+        """Tables in `folder`, which hold what they held before; in rows of items their halves in the form `halves`.
+        `users_in_memory` as in ServingCopy; `answer` is for the others. Errors as in ServingCopy and SharedTable."""
         self.generation, self.bundle_hash, self.store = generation, model.hash, store
         self.codecs, self._model, self.shard = dict(codecs), model, shard
         self._loaded = False
@@ -77,7 +79,7 @@ class FeedingCopy:
         self._tables: dict[Side, SharedTable] = {}
         try:
             for side in SIDES:
-                identity = _identity(model, generation, codecs[side], partitions[side], shard)
+                identity = _identity(model, generation, codecs[side], partitions[side], shard, halves)
                 self._tables[side] = SharedTable(folder / side, identity, limits)
         except BaseException:
             for table in self._tables.values():
@@ -101,6 +103,7 @@ class FeedingCopy:
         shard: Shard = ALL,
         users_in_memory: int = 0,
         index: IndexOptions = IndexOptions(),
+        halves: HalfForm = "f16",
     ) -> Self:
         """Over the VectorStore at `path`, made if it is not there; `load` makes the tables equal to it."""
         store = VectorStore.open(path, create=True, generation=generation.name, bundle_hash=bundle.hash)
@@ -109,7 +112,7 @@ class FeedingCopy:
             partitions = {side: generation.partitions[side] for side in SIDES}
             return cls(
                 bundle, generation.name, codecs, partitions, folder, store,
-                shard=shard, users_in_memory=users_in_memory, index=index,
+                shard=shard, users_in_memory=users_in_memory, index=index, halves=halves,
             )  # fmt: skip
         except BaseException:
             store.close()
@@ -305,17 +308,18 @@ class SharedCopy:
         shard: Shard = ALL,
         users_elsewhere: bool = False,
         index: IndexOptions = IndexOptions(),
+        halves: HalfForm = "f16",
     ) -> None:
         """Maps the tables in `folder`. With `users_elsewhere` not all users are in them: the others' rows are asked for
-        of the replica. Raises StoreError when they are not there, and GenerationMismatch when they are
-        another generation's."""
+        of the replica. Raises StoreError when they are not there, and GenerationMismatch when they are another
+        generation's, or keep halves in another form."""
         self.generation, self.bundle_hash, self.codecs = generation, model.hash, dict(codecs)
         self.shard, self.user_partitions = shard, partitions["user"]
         for side in SIDES:
             check(model, side, codecs[side], generation)
         self._readers = {
             side: TableReader(
-                folder / side, _identity(model, generation, codecs[side], partitions[side], shard), limits
+                folder / side, _identity(model, generation, codecs[side], partitions[side], shard, halves), limits
             )
             for side in SIDES
         }
@@ -337,13 +341,14 @@ class SharedCopy:
         shard: Shard = ALL,
         users_elsewhere: bool = False,
         index: IndexOptions = IndexOptions(),
+        halves: HalfForm = "f16",
     ) -> Self:
         """The tables that a FeedingCopy of this generation and shard has in `folder`."""
         codecs = {side: codec_of(bundle, side) for side in SIDES}
         partitions = {side: generation.partitions[side] for side in SIDES}
         copy = cls(
             bundle, generation.name, codecs, partitions, folder,
-            shard=shard, users_elsewhere=users_elsewhere, index=index,
+            shard=shard, users_elsewhere=users_elsewhere, index=index, halves=halves,
         )  # fmt: skip
         copy._watch.start()
         return copy
@@ -415,8 +420,11 @@ class SharedCopy:
             self._rows.close()
 
 
-def _identity(model: Model, generation: str, codec: RowCodec, partitions: int, shard: Shard) -> Identity:
+def _identity(
+    model: Model, generation: str, codec: RowCodec, partitions: int, shard: Shard, halves: HalfForm
+) -> Identity:
     rank = model.fusions["rank"]
-    width = 0 if codec.side == "user" or isinstance(rank, InnerProduct) else rank.half_width
+    none = codec.side == "user" or isinstance(rank, InnerProduct)
+    layout = RowLayout(codec) if none else RowLayout(codec, rank.half_width, rank.half_parts * (halves == "int8"))
     share = shard if codec.side == "user" else ALL
-    return Identity(generation, model.hash, RowLayout(codec, width), partitions, share)
+    return Identity(generation, model.hash, layout, partitions, share)

@@ -14,7 +14,9 @@ from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.store import kernels
 from forebay.store.codec import RowCodec
-from forebay.store.reading import Lacking, StoredSegment
+from forebay.store.onepass import Passed
+from forebay.store.reading import NO_BOOST, Lacking, StoredSegment
+from forebay.store.rowkernels import FOUND
 from forebay.store.tablereader import Images, TableReader, Times
 
 
@@ -34,6 +36,7 @@ class SharedReading:
         self._gone = np.zeros(len(hashes), np.bool_)
         self._told: tuple[Times, Bools, Ints] | None = None  # of the rows, as they were read for the last time
         self._images: Images | None = None
+        self._timed: Ints | None = None  # the places whose times are told, where not all are
 
     @property
     def found(self) -> Bools:
@@ -47,7 +50,7 @@ class SharedReading:
         self._gone[places] = True
 
     def scores(self, fusion: Fusion, query: Query, now: int) -> Floats:
-        oldest, self._images = self._lacking.oldest(now), None
+        oldest, self._images, self._timed = self._lacking.oldest(now), None, None
         if isinstance(fusion, InnerProduct):
             default = np.add.reduceat(query[0] * self._lacking.default, self._codec.bounds[:-1])
             scores, times, found, rows = self._reader.dots(self._hashes, query[0], default, oldest)
@@ -68,6 +71,26 @@ class SharedReading:
         halves[~self.found] = self._kept.default
         return fusion.join(query, halves)
 
+    def best(
+        self, fusion: Fusion, query: Query, now: int, k: int, places: Ints | None = None, boost: Floats = NO_BOOST
+    ) -> tuple[Ints, Floats]:
+        passed = None if places is not None else self._passed(fusion, query, self._lacking.oldest(now), k, boost)
+        if passed is None:
+            return kernels.best_of(self.scores(fusion, query, now), k, places, boost)
+        times, self._images = Times(passed.as_of, passed.last_event, passed.flags), None
+        self._told, self._timed = (times, passed.states == FOUND, passed.rows), passed.best
+        return passed.best, passed.scores[passed.best]
+
+    def _passed(self, fusion: Fusion, query: Query, oldest: Ints, k: int, boost: Floats) -> Passed | None:
+        """What one pass found; None where there is no kernel for it."""
+        wanted = (self._hashes, self._gone, boost, k, oldest)
+        if isinstance(fusion, InnerProduct):
+            default = np.add.reduceat(query[0] * self._lacking.default, self._codec.bounds[:-1])
+            return self._reader.best_by_dots(*wanted, query[0], default, fusion.bias)
+        assert self._kept is not None and self._kept.fusion is fusion, "halves are of the fusion for rank"
+        joined = fusion.compiled(query)
+        return None if joined is None else self._reader.best_by_halves(*wanted, joined, self._kept.default)
+
     def vectors(self, places: Ints, now: int) -> Floats:
         if self._images is None:
             images, times, found, _ = self._reader.read(self._hashes[places])
@@ -79,6 +102,8 @@ class SharedReading:
         return vectors_of(self._codec, images, lacking, self._lacking)
 
     def weakest(self, places: Ints) -> Ints:
+        if self._timed is not None and places is not self._timed:
+            self._whole()
         times = self._state()[0]
         rows = np.where(self.found, np.arange(len(self._hashes)), -1)[places]
         found: Ints = kernels.weakest_times(
@@ -117,7 +142,7 @@ class SharedReading:
             self._images, times, found, rows = self._reader.read(self._hashes)
             # Fields of the images lie apart: kernels want arrays.
             times = Times(times.as_of, np.ascontiguousarray(times.last_event), np.ascontiguousarray(times.flags))
-            self._told = (times, found, rows)
+            self._told, self._timed = (times, found, rows), None
         return self._images
 
 

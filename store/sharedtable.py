@@ -20,6 +20,7 @@ from forebay.errors import HashCollision, TableFull
 from forebay.segments.state.ids import Ids
 from forebay.store import rowwriting
 from forebay.store.codec import Rows
+from forebay.store.halfforms import put_halves
 from forebay.store.nameheap import UNIT, NameHeap
 from forebay.store.reserved import Words
 from forebay.store.rowlayout import Layout
@@ -27,8 +28,6 @@ from forebay.store.tablefiles import TableFiles, TableLimits
 from forebay.store.tableheader import LIVE, MARKS, NAMED, SERVED, STANDING, STORED, TABLE, TOP, Identity
 
 log = logging.getLogger("forebay.table")
-
-_MOST_HALF = np.float32(np.finfo(np.float16).max)
 
 
 class SharedTable:
@@ -288,7 +287,7 @@ class SharedTable:
         images["codes"], images["served"] = codec.vectors(rows), codec.columns(rows)
         if self.identity.layout.half_width:
             assert halves is not None, "rows of this table have halves"
-            images["half"] = np.clip(halves, -_MOST_HALF, _MOST_HALF)
+            put_halves(images, halves, self.identity.layout.half_parts)
         return images
 
     def _colliding(self, ids: Sequence[str], hashes: Ints, rows: Ints) -> set[str]:

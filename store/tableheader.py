@@ -50,6 +50,7 @@ class Identity:
         parts += [f"{s.name}:{s.dim}:{s.encoder}" for s in codec.segments]
         parts += [str(self.shard)] if self.shard.of > 1 else []
         parts += [f"served:{codec.served.tag}"] if codec.served else []
+        parts += [f"int8 halves:{self.layout.half_parts}"] if self.layout.half_parts else []
         return int(xxh3_64_intdigest("\n".join(parts).encode()))
 
     @property

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from forebay.arrays import Array, Bools, Floats, Ints
 from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
-from forebay.store import kernels, rowkernels
+from forebay.segments.fusions.joined import Joined
+from forebay.store import kernels, onepass, rowkernels
 from forebay.store.codec import HELD
 from forebay.store.keptrows import KeptRows
+from forebay.store.onepass import Passed
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
 from forebay.store.rowlayout import Layout
@@ -78,6 +80,7 @@ class TableReader:
         self._words: Words = rows.words
         rows.close()
         self._layout = layout.at(identity.origin_words)
+        self._half_parts = np.array(layout.half_parts, np.int64)
         self._table = int(self._words[TABLE])
         names = Reserved(path / f"names.{self._table:016x}", limits.reserve_name_bytes, writable=False)
         self._names = names.words.view(np.uint8)
@@ -162,8 +165,9 @@ class TableReader:
             arrays: list[Array] = [halves, times.as_of, times.last_event, times.flags]
             parts = [array[at] for array in arrays]  # views of all, or copies of a few
             rowkernels.read_halves(
-                self._words, self._layout, cells, MARKS, self.identity.partitions, wanted, rows, states, *parts
-            )
+                self._words, self._layout, cells, MARKS, self.identity.partitions, self._half_parts, wanted, rows,
+                states, *parts,
+            )  # fmt: skip
             _put(arrays, parts, at)
 
         rows, states = self._asked(hashes, ask)
@@ -205,6 +209,48 @@ class TableReader:
         found: Bools = states == FOUND
         columns[~found] = 0
         return columns, found
+
+    def best_by_halves(
+        self, hashes: Ints, gone: Bools, boost: Floats, k: int, oldest: Ints, joined: Joined, lacking: Floats
+    ) -> Passed | None:
+        """One pass of `pass_halves` over the rows of `hashes` int64 [n]; None where a half is of a row that has expired
+        by `oldest` int64 [segments], and another one is to be made of what is left of it."""
+        return self._passed(
+            hashes, k, lambda cells, out: onepass.pass_halves(
+                self._words, self._layout, cells, MARKS, self.identity.partitions, hashes, gone, boost, oldest,
+                self._half_parts, joined, lacking, out,
+            ),
+        )  # fmt: skip
+
+    def best_by_dots(
+        self, hashes: Ints, gone: Bools, boost: Floats, k: int, oldest: Ints, query: Floats, default: Floats,
+        bias: np.float32,
+    ) -> Passed | None:  # fmt: skip
+        """One pass of `pass_dots`; never None."""
+        bounds = self.identity.layout.codec.bounds
+        return self._passed(
+            hashes, k, lambda cells, out: onepass.pass_dots(
+                self._words, self._layout, cells, MARKS, self.identity.partitions, hashes, gone, boost, oldest,
+                query, bounds, default, bias, out,
+            ),
+        )  # fmt: skip
+
+    def _passed(self, hashes: Ints, k: int, run: Callable[[Words, Passed], int]) -> Passed | None:
+        """Pass over all, and again while rows are being written, or were missed while the index was built anew."""
+        out = Passed.empty(len(hashes), self._layout.segments, k)
+        epoch, cells = self._epoch, self._cells
+        for tries in range(_EPOCH_TRIES):
+            again = False
+            if run(cells, out):
+                if (out.states == onepass.EXPIRED).any():
+                    return None
+                again = bool(self._waited_for(out.rows, out.states, tries).any())
+            if int(rowkernels.word_of(self._words, EPOCH)) != epoch:
+                again = again or bool((out.states == MISSING).any())
+                epoch, cells = self._index()
+            if not again:
+                break
+        return out
 
     def names(self, rows: Ints, hashes: Ints) -> list[str | None]:
         """The ids of `rows` int64 [n], none where a row does not have that hash, or nobody's, by now."""

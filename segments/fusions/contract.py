@@ -17,6 +17,7 @@ import numpy as np
 
 from forebay.arrays import Floats, Ints
 from forebay.errors import BundleError
+from forebay.segments.fusions.joined import Joined, fold_pairs
 from forebay.segments.spec import FusionSpec, Side, Spec, Use
 
 Query: TypeAlias = tuple[Floats, ...]  # a user half: arrays that only the fusion which made them reads
@@ -59,6 +60,17 @@ class Shape:
         return tuple((p, q) for q, v in enumerate(self.item) for p, u in enumerate(self.user) if u.width == v.width)
 
     @cached_property
+    def places(self) -> Ints:
+        """int64 [pairs, 5]: of each of `pairs` its user part and its item part, where both begin, and their width."""
+        found = [(p, q, self.user[p].start, self.item[q].start, self.item[q].width) for p, q in self.pairs]
+        return np.array(found, np.int64).reshape(-1, 5)
+
+    def meets(self, before: int = 0) -> Ints:
+        """`places` as Joined has them, of halves that have the item's vector behind `before` other numbers."""
+        _, q, user, item, width = self.places.T
+        return np.ascontiguousarray(np.stack([user, item + before, width, q], axis=1))
+
+    @cached_property
     def user_columns(self) -> Ints:
         return np.concatenate([np.arange(p.start, p.stop) for p in self.user])
 
@@ -85,6 +97,12 @@ def _parts(spec: Spec, side: Side, fusion: FusionSpec) -> tuple[Part, ...]:
             found += [Part(place, start + width * i, start + width * (i + 1)) for i in range(segment.parts)]
         start += segment.dim
     return tuple(found)
+
+
+def part_bounds(parts: tuple[Part, ...], before: int, width: int) -> tuple[int, ...]:
+    """Where parts begin and end in halves of `width` numbers that have the item's vector behind `before` others."""
+    edges = {edge + before for part in parts for edge in (part.start, part.stop)}
+    return tuple(sorted({0, before, width} | edges))
 
 
 def each_times(rows: Floats, weight: Floats) -> Floats:
@@ -114,6 +132,12 @@ class Fusion(ABC):
         there."""
         self.spec, self.shape, self._tensors = spec, shape, tensors
 
+    def __init_subclass__(cls) -> None:
+        """A kernel stands for the `join` that it was written for: a class with another one has none, unless it says."""
+        super().__init_subclass__()
+        if "join" in vars(cls) and "compiled" not in vars(cls):
+            cls.compiled = Fusion.compiled  # type: ignore[method-assign]
+
     def tensor(self, name: str) -> Floats:
         """The tensor `name` as float32. Raises BundleError."""
         try:
@@ -130,6 +154,12 @@ class Fusion(ABC):
         """Floats kept for an item: the columns of `item_half`."""
         return self.shape.item_dim
 
+    @property
+    def half_parts(self) -> tuple[int, ...]:
+        """Where the parts of a half begin, and `half_width`: numbers of one size each, which share a scale where halves
+        are kept as int8."""
+        return 0, self.half_width
+
     def item_half(self, items: Floats) -> Floats:
         """float32 [n, half_width] of item vectors float32 [n, item_dim]. A row's bits do not depend on the others: a
         server computes halves as they are asked for, and after a restart in another company."""
@@ -142,6 +172,10 @@ class Fusion(ABC):
     @abstractmethod
     def join(self, query: Query, halves: Floats) -> Floats:
         """Scores float32 [n], logits of the label for `rank`, of item halves float32 [n, half_width]."""
+
+    def compiled(self, query: Query) -> Joined | None:
+        """`join` of that user's half as compiled kernels take it; None where there is no kernel for it."""
+        return None
 
     def scores(self, user: Floats, items: Floats) -> Floats:
         """Scores float32 [n] of one user's vector [user_dim] and item vectors [n, item_dim]."""
@@ -178,8 +212,9 @@ class InnerProduct(Fusion):
 
     def query(self, user: Floats) -> Floats:
         """float32 [item_dim]; zero in the columns of segments that the fusion does not read."""
-        matrix: Floats = self.shape.meet(user, self.weights(user)).sum(axis=1)
-        return matrix
+        found = np.zeros(self.shape.item_dim, np.float32)
+        fold_pairs(user, self.weights(user), self.shape.places, found)
+        return found
 
     def user_half(self, user: Floats) -> Query:
         return (self.query(user),)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from forebay.arrays import Floats
-from forebay.segments.fusions.contract import Fusion, Query, Shape, each_times
+from forebay.segments.fusions.contract import Fusion, Query, Shape, each_times, part_bounds
+from forebay.segments.fusions.joined import AFFINITY, HIDDEN, NO_FLOATS, NO_MEETS, NO_ROWS, Joined, rows_for_mixing
 from forebay.segments.spec import FusionSpec
 
 
@@ -44,6 +45,12 @@ class ConcatFc(Fusion):
             hidden = np.maximum(hidden @ weight + bias, 0)
         return hidden @ self._out + self._bias
 
+    def compiled(self, query: Query) -> Joined | None:
+        """With one hidden layer. Further ones are products of matrices, at which numpy's library is faster."""
+        if self._layers:
+            return None
+        return Joined(HIDDEN, query[0], self._out, self._bias, NO_FLOATS, NO_MEETS, NO_FLOATS, NO_ROWS)
+
 
 class Affinity(Fusion):
     """Weighted sum + perceptron over [Wu u + Wv v + Wd · products], `hidden` wide (default 32).
@@ -67,25 +74,34 @@ class Affinity(Fusion):
         self._item = np.ascontiguousarray(self.tensor("item.weight").T)
         self._pairs = np.ascontiguousarray(self.tensor("pairs.weight").T)
         self._out = self.tensor("out.weight")[0]
+        self._meets, self._mixing = shape.meets(self._item.shape[1]), rows_for_mixing(self._pairs)
 
     @property
     def half_width(self) -> int:
         return self._item.shape[1] + self.shape.item_dim
 
+    @property
+    def half_parts(self) -> tuple[int, ...]:
+        return part_bounds(self.shape.item, self._item.shape[1], self.half_width)
+
     def item_half(self, items: Floats) -> Floats:
         return np.concatenate([each_times(items[:, self.shape.item_columns], self._item), items], axis=1)
 
     def user_half(self, user: Floats) -> Query:
-        return (self._user @ user[self.shape.user_columns] + self._shift, self.shape.meet(user, self._ones))
+        return self._user @ user[self.shape.user_columns] + self._shift, user
 
     def join(self, query: Query, halves: Floats) -> Floats:
-        half, meet = query
-        products = halves[:, len(half) :] @ meet
+        half, user = query
+        products = halves[:, len(half) :] @ self.shape.meet(user, self._ones)
         hidden = products @ self._pairs
         hidden += halves[:, : len(half)]
         hidden += half
         np.maximum(hidden, 0, out=hidden)
         return hidden @ self._out + products @ self._weights + self._bias
+
+    def compiled(self, query: Query) -> Joined | None:
+        half, user = query
+        return Joined(AFFINITY, half, self._out, self._bias, user, self._meets, self._weights, self._mixing)
 
 
 def _deeper(tensors: Mapping[str, Floats]) -> list[int]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from forebay.arrays import Floats
 from forebay.segments.fusions.contract import Fusion, Query, Shape
+from forebay.segments.fusions.joined import HIDDEN, NO_FLOATS, NO_MEETS, NO_ROWS, Joined
 from forebay.segments.spec import FusionSpec
 
 
@@ -32,6 +33,7 @@ class ConcatConv(Fusion):
         self._own = max(0, self._users - self._kernel.shape[1] // 2)  # rows of the map that are the user's alone
         tokens = self._users + self._items
         self._out = self.tensor("out.weight")[0].reshape(len(self._shift), tokens, self._width)
+        self._joint_out = np.ascontiguousarray(self._out[:, self._own :].reshape(-1))
         self._bias = self.tensor("out.bias")[0]
 
     @property
@@ -52,7 +54,10 @@ class ConcatConv(Fusion):
 
     def join(self, query: Query, halves: Floats) -> Floats:
         hidden = np.maximum(halves + query[0], 0)
-        return hidden @ self._out[:, self._own :].reshape(-1) + query[1][0]
+        return hidden @ self._joint_out + query[1][0]
+
+    def compiled(self, query: Query) -> Joined | None:
+        return Joined(HIDDEN, query[0], self._joint_out, query[1][0], NO_FLOATS, NO_MEETS, NO_FLOATS, NO_ROWS)
 
     def _convolved(self, maps: Floats) -> Floats:
         """float32 [n, channels, tokens, d] of maps [n, tokens, d], zeros around them."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from forebay.arrays import Floats
-from forebay.segments.fusions.contract import Fusion, InnerProduct, Query, Shape
+from forebay.segments.fusions.contract import Fusion, InnerProduct, Query, Shape, part_bounds
+from forebay.segments.fusions.joined import MAXSIM, NO_FLOATS, NO_ROWS, Joined
 from forebay.segments.spec import FusionSpec
 
 
@@ -60,11 +61,19 @@ class MaxSim(Fusion):
         self._weights, self._bias = self.tensor("weights"), np.float32(self.tensor("bias").reshape(-1)[0])
         items = [q for _, q in shape.pairs]
         self._starts = np.array([items.index(q) for q in sorted(set(items))])
+        self._meets, self._by_pair = shape.meets(), np.array([self._weights[p, q] for p, q in shape.pairs], np.float32)
+
+    @property
+    def half_parts(self) -> tuple[int, ...]:
+        return part_bounds(self.shape.item, 0, self.half_width)
 
     def user_half(self, user: Floats) -> Query:
-        return (self.shape.meet(user, self._weights),)
+        return (user,)
 
     def join(self, query: Query, halves: Floats) -> Floats:
-        best = np.maximum.reduceat(halves @ query[0], self._starts, axis=1)
+        best = np.maximum.reduceat(halves @ self.shape.meet(query[0], self._weights), self._starts, axis=1)
         summed: Floats = best.sum(axis=1) + self._bias
         return summed
+
+    def compiled(self, query: Query) -> Joined | None:
+        return Joined(MAXSIM, NO_FLOATS, NO_FLOATS, self._bias, query[0], self._meets, self._by_pair, NO_ROWS)

@@ -33,17 +33,37 @@ def hashes_of(data: Bytes, starts: Ints, ends: Ints) -> Ints:
     """int64 [n]: the hash of `data[starts[i]:ends[i]]` for each i, as `xxh3_64` gives it, with its bits as a signed
     number."""
     found = np.empty(len(starts), np.uint64)
-    _hash_all(data, starts, ends, found)
-    for place in np.flatnonzero(ends - starts > LONGEST).tolist():
-        found[place] = xxh3_64_intdigest(data[starts[place] : ends[place]].tobytes())
+    long = _hash_all(data, starts, ends, found)
+    if long:
+        for place in np.flatnonzero(ends - starts > LONGEST).tolist():
+            found[place] = xxh3_64_intdigest(data[starts[place] : ends[place]].tobytes())
     return found.view(np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _hash_all(data: Any, starts: Any, ends: Any, found: Any) -> None:
+def find_ends(data: Any, ends: Any) -> int:
+    """Where each text of `data` ends, which zero bytes part; returns how many texts there are. Not more than there is
+    room for are told."""
+    count = 0
+    for at in range(len(data)):
+        if data[at] == 0:
+            if count < len(ends):
+                ends[count] = at
+            count += 1
+    if count < len(ends):
+        ends[count] = len(data)
+    return count + 1 if len(ends) > 0 else 0
+
+
+@njit(cache=True, nogil=True)
+def _hash_all(data: Any, starts: Any, ends: Any, found: Any) -> bool:
+    long = False
     for i in range(len(starts)):
         if ends[i] - starts[i] <= 240:
             found[i] = xxh3(data, starts[i], ends[i])
+        else:
+            long = True
+    return long
 
 
 @njit(cache=True, nogil=True)

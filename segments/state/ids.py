@@ -10,7 +10,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from forebay.arrays import Bools, Bytes, Ints, Places
-from forebay.segments.state.hashing import hashes_of
+from forebay.segments.state.hashing import find_ends, hashes_of
 
 _SIGN = 1 << 63
 
@@ -31,7 +31,13 @@ class Ids:
     @classmethod
     def of(cls, ids: Sequence[str]) -> Ids:
         """From strings. A lone surrogate raises UnicodeEncodeError: check ids where they come in."""
-        return cls.of_bytes(list(map(str.encode, ids)))
+        data = np.frombuffer("\0".join(ids).encode(), np.uint8)  # one call for all, and no object for each
+        ends = np.empty(len(ids), np.int64)
+        if find_ends(data, ends) == len(ids):
+            starts = np.empty_like(ends)
+            starts[:1], starts[1:] = 0, ends[:-1] + 1
+            return cls.of_buffer(data, starts, ends)
+        return cls.of_bytes(list(map(str.encode, ids)))  # one of them has such a character in it
 
     @classmethod
     def of_bytes(cls, ids: Sequence[bytes]) -> Ids:

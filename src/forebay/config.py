@@ -61,6 +61,7 @@ class Settings:
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
     tables_dir: Path | None = None  # rows that serve --processes shares; absent: data_dir/tables
+    halves: str = "f16"  # how those rows keep what a fusion makes of an item beforehand; int8: in half of the memory
     archive: str = ""  # where archive and import write: a folder, or a URL that fsspec knows; absent: data_dir/archive
     checkpoints: str = ""  # where workers keep copies of their state: a folder, or a URL; absent: data_dir/checkpoints
     checkpoint_every: str = "5m"  # how often of each partition; what came since is folded again after a move

@@ -77,7 +77,8 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]
         for line, other in lines.items():
             assert line in source
             source = source.replace(line, other)
-        source = source.replace("from forebay.store.kernels import _kernel", "from numba import njit as _kernel")
+        plain = "from numba import njit as _bare, njit as _kernel"
+        source = source.replace("from forebay.store.kernels import _bare, _kernel", plain)
         changed = types.ModuleType("changed_rowkernels")
         exec(compile(source.replace("cache=True, ", ""), "changed", "exec"), changed.__dict__)  # noqa: S102 - our own source
         monkeypatch.setattr(tablereader, "rowkernels", changed)
@@ -201,7 +202,7 @@ def test_watermarks_that_are_taken_after_the_row_make_it_too_fresh(
 
 """
     source = Path(rowkernels.__file__).read_text()
-    end = '@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})'
+    end = '@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"}'
     part = source[source.index("def read_halves(") : source.index(end)]
     without({part: part.rstrip() + late})
     assert child("carry").line() == "ready"

@@ -71,6 +71,9 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
     from forebay.retrieval.server import listening
 
     settings = load(flags)[0]
+    from forebay.store.halfforms import half_form
+
+    half_form(settings.halves)
     served_model(settings)
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
     with ExitStack() as stack:
@@ -89,6 +92,7 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
 def replica(settings: Settings) -> None:
     """Follow the log into shared tables, until stopped."""
     stop = stop_event()
+    from forebay.store.halfforms import half_form
     from forebay.store.sharedcopy import FeedingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
@@ -97,6 +101,7 @@ def replica(settings: Settings) -> None:
     copy = FeedingCopy.open(
         bundle, generation, settings.vectors, settings.tables,
         shard=shard_of(settings), users_in_memory=settings.users_in_memory, index=index_options(settings),
+        halves=half_form(settings.halves),
     )  # fmt: skip
     following: Replica | None = None
 
@@ -131,13 +136,14 @@ def server(settings: Settings, part: Part) -> None:
     from forebay.retrieval.messages import Readiness
     from forebay.retrieval.server import create_app, serve_at
     from forebay.segments.spec import SIDES
+    from forebay.store.halfforms import half_form
     from forebay.store.sharedcopy import SharedCopy
 
     bundle, generation = served_model(settings)
-    elsewhere, index = settings.users_in_memory > 0, index_options(settings)
+    elsewhere, index, form = settings.users_in_memory > 0, index_options(settings), half_form(settings.halves)
     where = (bundle, generation, settings.tables)
     copy = _when_there(
-        lambda: SharedCopy.open(*where, shard=shard_of(settings), users_elsewhere=elsewhere, index=index)
+        lambda: SharedCopy.open(*where, shard=shard_of(settings), users_elsewhere=elsewhere, index=index, halves=form)
     )
     seen = (-1.0, Readiness(False))
 

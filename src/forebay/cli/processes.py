@@ -7,11 +7,12 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from forebay.cli.collection import settle
 from forebay.cli.console import print_error
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("forebay")
 KEEP_S = 60.0  # a killed node begins with the users that were in memory so long ago
+LOOK_S = 0.05
+T = TypeVar("T")
 TRANSPORTS = ("librdkafka", "faust")
 
 
@@ -120,6 +123,20 @@ def _status(settings: Settings, workers: Sequence[Worker], readiness: Readiness,
             yield
     finally:
         remove()
+
+
+def seldom(ask: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> Callable[[], T]:
+    """`ask`, whose answer stands for LOOK_S of `clock`: readiness is asked before each lookup. From any thread."""
+    seen: tuple[float, T] | None = None
+
+    def answer() -> T:
+        nonlocal seen
+        now, known = clock(), seen
+        if known is None or now - known[0] > LOOK_S:
+            known = seen = (now, ask())
+        return known[1]
+
+    return answer
 
 
 def one_thread_for_algebra() -> None:
@@ -229,7 +246,7 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         inspected(settings, bundle, engine) as page,
         ThreadPoolExecutor(2, thread_name_prefix="replica") as pool,
     ):
-        app = create_app(engine, ready, page=page)
+        app = create_app(engine, seldom(ready), page=page)
         # A replica that cannot go on ends the server in its own order; its error is raised below.
         follower = pool.submit(replica.run, stop)
         keeper = pool.submit(kept, copy.keep, stop)

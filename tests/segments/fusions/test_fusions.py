@@ -16,6 +16,7 @@ import torch
 from forebay.arrays import Floats
 from forebay.errors import BundleError, SpecError
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Shape
+from forebay.segments.fusions.joined import join_rows
 from forebay.segments.fusions.kinds import FUSIONS, build
 from forebay.segments.spec import Spec, Use, parse_spec
 from forebay.segments.training.twins import TWINS, Twin, twin
@@ -101,6 +102,27 @@ class FusionContract:
         one = np.concatenate([fusion.join(query, h[None]) for h in halves])
         assert np.allclose(one, fusion.join(query, halves), rtol=1e-5, atol=1e-5)
 
+    def test_the_compiled_join_is_the_plain_one(self, fusion: Fusion) -> None:
+        """To the bound that joined.py states, of some halves among many; and unknown rows have the half that is given
+        for them."""
+        users, items = _vectors(fusion, 3, 50)
+        halves, rows = fusion.item_half(items), np.array([3, -1, 49, 3, *range(50)])
+        for user in users:
+            query = fusion.user_half(user)
+            joined, plain = fusion.compiled(query), fusion.join(query, halves)
+            if joined is None:  # of what numpy's library does faster, and of what folds
+                deep = fusion.kind == "concat_fc" and len(fusion.spec.option("hidden", ())) > 1
+                assert deep or fusion.kind in ("attention", "weighted_sum", "gated_sum") or ":" in fusion.spec.kind
+                continue
+            found = np.empty(len(rows), np.float32)
+            join_rows(joined, halves, rows, halves[7], found)
+            expected = plain[np.where(rows < 0, 7, rows)]
+            assert np.abs(found - expected).max() < 1e-5 * np.abs(plain).max()
+            spoilt = halves.copy()
+            spoilt[5] = np.nan  # what is no number stays none
+            join_rows(joined, spoilt, rows, halves[7], found)
+            assert np.isnan(found[rows == 5]).all() and np.isnan(found).sum() == 1
+
     def test_no_candidates_are_no_scores(self, fusion: Fusion) -> None:
         """An empty list is answered, not refused."""
         users, items = _vectors(fusion, 1, 0)
@@ -185,6 +207,10 @@ class TestAffinity(FusionContract):
 
 class TestConcatFc(FusionContract):
     table: ClassVar = {"kind": "concat_fc", "hidden": [16, 8]}
+
+
+class TestConcatFcOfOneLayer(FusionContract):
+    table: ClassVar = {"kind": "concat_fc", "hidden": [16]}
 
 
 class TestConcatConv(FusionContract):

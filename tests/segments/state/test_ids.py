@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forebay.segments.state.ids import Ids, hash_id, hash_ids
 
+hash_ids(["compiled", "before the clock of a test runs"])
 NAMES = st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=20)
 
 
