@@ -42,7 +42,8 @@ class Node:
         self._stack = ExitStack()
         shared = self._stack.enter_context(listening("127.0.0.1", 0))
         own = [self._stack.enter_context(listening("127.0.0.1", 0)) for _ in range(2)]
-        self.clients = [Client(f"http://127.0.0.1:{one.getsockname()[1]}", timeout_s=10.0) for one in (shared, *own)]
+        self.urls = [f"http://127.0.0.1:{one.getsockname()[1]}" for one in (shared, *own)]
+        self.clients = [Client(url, timeout_s=10.0) for url in self.urls]
         self.metrics = _two_ports()
         flags = {"data_dir": str(folder), "metrics": f"127.0.0.1:{self.metrics}"}
         self.servers = []
@@ -140,9 +141,9 @@ def test_each_server_has_its_metrics_at_a_port_of_its_own(node: Node) -> None:
     for number in range(2):
         with urllib.request.urlopen(f"http://127.0.0.1:{node.metrics + number}/metrics", timeout=10) as answer:
             assert b"forebay_request_seconds" in answer.read()
-    for client in node.clients:
+    for url in node.urls:
         with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"{client.url}/metrics", timeout=10)
+            urllib.request.urlopen(f"{url}/metrics", timeout=10)
 
 
 def test_a_killed_server_comes_back(node: Node) -> None:
