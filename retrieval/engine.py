@@ -188,6 +188,10 @@ class Engine:
         """The side's segments, in the order of the spec."""
         return self._specs[side]
 
+    def shown(self) -> Selection | None:
+        """What is in answers of all items: those that the spec's `hide` does not keep back; None where that is all."""
+        return self._selector.of("", {})
+
     def at_hand(self, user: str) -> bool:
         """Whether a lookup for `user` takes no disk and asks nobody: see Copy."""
         return self.copy.at_hand("user", user)
@@ -270,7 +274,7 @@ class Engine:
 
     def _is_hidden(self, row: Reading, side: Side) -> bool:
         """Whether the first place is an item that is in no answer."""
-        hidden = None if side == "user" else self._selector.of("", {})
+        hidden = None if side == "user" else self.shown()
         return hidden is not None and not hidden.kept(row.served()[0])[0]
 
     def _bound(self, name: str, value: int, most: int) -> None:

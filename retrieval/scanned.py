@@ -9,8 +9,7 @@ candidates that are not ASCII or longer than 240 bytes, numbers of other types, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, overload
 
 import msgspec
@@ -66,7 +65,7 @@ class Scanned:
     hashes: Ints
     # What else a RankRequest may ask: the kernel declines a body that asks it.
     filter: str = ""
-    boost: Mapping[str, float] = MappingProxyType({})
+    boost: Mapping[str, float] = field(default_factory=dict)
     exclude_seen: bool = False
     deny: Sequence[str] = ()
     allow: Sequence[str] | None = None

@@ -15,7 +15,7 @@ from numba import njit
 
 from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
 from forebay.store.atomics import load_acquire, prefetch
-from forebay.store.kernels import _kernel, _sift
+from forebay.store.kernels import _bare, _kernel, _sift
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_i8, opened, unchanged
 from forebay.store.rowwriting import write_row
@@ -38,7 +38,7 @@ class Place(NamedTuple):
     dim: int
 
 
-@_kernel
+@_bare
 def _push(keys: Floats, heap: Ints, size: int, score: Any, row: Any) -> Any:
     """Put (score, row) into the heap if it is among the best; returns how many there are. NaN counts as lowest."""
     k = len(keys)
@@ -69,7 +69,7 @@ def sorted_heap(keys: Floats, heap: Ints, size: int, out_keys: Floats, out: Ints
             _sift(keys, heap, size, keys[size], heap[size])
 
 
-@_kernel
+@_bare
 def _allows(allowed: Bytes, row: Any) -> Any:
     """Whether the bit of `row` is set; a bitmap of no bytes allows all, and what lies behind its end is not allowed."""
     if len(allowed) == 0:
@@ -101,7 +101,7 @@ def scan_lists(
     return size
 
 
-@_kernel
+@_bare
 def _score_of(
     words: Words, scales: Floats, codes: Int8s, place: Place, row: Any, bounds: Ints, query: Floats
 ) -> tuple[Any, Any]:

@@ -6,8 +6,8 @@
 The hashes are of users that were asked for lately, wherever their rows were found: what is asked for often is counted
 where it is decided who is in memory. A request without an id has no answer.
 
-RocksDB's secondary instances were measured beside this (benchmarks/serving/users.py): each lookup of one begins with
-catching up, or it would answer from an older copy, and each process has its own memory for it.
+A secondary instance of RocksDB in each process would have to catch up before each read, or answer from an older copy,
+and would have its own memory; the replica is told what is asked for in any case (benchmarks/serving/users.py has both).
 """
 
 from __future__ import annotations

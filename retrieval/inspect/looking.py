@@ -64,7 +64,7 @@ def nearest(engine: Engine, item: str, k: int) -> list[Neighbour]:
     query = np.zeros(engine.retrieval.shape.item_dim, np.float32)
     with engine.copy.read("item", hash_ids([item])) as rows:
         query[columns] = rows.vectors(np.zeros(1, np.int64), now)[0][columns]
-    found = engine.copy.search(query, CANDIDATES, np.zeros(0, np.int64))
+    found = engine.copy.search(query, CANDIDATES, np.zeros(0, np.int64), engine.shown())
     with engine.copy.read("item", found) as rows:
         places = np.arange(len(found))
         names, vectors = rows.names(places), rows.vectors(places, now)[:, columns]
@@ -76,7 +76,7 @@ def nearest(engine: Engine, item: str, k: int) -> list[Neighbour]:
 
 def proposed(engine: Engine, user: Floats, k: int) -> list[str]:
     """The items that retrieve finds for a user with the vectors float32 [dims], best first."""
-    found: Ints = engine.copy.search(engine.retrieval.user_half(user)[0], k, np.zeros(0, np.int64))
+    found: Ints = engine.copy.search(engine.retrieval.user_half(user)[0], k, np.zeros(0, np.int64), engine.shown())
     with engine.copy.read("item", found) as rows:
         return [name for name in rows.names(np.arange(len(found))) if name]
 

@@ -23,7 +23,7 @@ NO_FLOATS, NO_ROWS, NO_MEETS = np.zeros(0, np.float32), np.zeros((0, 0), np.floa
 _FASTMATH = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meaning
 _fast = njit(cache=True, nogil=True, fastmath=_FASTMATH)
 # These make no array. They need not count who holds one, which costs more than a score: two locked additions for each
-# array that is passed on (numba's option for it has an underscore: tests/segments/fusions sees whether it still holds).
+# array that is passed on (numba's option for it has an underscore).
 _bare = njit(cache=True, nogil=True, fastmath=_FASTMATH, _nrt=False)
 
 

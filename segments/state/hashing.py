@@ -15,6 +15,9 @@ from xxhash import xxh3_64_intdigest
 from forebay.arrays import Bytes, Ints
 
 LONGEST = 240  # bytes
+# None of these makes an array, and nobody counts who holds those that are handed on: that costs two locked additions
+# each time, and half of a hash (numba's option for it has an underscore).
+_bare = njit(cache=True, nogil=True, _nrt=False)
 _SECRET = np.frombuffer(
     bytes.fromhex(
         "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221"
@@ -40,7 +43,7 @@ def hashes_of(data: Bytes, starts: Ints, ends: Ints) -> Ints:
     return found.view(np.int64)
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def find_ends(data: Any, ends: Any) -> int:
     """Where each text of `data` ends, which zero bytes part; returns how many texts there are. Not more than there is
     room for are told."""
@@ -55,7 +58,7 @@ def find_ends(data: Any, ends: Any) -> int:
     return count + 1 if len(ends) > 0 else 0
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _hash_all(data: Any, starts: Any, ends: Any, found: Any) -> bool:
     long = False
     for i in range(len(starts)):
@@ -66,7 +69,7 @@ def _hash_all(data: Any, starts: Any, ends: Any, found: Any) -> bool:
     return long
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def xxh3(data: Any, start: int, end: int) -> Any:
     """uint64: the hash of `data[start:end]`, of 240 bytes at most."""
     size = end - start
@@ -107,17 +110,17 @@ def xxh3(data: Any, start: int, end: int) -> Any:
     return _finished(_read64(_SECRET, 56) ^ _read64(_SECRET, 64))
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _read32(data: Any, at: int) -> Any:
     return _U(data[at]) | _U(data[at + 1]) << _U(8) | _U(data[at + 2]) << _U(16) | _U(data[at + 3]) << _U(24)
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _read64(data: Any, at: int) -> Any:
     return _read32(data, at) | _read32(data, at + 4) << _U(32)
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _folded(a: Any, b: Any) -> Any:
     """The 128-bit product, its halves xored."""
     a_low, a_high, b_low, b_high = a & _LOW, a >> _U(32), b & _LOW, b >> _U(32)
@@ -126,19 +129,19 @@ def _folded(a: Any, b: Any) -> Any:
     return upper ^ (a * b)
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _mix(data: Any, at: int, secret: int) -> Any:
     return _folded(_read64(data, at) ^ _read64(_SECRET, secret), _read64(data, at + 8) ^ _read64(_SECRET, secret + 8))
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _avalanche(h: Any) -> Any:
     h ^= h >> _U(37)
     h *= _MX1
     return h ^ (h >> _U(32))
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _finished(h: Any) -> Any:
     h ^= h >> _U(33)
     h *= _P2
@@ -147,12 +150,12 @@ def _finished(h: Any) -> Any:
     return h ^ (h >> _U(32))
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _rotated(h: Any, bits: Any) -> Any:
     return (h << bits) | (h >> (_U(64) - bits))
 
 
-@njit(cache=True, nogil=True)
+@_bare
 def _swapped(h: Any) -> Any:
     out = _U(0)
     for i in range(8):

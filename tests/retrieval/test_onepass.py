@@ -59,15 +59,15 @@ def shared(
 ) -> Iterator[tuple[Node, SharedCopy, HalfForm]]:
     kind, form = request.param
     node = make_node(fusion=FUSIONS[kind]())
-    parts = (node.model, "g1", node.codecs, dict.fromkeys(SIDES, 4), tmp_path, None, LIMITS, form)
-    feeding, show = FeedingCopy(*parts), node.copy.show
+    parts = (node.model, "g1", node.codecs, dict.fromkeys(SIDES, 4), tmp_path, None, LIMITS)
+    feeding, show = FeedingCopy(*parts, halves=form), node.copy.show
     node.copy.show = lambda *rows: (show(*rows), feeding.show(*rows))  # type: ignore[method-assign, assignment, func-returns-value]
     for partition in range(3):
         names = [name for n, name in enumerate(IDS) if n % 3 and n % 4 == partition]
         flags = {"stats": HELD} if partition == 1 else {}
         node.put("item", names, seed=partition, partition=partition, as_of=NOW - 20_000 * partition, flags=flags)
     feeding.write("item", [], [], {0: NOW - 1_000, 1: NOW - 1_000}, {})
-    yield node, SharedCopy(*parts[:5], LIMITS, form), form
+    yield node, SharedCopy(*parts[:5], LIMITS, halves=form), form
     feeding.close()
 
 
@@ -123,9 +123,9 @@ def test_tables_with_halves_in_another_form_are_refused(
 ) -> None:
     node, _, form = shared
     other: HalfForm = "f16" if form == "int8" else "int8"
-    parts = (node.model, "g1", node.codecs, dict.fromkeys(SIDES, 4), tmp_path, LIMITS, other)
+    parts = (node.model, "g1", node.codecs, dict.fromkeys(SIDES, 4), tmp_path, LIMITS)
     if node.fusion.kind == "weighted_sum":
-        SharedCopy(*parts)
+        SharedCopy(*parts, halves=other)
         return
     with pytest.raises(GenerationMismatch):
-        SharedCopy(*parts)
+        SharedCopy(*parts, halves=other)
