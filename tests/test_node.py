@@ -24,8 +24,8 @@ from forebay.retrieval.server import listening
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
-from forebay.store.sharedcopy import FeedingCopy
 
 WAIT_S = 120.0  # a cold cache of kernels, beside other work
 ITEMS = [f"i{n}" for n in range(20)]

@@ -33,9 +33,10 @@ from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.state.ids import hash_ids
 from forebay.segments.training import untrained
 from forebay.store.codec import Rows, codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.reading import Copy
 from forebay.store.servingcopy import ServingCopy, served_vectors
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 
 USERS, CANDIDATES, RANKED, RETRIEVED, REMEMBERED = 1_000, 1_000, 50, 100, 200
 SHARES = (0.5, 0.1, 0.01, 0.001)

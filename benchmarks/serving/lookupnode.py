@@ -20,8 +20,9 @@ from forebay.segments.fusions.kinds import FUSIONS
 from forebay.segments.spec import SIDES, EncoderSpec, FusionSpec, SegmentSpec, Side, Use
 from forebay.store.atomics import prefetch
 from forebay.store.codec import RowCodec, SlotSpec
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.rowlayout import RowLayout
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 
 SEGMENTS = "abcd"
 _AHEAD = 6

@@ -34,9 +34,9 @@ from forebay.clock import now_ms
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
 from forebay.store.servingcopy import ServingCopy
-from forebay.store.sharedcopy import FeedingCopy
 from forebay.store.vectors import VectorStore
 
 PARTITIONS, BATCH = 4, 4096

@@ -38,9 +38,10 @@ from forebay.segments.spec import SIDES
 from forebay.segments.state.ids import hash_ids
 from forebay.shard import ALL
 from forebay.store.codec import codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
 from forebay.store.hotset import HotSet
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 
 SHARES = (0.01, 0.05, 0.2)
 BATCH, RATE, WRITTEN = 4096, 2000, 20

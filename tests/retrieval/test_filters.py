@@ -20,9 +20,9 @@ from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.itemcondition import ItemCondition
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import ServedColumns
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.keptrows import MAX_KEPT
 from forebay.store.selectedrows import SCANNED_ROWS
-from forebay.store.sharedcopy import FeedingCopy
 
 from .conftest import Node
 from .fusions import affinity, weighted_sum

@@ -17,8 +17,9 @@ from forebay.segments.spec import SIDES, FusionSpec
 from forebay.segments.state.ids import hash_ids
 from forebay.store import kernels
 from forebay.store.codec import HELD
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.halfforms import HALF_FORMS, HalfForm, half_form
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 from forebay.store.tablefiles import TableLimits
 
 from .conftest import NOW, Node

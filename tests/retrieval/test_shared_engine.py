@@ -17,7 +17,8 @@ from forebay.retrieval.messages import RankRequest, RankResponse, RetrieveReques
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import HELD
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.feedingcopy import FeedingCopy
+from forebay.store.sharedcopy import SharedCopy
 from forebay.store.tablefiles import TableLimits
 
 from .conftest import NOW, Node

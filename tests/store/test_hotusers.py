@@ -18,9 +18,10 @@ from forebay.segments.state.ids import hash_ids
 from forebay.shard import ALL
 from forebay.store import rowsocket
 from forebay.store.codec import codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
 from forebay.store.servingcopy import ServingCopy
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 from forebay.store.vectors import Part
 
 NOW = 1_790_000_000_000

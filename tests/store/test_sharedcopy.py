@@ -14,8 +14,9 @@ from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.segments.state.ids import hash_ids
 from forebay.store.codec import codec_of
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
-from forebay.store.sharedcopy import FeedingCopy, SharedCopy
+from forebay.store.sharedcopy import SharedCopy
 from forebay.store.tablefiles import TableLimits
 from forebay.store.vectors import VectorStore
 

@@ -26,8 +26,8 @@ from forebay.retrieval.server import listening
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows
+from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
-from forebay.store.sharedcopy import FeedingCopy
 
 ITEMS, USERS = 100_000, 10_000
 NAME, FILL, SAY_S, START_S = "bench", 8_192, 1.0, 300.0  # a start compiles kernels where none are kept

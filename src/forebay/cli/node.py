@@ -92,8 +92,8 @@ def serve_many(flags: Mapping[str, Any], max_lag_s: float, processes: int) -> in
 def replica(settings: Settings) -> None:
     """Follow the log into shared tables, until stopped."""
     stop = stop_event()
+    from forebay.store.feedingcopy import FeedingCopy
     from forebay.store.halfforms import half_form
-    from forebay.store.sharedcopy import FeedingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
