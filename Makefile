@@ -34,8 +34,8 @@ test-extras: .venv/installed  ## the wheel with each extra in an environment of 
 test-faults: .venv/installed  ## kills, pauses, freezes and dead brokers in full: half an hour
 	$(BIN)/python -m pytest tests/faults -m "full or not full" $(PYTEST_FLAGS)
 
-fuzz: .venv/installed  ## 100,000 hostile requests against a server process: no death, no 5xx, no memory kept
-	$(BIN)/python -m pytest tests/retrieval/test_hostile.py -m "full or not full" -s $(PYTEST_FLAGS)
+fuzz: .venv/installed  ## 100,000 hostile requests against a server, and a million odd records against both readers of the Intake
+	$(BIN)/python -m pytest tests/retrieval/test_hostile.py tests/streams/intake/test_reader.py -m "full or not full" -s $(PYTEST_FLAGS)
 
 simulate: .venv/installed  ## orders of events drawn by SEEDS=1000 seeds, or those of one SEED= again
 	SEEDS=$(or $(SEEDS),1000) SEED=$(SEED) $(BIN)/python -m pytest tests/simulation/test_simulation.py $(PYTEST_FLAGS)
