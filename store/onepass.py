@@ -2,7 +2,7 @@
 
 What is scored lies in the nearest cache and goes nowhere from there but into its score; times are kept of the rows that
 came among the best, and of no others. The numpy twin is SharedReading's `scores` with `kernels.top_k` behind it: the
-same places, and scores to the bound that segments/fusions/joined.py states.
+same places, and scores to the bound that segments/fusions/joinkernels.py states.
 
 A candidate that has no row, or is `gone`, scores as the default vectors do. `boost` float32 [n] is added to the scores
 before the best are chosen; an empty one adds nothing.
@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.arrays import Bools, Floats, Ints
-from forebay.segments.fusions.joined import Joined, join_half, room_for
+from forebay.segments.fusions.joined import Joined
+from forebay.segments.fusions.joinkernels import join_half, room_for
 from forebay.store.halfforms import half_words, load_half
 from forebay.store.kernels import _bare, _kernel, _sift
 from forebay.store.reserved import Words

@@ -15,7 +15,7 @@ import numpy as np
 
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
-from forebay.segments.fusions.joined import join_rows
+from forebay.segments.fusions.joinkernels import join_rows
 from forebay.segments.spec import Side
 from forebay.shard import Shard
 from forebay.store import kernels

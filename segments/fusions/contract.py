@@ -17,7 +17,7 @@ import numpy as np
 
 from forebay.arrays import Floats, Ints
 from forebay.errors import BundleError
-from forebay.segments.fusions.joined import Joined, fold_pairs
+from forebay.segments.fusions.joined import Joined
 from forebay.segments.spec import FusionSpec, Side, Spec, Use
 
 Query: TypeAlias = tuple[Floats, ...]  # a user half: arrays that only the fusion which made them reads
@@ -212,6 +212,8 @@ class InnerProduct(Fusion):
 
     def query(self, user: Floats) -> Floats:
         """float32 [item_dim]; zero in the columns of segments that the fusion does not read."""
+        from forebay.segments.fusions.joinkernels import fold_pairs  # numba, which loading a bundle does without
+
         found = np.zeros(self.shape.item_dim, np.float32)
         fold_pairs(user, self.weights(user), self.shape.places, found)
         return found

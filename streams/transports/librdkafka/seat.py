@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import threading
 import time
@@ -23,11 +24,13 @@ from pathlib import Path
 
 from forebay.errors import Fenced
 
-# Beyond two sessions. A coordinator that has just started gives everyone a whole session anew, one that rebalances does
-# not count, and a busy one misses the dead late: with a session and 2 s, one move after a broker's restart was refused.
-PATIENCE_S = 10.0
+# Beyond two sessions. A coordinator that has just started gives everyone a whole session anew, and one that rebalances
+# does not count: that takes as long as another member's commit hangs, which has a bound of six times ten seconds
+# (writer.py). With 10 s, one move beside such a commit was refused.
+PATIENCE_S = 60.0
 _TOUCH_S = 1.0
 _ASK_AGAIN_S = 0.2
+log = logging.getLogger("forebay.librdkafka")
 
 
 class Seat:
@@ -49,11 +52,19 @@ class Seat:
         A predecessor of this folder that has ended, or that has not moved for a session, is not waited for. Raises
         Fenced where somebody is in the slot for longer than two sessions and `patience_s`, and what `others` raises.
         """
-        deadline = time.monotonic() + 2 * session_s + patience_s
+        began, said = time.monotonic(), False
+        deadline = began + 2 * session_s + patience_s
         while not stop.is_set():
             if (self._handle is not None or self._lock(session_s)) and others() <= {self._predecessor}:
                 return
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if not said and now > began + 2 * session_s:
+                log.warning(
+                    "group %s has a member of slot %s: it is waited for, %.0f s at most",
+                    self._group, self._slot, deadline - now,
+                )  # fmt: skip
+                said = True
+            if now > deadline:
                 raise Fenced(
                     f"slot {self._slot} is that of a running worker",
                     where=f"group {self._group}",

@@ -239,7 +239,7 @@ class LibrdkafkaTransport(GroupLog):
         deadline = time.monotonic() + COORDINATED_S
         while self._seat is not None and not stop.is_set():
             try:
-                self._seat.take(self._slot.session_timeout_ms / 1000, self._in_my_slot, stop)
+                self._seat.take(self._slot.session_timeout_ms / 1000, self._in_my_slot, stop, PATIENCE_S)
                 return
             except BrokerUnavailable:  # its coordinator may be loading
                 if time.monotonic() > deadline:

@@ -16,7 +16,7 @@ import torch
 from forebay.arrays import Floats
 from forebay.errors import BundleError, SpecError
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Shape
-from forebay.segments.fusions.joined import join_rows
+from forebay.segments.fusions.joinkernels import join_rows
 from forebay.segments.fusions.kinds import FUSIONS, build
 from forebay.segments.spec import Spec, Use, parse_spec
 from forebay.segments.training.twins import TWINS, Twin, twin

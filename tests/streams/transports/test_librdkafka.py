@@ -97,9 +97,10 @@ class TestLibrdkafka(TransportContract):
     @pytest.fixture
     def place(
         self, kafka: DevKafka, topics: Topics, publish: Callable[..., None], read: Callable[..., list[Any]],
-        tmp_path: Path,
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ) -> KafkaPlace:  # fmt: skip
-        """Empty topics, and seats on one machine."""
+        """Empty topics, and seats on one machine. Who is in a slot is waited for a second, beyond its sessions."""
+        monkeypatch.setattr("forebay.streams.transports.librdkafka.transport.PATIENCE_S", 1.0)
         return KafkaPlace(kafka, topics, publish, read, tmp_path)
 
     def test_a_reader_that_falls_back_delivers_nothing_twice(self, place: KafkaPlace, taking: Taking) -> None:

@@ -23,6 +23,12 @@ PARTITIONS = 2
 STRICT = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2, session_timeout_ms=3000)
 
 
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is in a slot is waited for a minute: here for a second, beyond the two sessions."""
+    monkeypatch.setattr("forebay.streams.transports.librdkafka.transport.PATIENCE_S", 1.0)
+
+
 @pytest.fixture
 def there(kafka: DevKafka, topics: Topics) -> Topics:
     """Topics of generation g1 that exist."""
