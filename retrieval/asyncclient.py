@@ -66,9 +66,10 @@ class AsyncClient:
     ) -> RankResponse:
         """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
         of them are let in, and what is added to whose score, is as in RankRequest."""
-        return await self._call(
-            calls.rank(user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow)
-        )
+        request = calls.rank_request(
+            user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow
+        )  # fmt: skip
+        return await self._call(calls.rank(request))
 
     async def retrieve(
         self,
@@ -84,7 +85,8 @@ class AsyncClient:
         explain: bool = False,
     ) -> RankResponse:
         """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
-        return await self._call(calls.retrieve(user, k, deny, generation, explain, filter, boost, exclude_seen, allow))
+        request = calls.retrieve_request(user, k, deny, generation, explain, filter, boost, exclude_seen, allow)
+        return await self._call(calls.retrieve(request))
 
     async def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
         """All `items` as `rank` orders them for `user`, each with what every segment adds to its score."""

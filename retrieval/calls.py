@@ -66,27 +66,34 @@ class NotReady(Exception):
         self.error, self.retry_after_s = error, retry_after_s
 
 
-def rank(
-    user: str, candidates: Sequence[str], k: int, generation: str | None, explain: bool, filter: str = "",
-    boost: Mapping[str, float] = {}, exclude_seen: bool = False, deny: Sequence[str] = (),
-    allow: Sequence[str] | None = None,
-) -> Call[RankResponse]:  # fmt: skip
-    request = RankRequest(
+def rank_request(
+    user: str, candidates: Sequence[str], k: int, generation: str | None, explain: bool, filter: str,
+    boost: Mapping[str, float], exclude_seen: bool, deny: Sequence[str], allow: Sequence[str] | None,
+) -> RankRequest:  # fmt: skip
+    """Of whatever sequences a caller has."""
+    return RankRequest(
         user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
         None if allow is None else list(allow),
     )  # fmt: skip
-    return _asked("/v1/rank", RankResponse, user, request)
 
 
-def retrieve(
-    user: str, k: int, deny: Sequence[str], generation: str | None, explain: bool, filter: str = "",
-    boost: Mapping[str, float] = {}, exclude_seen: bool = False, allow: Sequence[str] | None = None,
-) -> Call[RankResponse]:  # fmt: skip
-    request = RetrieveRequest(
+def retrieve_request(
+    user: str, k: int, deny: Sequence[str], generation: str | None, explain: bool, filter: str,
+    boost: Mapping[str, float], exclude_seen: bool, allow: Sequence[str] | None,
+) -> RetrieveRequest:  # fmt: skip
+    """As `rank_request`."""
+    return RetrieveRequest(
         user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
         None if allow is None else list(allow),
     )  # fmt: skip
-    return _asked("/v1/retrieve", RankResponse, user, request)
+
+
+def rank(request: RankRequest) -> Call[RankResponse]:
+    return _asked("/v1/rank", RankResponse, request.user, request)
+
+
+def retrieve(request: RetrieveRequest) -> Call[RankResponse]:
+    return _asked("/v1/retrieve", RankResponse, request.user, request)
 
 
 def explain(user: str, items: Sequence[str], generation: str | None) -> Call[RankResponse]:

@@ -83,9 +83,10 @@ class Client:
     ) -> RankResponse:
         """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
         of them are let in, and what is added to whose score, is as in RankRequest."""
-        return self._call(
-            calls.rank(user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow)
-        )
+        request = calls.rank_request(
+            user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow
+        )  # fmt: skip
+        return self._call(calls.rank(request))
 
     def retrieve(
         self,
@@ -101,7 +102,8 @@ class Client:
         explain: bool = False,
     ) -> RankResponse:
         """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
-        return self._call(calls.retrieve(user, k, deny, generation, explain, filter, boost, exclude_seen, allow))
+        request = calls.retrieve_request(user, k, deny, generation, explain, filter, boost, exclude_seen, allow)
+        return self._call(calls.retrieve(request))
 
     def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
         """All `items` as `rank` orders them for `user`, each with what every segment adds to its score."""

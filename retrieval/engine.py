@@ -162,8 +162,7 @@ class Engine:
         self._bound("candidates", len(items), self.limits.max_candidates)
         query, hashes = self.fusion.user_half(user), _hashes(items)
         with self.copy.read("item", hashes) as read:
-            everything = np.arange(len(hashes))
-            hits, _ = self._best(read, self.fusion, request, items, everything, user, query, self._now_ms())
+            hits, _ = self._best(read, self.fusion, request, items, None, user, query, self._now_ms())
         return hits
 
     def entity(

@@ -27,7 +27,16 @@ from forebay.store.halfforms import HalfForm
 from forebay.store.hotusers import HotUsers
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.rowsocket import RowServer
-from forebay.store.servingcopy import LOAD_ROWS, Model, check, kept_of, lacking_of, oldest, served_vectors
+from forebay.store.servingcopy import (
+    LOAD_ROWS,
+    Model,
+    check,
+    kept_of,
+    lacking_of,
+    oldest,
+    served_vectors,
+    without_colliding,
+)
 from forebay.store.sharedcopy import identity_of
 from forebay.store.sharedindex import FeedingIndex
 from forebay.store.sharedtable import SharedTable
@@ -179,10 +188,7 @@ class FeedingCopy:
 
     def _show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         table = self._tables[side]
-        if refused := table.colliding(ids):
-            log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
-            keep = [place for place, entity in enumerate(ids) if entity not in refused]
-            ids, rows, partitions = [ids[k] for k in keep], rows[keep], [partitions[k] for k in keep]
+        ids, rows, partitions = without_colliding(table, ids, rows, partitions)
         if not ids:
             return
         try:

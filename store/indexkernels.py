@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import njit
 
 from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
-from forebay.store.atomics import load_acquire, prefetch
+from forebay.store.atomics import prefetch
 from forebay.store.kernels import _bare, _kernel, _sift
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_i8, opened, unchanged
@@ -258,9 +258,3 @@ def take_bits(bits: Bytes, rows: Ints) -> None:
         at = rows[i] >> 3
         if rows[i] >= 0 and at < len(bits):
             bits[at] &= ~(np.uint8(1) << np.uint8(rows[i] & 7))
-
-
-@_kernel
-def count_of(words: Words, at: int) -> Any:
-    """`words[at]`, before all that is read after it."""
-    return load_acquire(words, at)

@@ -33,6 +33,7 @@ from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.selectedrows import SelectedRows
 from forebay.store.selection import Selection
+from forebay.store.sharedtable import SharedTable
 from forebay.store.table import SegmentTable
 from forebay.store.vectors import Part, VectorStore
 
@@ -186,10 +187,7 @@ class ServingCopy:
 
     def _show(self, side: Side, ids: list[str], rows: Rows, partitions: list[int]) -> None:
         table = self._tables[side]
-        if refused := table.colliding(ids):
-            log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
-            keep = [place for place, entity in enumerate(ids) if entity not in refused]
-            ids, rows, partitions = [ids[k] for k in keep], rows[keep], [partitions[k] for k in keep]
+        ids, rows, partitions = without_colliding(table, ids, rows, partitions)
         if ids:
             places = table.upsert(ids, rows, partitions)
             if side == "item":
@@ -293,6 +291,18 @@ class ServingCopy:
     def _show_part(self, part: Part) -> None:
         rows, ids = self.codecs["user"].unpack(part.records)
         self._show("user", ids, rows, part.partitions.tolist())
+
+
+def without_colliding(
+    table: SegmentTable | SharedTable, ids: list[str], rows: Rows, partitions: list[int]
+) -> tuple[list[str], Rows, list[int]]:
+    """Those whose hash is not that of another id, which came first; the others are told of, and not served."""
+    refused = table.colliding(ids)
+    if not refused:
+        return ids, rows, partitions
+    log.error("%d ids have the hash of another one and are not served: %s", len(refused), sorted(refused)[:3])
+    keep = [place for place, entity in enumerate(ids) if entity not in refused]
+    return [ids[k] for k in keep], rows[keep], [partitions[k] for k in keep]
 
 
 def oldest(shard: Shard, users: Ints, items: Ints) -> int:

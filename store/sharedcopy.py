@@ -28,6 +28,7 @@ from forebay.store.indexwatch import IndexStanding, IndexWatch
 from forebay.store.reading import Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.rowsocket import RowClient
+from forebay.store.selectedrows import SCANNED_ROWS
 from forebay.store.selection import Selection
 from forebay.store.servingcopy import Model, check, lacking_of, oldest
 from forebay.store.sharedindex import MappedIndex
@@ -144,10 +145,15 @@ class SharedCopy:
         return np.array(seen, np.int64)
 
     def search(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
-        """As ServingCopy.search; all items are scored where they lie while there are no lists, and those that a
-        `selection` keeps always: exactly."""
-        found = self._index.search(query, k, deny) if selection is None else None
-        return self._readers["item"].best(query, k, deny, selection) if found is None else found
+        """As ServingCopy.search; all items are scored where they lie while there are no lists."""
+        reader, allowed = self._readers["item"], None
+        if selection is not None:
+            kept = reader.kept(selection)
+            if selection.boosts or kept.count <= SCANNED_ROWS:
+                return reader.best(query, k, deny, selection)
+            allowed = np.packbits(kept.rows, bitorder="little")
+        found = self._index.search(query, k, deny, allowed)
+        return reader.best(query, k, deny, selection) if found is None else found
 
     def index(self) -> IndexStanding:
         """How the index of the items stands."""

@@ -20,7 +20,7 @@ from forebay.events import MAX_ID_BYTES
 from forebay.segments.fusions.joined import Joined
 from forebay.store import kernels, onepass, rowkernels
 from forebay.store.codec import HELD
-from forebay.store.keptrows import KeptRows
+from forebay.store.keptrows import Kept, KeptRows
 from forebay.store.onepass import Passed
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
@@ -276,6 +276,10 @@ class TableReader:
         rows = np.empty(len(hashes), np.int64)
         find_own(self._words, self._layout, self._cells, np.ascontiguousarray(hashes, np.int64), rows)
         return rows
+
+    def kept(self, selection: Selection) -> Kept:
+        """Which rows `selection` keeps, as of what the writer told last of their serving columns."""
+        return self._kept.of(selection, *self._described())
 
     def best(self, query: Floats, k: int, deny: Ints, selection: Selection | None = None) -> Ints:
         """Hashes int64 of the `k` rows with the highest inner product with `query` float32 [dim], and what `selection`

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from forebay.cli.processes import index_options
 from forebay.config import Settings, load
 from forebay.errors import ConfigError
+from forebay.served import index_options
 from forebay.store.indexkeeper import IndexOptions
 from forebay.streams.intake.breaker import BreakerOptions
 from forebay.streams.intake.pausing import breaker_options

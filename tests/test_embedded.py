@@ -15,10 +15,11 @@ import pytest
 from forebay.clock import now_ms
 from forebay.config import Settings
 from forebay.embedded import Embedded
-from forebay.errors import BadRequest, GenerationUnavailable, ServerUnavailable, StoreLocked, TopicMissing
+from forebay.errors import BadRequest, GenerationUnavailable, ServerUnavailable, StoreLocked, TopicMissing, WrongShard
 from forebay.retrieval.messages import RankRequest
 from forebay.segments.bundle import Bundle
 from forebay.segments.spec import SIDES, Side
+from forebay.shard import Shard
 from forebay.store.codec import HEARTBEAT_KEY, codec_of, pack_heartbeat
 from forebay.store.generation import Generation
 from forebay.streams.dev.devkafka import DevKafka
@@ -86,6 +87,27 @@ def test_a_service_follows_the_topics_and_asks_in_process(
         wait_for(lambda: lookup.entity("user", "v").known, "a row that came later")
     with pytest.raises(ServerUnavailable, match="not open"):
         lookup.rank("u", ITEMS)
+
+
+def test_it_serves_the_share_of_users_and_keeps_the_hot_ones_that_the_settings_name(
+    settings: Settings, send: Send, publish: Callable[..., None]
+) -> None:
+    """As `forebay serve` does: another shard's user is refused by name, alone and in a batch, and a user that is not in
+    memory is read from the store."""
+    owners = {user: Shard(1, 2).owner(user, PARTITIONS) for user in ("u", "v", "w", "x", "y", "z")}
+    mine = [user for user, owner in owners.items() if owner == 1]
+    other = next(user for user, owner in owners.items() if owner == 2)
+    assert len(mine) > 1
+    send("item", ITEMS, 1)
+    send("user", mine, 2)
+    with Embedded(replace(settings, shard="1/2", users_in_memory=1)) as lookup:
+        assert all(lookup.rank(user, ITEMS, 3).user_known for user in mine)
+        with pytest.raises(WrongShard) as refused:
+            lookup.rank(other, ITEMS, 3)
+        assert refused.value.shard == 2
+        good, bad = lookup.batch([RankRequest(mine[0], ITEMS, 2), RankRequest(other, ITEMS, 2)]).entries
+        assert good.answer is not None and bad.error is not None and bad.error.error == "wrong_shard"
+    assert list(settings.data_dir.rglob("*hot*")), "who was in memory is written down"
 
 
 def test_a_restart_has_what_was_there(settings: Settings, send: Send) -> None:

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from forebay.config import Settings, load
-from forebay.errors import BadRequest, ForebayError, GenerationUnavailable, ServerUnavailable
+from forebay.errors import BadRequest, ForebayError, GenerationUnavailable, ServerUnavailable, WrongShard
+from forebay.retrieval.calls import rank_request, retrieve_request
 from forebay.retrieval.messages import (
     BatchEntry,
     BatchResponse,
@@ -27,8 +28,9 @@ from forebay.retrieval.messages import (
     RankRequest,
     RankResponse,
     Readiness,
-    RetrieveRequest,
+    WrongShardBody,
 )
+from forebay.served import behind, kept, opened_copy, served_model
 
 if TYPE_CHECKING:  # what a server installs is loaded when lookups are opened
     from forebay.retrieval.engine import Engine
@@ -56,6 +58,7 @@ class Embedded:
         self.ready_s, self.max_lag_s = ready_s, max_lag_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="forebay-replica", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="forebay-hot-users", daemon=True)
         self._ended: BaseException | None = None
         self._engine: Engine | None = None
         self._copy: ServingCopy | None = None
@@ -74,6 +77,7 @@ class Embedded:
             engine, replica = self._opened()
             self._replica = replica
             self._thread.start()
+            self._keeper.start()
             engine.warm()
             while not replica.status().caught_up:
                 if self._ended is not None:
@@ -92,10 +96,8 @@ class Embedded:
 
     def _opened(self) -> tuple[Engine, Replica]:
         try:
+            import forebay.store.servingcopy  # noqa: F401 - all that a server installs, before anything is opened
             from forebay.retrieval.engine import Engine
-            from forebay.segments.bundle import Bundle
-            from forebay.store.generation import Generation
-            from forebay.store.servingcopy import ServingCopy
             from forebay.streams.installation import cluster_of
             from forebay.streams.replica import Replica
             from forebay.streams.topics import Topics
@@ -107,10 +109,8 @@ class Embedded:
             raise MissingExtra(error.name or "", "server") from None
 
         settings = self.settings
-        generation = Generation.load(settings.generation_dir, name=settings.generation)
-        bundle = Bundle.load(settings.bundles / generation.bundle_hash[:12])
-        self._copy = ServingCopy.open(bundle, generation, settings.vectors)
-        log.info("%d rows loaded from %s", self._copy.load(), settings.vectors)
+        bundle, generation = served_model(settings)
+        self._copy = opened_copy(settings, bundle, generation)
         engine = Engine(bundle, self._copy)
         return engine, Replica(cluster_of(settings), Topics(settings.topic_prefix), self._copy)
 
@@ -122,14 +122,20 @@ class Embedded:
             self._ended = error
             log.exception("the replica ended: what is served grows older from here on")
 
+    def _keep(self) -> None:
+        assert self._copy is not None
+        kept(self._copy.keep, self._stop)
+
     def close(self) -> None:
         """End the replica and close the store. Calls after it raise ServerUnavailable. No call may be under way."""
         self._stop.set()
         self._engine = None
-        if self._thread.ident is not None:
-            self._thread.join(_END_S)
-            if self._thread.is_alive():
-                log.error("the replica does not come back: its store stays open until the process ends")
+        for thread in (self._keeper, self._thread):
+            if thread.ident is None:
+                continue
+            thread.join(_END_S)
+            if thread.is_alive():
+                log.error("%s does not come back: its store stays open until the process ends", thread.name)
                 return
         if self._copy is not None:
             self._copy.close()
@@ -161,10 +167,7 @@ class Embedded:
     ) -> RankResponse:
         """The best `k` of `candidates` for `user`, best first. Unknown ones take part with the default vectors. Which
         of them are let in, and what is added to whose score, is as in RankRequest."""
-        request = RankRequest(
-            user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
-            None if allow is None else list(allow),
-        )  # fmt: skip
+        request = rank_request(user, candidates, k, generation, explain, filter, boost, exclude_seen, deny, allow)
         return self._open().rank(request)
 
     def retrieve(
@@ -181,10 +184,7 @@ class Embedded:
         explain: bool = False,
     ) -> RankResponse:
         """The best `k` of all items for `user`, without those in `deny`; the rest is as in `rank`."""
-        request = RetrieveRequest(
-            user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
-            None if allow is None else list(allow),
-        )  # fmt: skip
+        request = retrieve_request(user, k, deny, generation, explain, filter, boost, exclude_seen, allow)
         return self._open().retrieve(request)
 
     def explain(self, user: str, items: Sequence[str], *, generation: str | None = None) -> RankResponse:
@@ -197,6 +197,8 @@ class Embedded:
         for request in requests:
             try:
                 entries.append(BatchEntry(answer=engine.rank(request)))
+            except WrongShard as error:
+                entries.append(BatchEntry(error=WrongShardBody("wrong_shard", error.what, error.do, error.shard)))
             except (BadRequest, GenerationUnavailable) as error:
                 code = "bad_request" if isinstance(error, BadRequest) else "generation_unavailable"
                 entries.append(BatchEntry(error=ErrorBody(code, error.what, error.do)))
@@ -211,12 +213,11 @@ class Embedded:
         if self._engine is None or self._replica is None:
             return Readiness(False, "it is not open")
         status = self._replica.status()
-        reason = ""
         if self._ended is not None:
             said = str(self._ended) if isinstance(self._ended, ForebayError) else type(self._ended).__name__
             reason = f"the replica ended: {said}"
-        elif status.lag_s > self.max_lag_s:
-            reason = f"{status.lag_s:.0f} s behind the log, past {self.max_lag_s:.0f}: is a worker running?"
+        else:
+            reason = behind(status.lag_s, self.max_lag_s)
         return Readiness(not reason, reason, round(status.lag_s * 1000), answers=bool(reason))
 
     def _open(self) -> Engine:

@@ -19,10 +19,14 @@ from forebay.segments.spec import SIDES, FeatureSpec
 from forebay.segments.spec.attribute import AttributeSpec
 from forebay.segments.spec.itemcondition import ItemCondition
 from forebay.segments.state.ids import hash_ids
+from forebay.store import sharedcopy
 from forebay.store.codec import ServedColumns
 from forebay.store.feedingcopy import FeedingCopy
+from forebay.store.indexkeeper import IndexOptions
 from forebay.store.keptrows import MAX_KEPT
 from forebay.store.selectedrows import SCANNED_ROWS
+from forebay.store.sharedcopy import SharedCopy
+from forebay.store.tablereader import TableReader
 
 from .conftest import Node
 from .fusions import affinity, weighted_sum
@@ -151,6 +155,27 @@ def test_retrieval_is_the_best_of_those_that_meet_the_filter(
         mine = pair.node.engine.retrieve(RetrieveRequest("u", 20, filter=text, boost=boost))
         assert [hit.item for hit in mine] == expected
         assert {hit.item for hit in answer} == set(expected)
+
+
+def test_a_wide_filter_over_shared_tables_is_the_index_s(
+    tmp_path: Path, make_node: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bit for each row that may be found, and no scan of all rows."""
+    node = served(make_node, fusion=weighted_sum("rank"))
+    parts = (node.model, "g1", node.codecs, dict.fromkeys(SIDES, 4), tmp_path)
+    lists = IndexOptions(flat_rows=50, recall=1.0, changed_rows=5, changed_part=1 << 30, pause_share=0)
+    feeding, show = FeedingCopy(*parts, limits=LIMITS, index=lists), node.copy.show
+    node.copy.show = lambda *rows: (show(*rows), feeding.show(*rows))  # type: ignore[method-assign, assignment, func-returns-value]
+    node.put("item", ITEMS, seed=1, columns=COLUMNS)
+    feeding._index.settle()
+    copy, query = SharedCopy(*parts, limits=LIMITS), node.engine.retrieval.user_half(node.vectors("user", [""])[0])[0]
+    wanted = node.engine._selector.of("year >= 1960", {})
+    assert wanted is not None and np.count_nonzero(YEAR >= 1960) > 400
+    exact = copy._readers["item"].best(query, 50, np.empty(0, np.int64), wanted)
+    monkeypatch.setattr(sharedcopy, "SCANNED_ROWS", 100)
+    monkeypatch.setattr(TableReader, "best", None)
+    assert copy.search(query, 50, np.empty(0, np.int64), wanted).tolist() == exact.tolist()
+    feeding.close()
 
 
 def test_the_next_search_knows_a_new_attribute_and_what_is_gone(pair: Pair) -> None:

@@ -27,25 +27,17 @@ import msgspec
 from forebay.cli.cluster import cluster
 from forebay.cli.collection import settle
 from forebay.cli.family import Member, end_with_parent, keep
-from forebay.cli.processes import (
-    entered,
-    index_options,
-    kept,
-    one_thread_for_algebra,
-    served_model,
-    shard_of,
-    stop_event,
-)
+from forebay.cli.processes import entered, one_thread_for_algebra, seldom, stop_event
 from forebay.cli.told import logged, told
 from forebay.clock import now_ms
 from forebay.config import Settings, load
 from forebay.errors import StoreError
+from forebay.served import behind, index_options, kept, served_model, shard_of
 
 log = logging.getLogger("forebay")
 
 SILENT_S = 5.0  # a replica that has said nothing for so long is not there
 _SAY_S = 0.5
-_LOOK_S = 0.05  # readiness is asked before each lookup, and looked at as often as this
 _TABLES_S = 600.0  # for a replica to open its store and make the tables
 
 
@@ -145,17 +137,12 @@ def server(settings: Settings, part: Part) -> None:
     copy = _when_there(
         lambda: SharedCopy.open(*where, shard=shard_of(settings), users_elsewhere=elsewhere, index=index, halves=form)
     )
-    seen = (-1.0, Readiness(False))
 
     def ready() -> Readiness:
-        nonlocal seen
-        now = time.monotonic()
-        if now - seen[0] > _LOOK_S:
-            seen = (now, _readiness(copy, part.max_lag_s))
-            if copy.retired:
-                log.info("the tables were made anew: this server begins anew with them")
-                signal.raise_signal(signal.SIGTERM)
-        return seen[1]
+        if copy.retired:
+            log.info("the tables were made anew: this server begins anew with them")
+            signal.raise_signal(signal.SIGTERM)
+        return _readiness(copy, part.max_lag_s)
 
     def tell(address: str) -> None:
         settle()
@@ -166,7 +153,7 @@ def server(settings: Settings, part: Part) -> None:
     listeners = [socket.socket(fileno=descriptor) for descriptor in part.listeners]
     engine = Engine(bundle, copy)
     with inspected(settings, bundle, engine) as page:
-        app = create_app(engine, ready, page=page)
+        app = create_app(engine, seldom(ready), page=page)
         with entered(settings, app, _following(settings.metrics, part.number - 1)) as door:
             serve_at(app, listeners, door=door, on_ready=tell)
 
@@ -190,8 +177,8 @@ def _readiness(copy: Any, max_lag_s: float) -> Any:
         )
     elif not standing.caught_up:
         reason = "the copy is still being read"
-    elif lag_s > max_lag_s:
-        reason = f"{lag_s:.0f} s behind the log, past {max_lag_s:.0f}: is a worker running?"
+    else:
+        reason = behind(lag_s, max_lag_s)
     return Readiness(not reason, reason, round(lag_s * 1000), answers=bool(reason) and standing.complete)
 
 

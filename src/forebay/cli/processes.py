@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
 import threading
 import time
@@ -18,21 +17,17 @@ from forebay.cli.collection import settle
 from forebay.cli.console import print_error
 from forebay.cli.letterlog import letters_logged
 from forebay.config import Settings
-from forebay.errors import ConfigError, ForebayError, UsageError
-from forebay.shard import Shard
+from forebay.errors import ForebayError, UsageError
+from forebay.served import behind, kept, opened_copy, served_model
 from forebay.streams import installation
 
 if TYPE_CHECKING:
     from forebay.cli.readiness import Liveness, Readiness
     from forebay.retrieval.app import App
     from forebay.retrieval.door import Door
-    from forebay.segments.bundle import Bundle
-    from forebay.store.generation import Generation
-    from forebay.store.indexkeeper import IndexOptions
     from forebay.streams.worker.protocol import Worker
 
 log = logging.getLogger("forebay")
-KEEP_S = 60.0  # a killed node begins with the users that were in memory so long ago
 LOOK_S = 0.05
 T = TypeVar("T")
 TRANSPORTS = ("librdkafka", "faust")
@@ -146,33 +141,6 @@ def one_thread_for_algebra() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def index_options(settings: Settings) -> IndexOptions:
-    """Of the item index. Raises ConfigError."""
-    from forebay.store.indexkeeper import IndexOptions
-
-    share = re.fullmatch(r"(\d{1,2}(?:\.\d+)?)\s*%", settings.index_recall)
-    if share is None or float(share[1]) < 50:
-        raise ConfigError(
-            "this is no recall of an index", where="index_recall", do='Write a share from "50%" to "99.9%"'
-        )
-    return IndexOptions(recall=float(share[1]) / 100)
-
-
-def served_model(settings: Settings) -> tuple[Bundle, Generation]:
-    """The bundle and the generation that are served. Raises UsageError where it has fewer partitions than shards."""
-    from forebay.segments.bundle import Bundle
-    from forebay.store.generation import Generation
-
-    generation = Generation.load(settings.generation_dir, name=settings.generation)
-    shard_of(settings).partitions(generation.partitions["user"])
-    return Bundle.load(settings.bundles / generation.bundle_hash[:12]), generation
-
-
-def shard_of(settings: Settings) -> Shard:
-    """Which users are served."""
-    return Shard.parse(settings.shard)
-
-
 @contextmanager
 def entered(settings: Settings, app: App, metrics: str) -> Iterator[Door]:
     """The door of a server of `app`; while the block runs, its metrics are at the address `metrics`, where that names
@@ -187,18 +155,6 @@ def entered(settings: Settings, app: App, metrics: str) -> Iterator[Door]:
         yield Door(settings.server_certificate, settings.server_key, settings.server_tokens, not metrics)
 
 
-def kept(keep: Callable[[], None], stop: threading.Event) -> None:
-    """Write down who is in memory now and then, and at the end. A disk that does not take it is told of."""
-    while True:
-        ended = stop.wait(KEEP_S)
-        try:
-            keep()
-        except OSError as error:
-            log.warning("which users are in memory is not written down: %s", error)
-        if ended:
-            return
-
-
 def serve(settings: Settings, max_lag_s: float) -> None:
     """A Replica on a thread, and the server over its copy, until stopped or until the replica cannot go on.
 
@@ -211,16 +167,11 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.retrieval.server import create_app
     from forebay.retrieval.server import serve as listen
     from forebay.segments.spec import SIDES
-    from forebay.store.servingcopy import ServingCopy
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
-    copy = ServingCopy.open(
-        bundle, generation, settings.vectors,
-        shard=shard_of(settings), users_in_memory=settings.users_in_memory, index=index_options(settings),
-    )  # fmt: skip
-    log.info("%d rows loaded from %s", copy.load(), settings.vectors)
+    copy = opened_copy(settings, bundle, generation)
     replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
 
@@ -229,11 +180,8 @@ def serve(settings: Settings, max_lag_s: float) -> None:
         lag_ms = round(status.lag_s * 1000)
         if not status.caught_up:
             return Readiness(False, "the copy is still being read", lag_ms)
-        if status.lag_s > max_lag_s:
-            return Readiness(
-                False, f"{status.lag_s:.0f} s behind the log, past {max_lag_s:.0f}: is a worker running?", lag_ms
-            )
-        return Readiness(True, "", lag_ms)
+        reason = behind(status.lag_s, max_lag_s)
+        return Readiness(not reason, reason, lag_ms)
 
     engine = Engine(bundle, copy)
 

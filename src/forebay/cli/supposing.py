@@ -32,9 +32,9 @@ def main() -> int:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints is no answer
     from forebay.cli.cluster import cluster
-    from forebay.cli.processes import served_model
     from forebay.cli.told import logged
     from forebay.errors import ForebayError
+    from forebay.served import served_model
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.suppose.suppose import Suppose
     from forebay.streams.topics import Topics
