@@ -62,7 +62,7 @@ from forebay.retrieval.messages import (
 from forebay.retrieval.metrics import ServerMetrics
 from forebay.retrieval.misses import Misses
 from forebay.retrieval.openapi import document
-from forebay.retrieval.scanned import rank_request, warm
+from forebay.retrieval.scanned import Scanned, rank_request, warm
 from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
@@ -199,10 +199,7 @@ class App:
 
     async def _rank(self, asked: Asked) -> object:
         # On the event loop: a tenth of a millisecond of work, less than handing it to a thread and back.
-        request = rank_request(asked.body, asked.headers)
-        if self._engine.at_hand(request.user):
-            return _told(self._engine.rank(request))
-        return _told(await self._later(asked, lambda: self._engine.rank(request)))
+        return _told(await self._ranked(asked, rank_request(asked.body, asked.headers)))
 
     async def _retrieve(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, RetrieveRequest)
@@ -214,9 +211,7 @@ class App:
     async def _explain(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, ExplainRequest)
         asks = RankRequest(request.user, request.items, len(request.items), request.generation, True)
-        if self._engine.at_hand(request.user):
-            return _told(self._engine.rank(asks))
-        return _told(await self._later(asked, lambda: self._engine.rank(asks)))
+        return _told(await self._ranked(asked, asks))
 
     async def _batch(self, asked: Asked) -> object:
         requests = decode(asked.body, asked.headers, BatchRequest).requests
@@ -226,17 +221,18 @@ class App:
         entries = []
         for request in requests:
             try:
-                if self._engine.at_hand(request.user):
-                    answer = self._engine.rank(request)
-                else:
-                    answer = await self._later(asked, partial(self._engine.rank, request))
-                entries.append(BatchEntry(answer=_told(answer)))
+                entries.append(BatchEntry(answer=_told(await self._ranked(asked, request))))
             except (BadRequest, GenerationUnavailable, WrongShard) as error:
                 code = next(answer[1] for kind, answer in _ANSWERS.items() if isinstance(error, kind))
                 entries.append(BatchEntry(error=_body(code, error)))
             await asyncio.sleep(0)  # the loop looks at its connections, as between two requests
             asked.within()
         return BatchResponse(entries)
+
+    async def _ranked(self, asked: Asked, request: RankRequest | Scanned) -> RankResponse:
+        if self._engine.at_hand(request.user):
+            return self._engine.rank(request)
+        return await self._later(asked, partial(self._engine.rank, request))
 
     async def _later(self, asked: Asked, call: Callable[[], T]) -> T:
         """A lookup of a user that is not in memory: others have their turns while it waits."""

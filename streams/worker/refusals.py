@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from forebay.errors import LogGap, StoreLeads, StoreMissing, TopicMismatch
+from forebay.errors import Fenced, LogGap, StoreLeads, StoreMissing, TopicMismatch
 
 
 def log_gap(where: str) -> LogGap:
@@ -67,4 +67,13 @@ def store_leads(store: int, group: int, where: str, command: str) -> StoreLeads:
         f"the store is at offset {store}, the group at {group}",
         where=where,
         do=f"Is this the right --state? If the group was reset: stop its workers, then {command}",
+    )
+
+
+def slot_taken(slot: str, group: str, at: str = "") -> Fenced:
+    """Somebody else runs in this slot, on the host that `at` names where it is known."""
+    return Fenced(
+        f"slot {slot} is that of a running worker{at}",
+        where=f"group {group}",
+        do="Give each worker process a --slot of its own",
     )

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from forebay.errors import Fenced
+from forebay.streams.worker.refusals import slot_taken
 
 # Beyond two sessions. A coordinator that has just started gives everyone a whole session anew, and one that rebalances
 # does not count: that takes as long as another member's commit hangs, which has a bound of six times ten seconds
@@ -65,11 +65,7 @@ class Seat:
                 )  # fmt: skip
                 said = True
             if now > deadline:
-                raise Fenced(
-                    f"slot {self._slot} is that of a running worker",
-                    where=f"group {self._group}",
-                    do="Give each worker process a --slot of its own",
-                )
+                raise slot_taken(self._slot, self._group)
             stop.wait(_ASK_AGAIN_S)
 
     def sit(self, member: str) -> None:

@@ -11,14 +11,14 @@ from typing import Any, NoReturn
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, TopicPartition
 
-from forebay.errors import BrokerUnavailable, Fenced
+from forebay.errors import BrokerUnavailable
 from forebay.streams.bounded import CLOSE_S, within
 from forebay.streams.transports.librdkafka.grouplog import GroupLog
 from forebay.streams.transports.librdkafka.groups import assignments, leave, members
 from forebay.streams.transports.librdkafka.membership import Membership
 from forebay.streams.transports.librdkafka.messages import batch_of, is_end, is_fatal, judge, more
 from forebay.streams.transports.librdkafka.seat import PATIENCE_S, Seat
-from forebay.streams.worker.refusals import grown
+from forebay.streams.worker.refusals import grown, slot_taken
 from forebay.streams.worker.shares import Shares
 from forebay.streams.worker.transport import Owner, Polled
 
@@ -137,19 +137,14 @@ class LibrdkafkaTransport(GroupLog):
         try:
             others = self._in_my_slot()
         except BrokerUnavailable:
-            others = None
-        self._ask_at = time.monotonic() + ASK_AGAIN_S
-        if others is None:
             return
+        finally:
+            self._ask_at = time.monotonic() + ASK_AGAIN_S
         if not others:
             self._fenced_at = None
             self._enter()
         elif now - fenced_at > 2 * self._slot.session_timeout_ms / 1000 + PATIENCE_S:
-            raise Fenced(
-                f"slot {self._slot.name} is that of a running worker",
-                where=f"group {self.group}",
-                do="Give each worker process a --slot of its own",
-            )
+            raise slot_taken(self._slot.name, self.group)
 
     def _move_on(self, partitions: Iterable[int]) -> None:
         """An assignment that was still looking for its beginning when it was moved goes back to there afterwards, past

@@ -18,6 +18,7 @@ from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka.groups import Member, members
 from forebay.streams.transports.librdkafka.transactions import TransactionLog
 from forebay.streams.worker.batch import Record
+from forebay.streams.worker.refusals import slot_taken
 from forebay.telemetry import emit
 
 _ASK_AGAIN_S = 0.2
@@ -131,9 +132,5 @@ class Writer:
             if not others:
                 return
             if time.monotonic() > deadline:
-                raise Fenced(
-                    f"slot {slot.name} is that of a running worker at {others[0].host}",
-                    where=f"group {slot.group}",
-                    do="Give each worker process a --slot of its own",
-                )
+                raise slot_taken(slot.name, slot.group, f" at {others[0].host}")
             stop.wait(_ASK_AGAIN_S)
