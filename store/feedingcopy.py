@@ -236,6 +236,7 @@ class FeedingCopy:
         `close`."""
         if self.hot is not None and self._answering is None:
             hot, show = self.hot, self._show_part
+            hot.warm()
             self._answering = RowServer(self._folder, lambda user: hot.fetch(user, show), hot.count)
 
     def keep(self) -> None:

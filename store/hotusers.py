@@ -37,6 +37,8 @@ class Rows(Protocol):
 
     def delete(self, ids: Sequence[str]) -> Ints: ...
 
+    def warm(self) -> None: ...
+
 
 class _Saved(msgspec.Struct):
     ids: list[str]
@@ -57,6 +59,11 @@ class HotUsers:
     def __len__(self) -> int:
         """Users in memory."""
         return len(self._hot)
+
+    def warm(self) -> None:
+        """Compile what `fetch` runs, so that nobody who asks waits for it."""
+        self._hot.warm()
+        self._table.warm()
 
     def count(self, hashes: Ints) -> None:
         """Users of these hashes were asked for."""

@@ -91,7 +91,8 @@ class RowServer:
                     if end > len(body):
                         return
                     if count:
-                        self._count(np.frombuffer(body[4:end], np.int64))
+                        # A copy that may be written: of other arrays the kernel would be compiled anew.
+                        self._count(np.frombuffer(bytearray(body[4:end]), np.int64))
                     if end < len(body):
                         connection.settimeout(_WAIT_S)
                         connection.sendall(_told(self._fetch(body[end:].decode())))

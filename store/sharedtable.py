@@ -133,6 +133,13 @@ class SharedTable:
             self._drop(np.unique(rows[rows >= 0]))
             return rows
 
+    def warm(self) -> None:
+        """Compile what `upsert`, `delete` and `named` run, by a change of nothing: a second without numba's cache."""
+        layout = self.identity.layout
+        self.upsert([], layout.codec.empty(0), [], np.zeros((0, layout.half_width), np.float32))
+        self.named(np.zeros(0, np.int64))
+        self.delete([])
+
     def fill(self, ids: Sequence[str], rows: Rows, partitions: Ints, halves: Floats | None = None) -> Ints:
         """As `upsert`, for very many rows, in a third of the time; returns row numbers int64 [n]: -1 for those that it
         leaves to `upsert`, whose hash is another id's, or that there is no room for."""
