@@ -29,7 +29,7 @@ from forebay.retrieval.selecting import Selector
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.spec.servingfile import BOOST
-from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.ids import hash_id, hash_ids
 from forebay.store.reading import NO_BOOST, Copy, Reading
 from forebay.store.selection import Selection
 from forebay.store.servingcopy import Model
@@ -177,7 +177,7 @@ class Engine:
         with self.copy.read(side, hashes, [entity]) as row:
             known = row.names(_FIRST) == [entity] and not self._is_hidden(row, side)
             if known:
-                fresh = self._freshness(row, side, _FIRST, now)
+                fresh = self._freshness(row.weakest(_FIRST), side, now)
                 for (name, freshness), stored in zip(fresh.items(), row.stored(0), strict=True):
                     entries[name] = SegmentEntry(freshness, *((stored.codes, stored.scale) if vectors else ()))
             partition = row.partition(0) if known else None
@@ -285,13 +285,11 @@ class Engine:
 
     def _user(self, user: str, now: int) -> tuple[bool, Floats, dict[str, SegmentFreshness]]:
         """Step 2: whether the user is known, the vectors to use float32 [dims], and how current they are."""
-        hashes = _hashes([user])
+        hashes = np.array([_hash(user)])
         self._own(user)
         with self.copy.read("user", hashes, [user]) as row:
-            known = row.names(_FIRST) == [user]
-            if not known:
-                row.forget(_FIRST)
-            return known, row.vectors(_FIRST, now)[0], self._freshness(row, "user", _FIRST, now)
+            known, vectors, weakest = row.one(user, now)
+        return known, vectors, self._freshness(weakest, "user", now)
 
     def _best(
         self,
@@ -310,29 +308,28 @@ class Engine:
         boost = NO_BOOST if added is None else added
         while True:
             best, scores = items.best(fusion, query, now, request.k, places, boost)
-            known = items.found[best]
-            told = items.names(best[known])
-            twins = [i for i, name in zip(best[known].tolist(), told, strict=True) if name != names[i]]
-            if not twins:
-                break
             # An unknown id with the hash of another, whose vector is not its own; or one whose row is gone by now.
-            items.forget(np.array(twins))
+            strangers = items.strangers(best, titles := [names[i] for i in best.tolist()])
+            if not len(strangers):
+                break
+            items.forget(strangers)
+        known = items.found[best]
         shares: list[dict[str, float] | None] = [None] * len(best)
         if request.explain:
-            titles = [spec.name for spec in self._specs["user"]]
+            segments = [spec.name for spec in self._specs["user"]]
             parts = fusion.shares(user, items.vectors(best, now), self.copy.default("user"))
-            shares = [dict(zip(titles, part, strict=True)) for part in parts.tolist()]
+            shares = [dict(zip(segments, part, strict=True)) for part in parts.tolist()]
             if added is not None:
                 shares = [
                     (share or {}) | {BOOST: more} for share, more in zip(shares, added[best].tolist(), strict=True)
                 ]
-        columns = (best.tolist(), scores.tolist(), known.tolist(), shares)
-        hits = [Hit(names[i], score, known, share) for i, score, known, share in zip(*columns, strict=True)]
-        return hits, self._freshness(items, "item", best, now)
+        hits = list(map(Hit, titles, scores.tolist(), known.tolist(), shares))
+        return hits, self._freshness(items.weakest(best), "item", now)
 
-    def _freshness(self, reading: Reading, side: Side, places: Ints, now: int) -> dict[str, SegmentFreshness]:
-        """For each segment the weakest link among `places`: oldest times of the known ones, worst state of all."""
-        oldest, events, unknown = reading.weakest(places).tolist()
+    def _freshness(self, weakest: Ints, side: Side, now: int) -> dict[str, SegmentFreshness]:
+        """For each segment the weakest link, of what Reading.weakest tells: oldest times of the known ones, worst state
+        of all."""
+        oldest, events, unknown = weakest.tolist()
         answer = {}
         for s, spec in enumerate(self._specs[side]):
             aged: State = _state(now - oldest[s], spec) if oldest[s] else "missing"
@@ -361,4 +358,15 @@ def _hashes(ids: Sequence[str]) -> Ints:
     try:
         return hash_ids(ids)
     except UnicodeEncodeError:
-        raise BadRequest("an id has a lone surrogate", do="Send ids as UTF-8") from None
+        raise _no_text() from None
+
+
+def _hash(entity: str) -> int:
+    try:
+        return hash_id(entity)
+    except UnicodeEncodeError:
+        raise _no_text() from None
+
+
+def _no_text() -> BadRequest:
+    return BadRequest("an id has a lone surrogate", do="Send ids as UTF-8")

@@ -314,6 +314,29 @@ def weakest_times(
 
 
 @_kernel
+def weakest_at(
+    as_of: Ints, last_event: Ints, flags: npt.NDArray[np.uint32], found: Bools, gone: Bools, places: Ints
+) -> Ints:
+    """As `weakest_times`, of `places` int64 [m] in arrays [n, segments] whose `as_of` is carried on; a place that was
+    not `found` bool [n], or is `gone`, knows nothing."""
+    segments = as_of.shape[1]
+    weakest = np.zeros((3, segments), np.int64)
+    for place in places:
+        for s in range(segments):
+            if not found[place] or gone[place]:
+                weakest[2, s] += 1
+                continue
+            time, event = as_of[place, s], last_event[place, s]
+            if time > 0 and (weakest[0, s] == 0 or time < weakest[0, s]):
+                weakest[0, s] = time
+            if event > 0 and (weakest[1, s] == 0 or event < weakest[1, s]):
+                weakest[1, s] = event
+            if time <= 0 or flags[place, s] & np.uint32(2) != 0:
+                weakest[2, s] += 1
+    return weakest
+
+
+@_kernel
 def top_k(scores: Floats, k: int) -> Ints:
     """Places of the `k` highest scores, best first; equal scores in order of place. NaN counts as lowest.
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from forebay.store.selection import Selection
 from forebay.store.table import SegmentTable
 
 NO_BOOST: Floats = np.zeros(0, np.float32)
+_FIRST = np.zeros(1, np.int64)  # the place of one entity that was asked for alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,14 @@ class Lacking:
     def oldest(self, now: int) -> Ints:
         """int64 [segments]: a segment whose as_of is before this is not used; 1 without an expiry (0 is never), and at
         `now` 0."""
+        if self._never is not None:
+            return self._never
         return np.where(self.expires_ms > 0, np.maximum(now - self.expires_ms, 1), 1)
+
+    @cached_property
+    def _never(self) -> Ints | None:
+        """What `oldest` is at any time, where no segment expires."""
+        return None if self.expires_ms.any() else np.ones(len(self.expires_ms), np.int64)
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,15 @@ class StoredSegment:
 
     codes: bytes
     scale: float
+
+
+class EntityRow(NamedTuple):
+    """One entity's row as a request uses it: whether there is one, what is to be used as its `vectors` float32 [dims],
+    and `weakest` int64 [3, segments] as Reading.weakest tells it."""
+
+    known: bool
+    vectors: Floats
+    weakest: Ints
 
 
 class Reading(Protocol):
@@ -64,6 +82,13 @@ class Reading(Protocol):
     def names(self, places: Ints) -> list[str | None]:
         """The ids of those rows: an unknown id whose hash is another's has found that one's row, and the caller
         compares for what it lets out. None where there is no row, or none any more."""
+
+    def strangers(self, places: Ints, names: Sequence[str]) -> Ints:
+        """Those of `places` int64 [m] whose row is not that of the id in `names` [m]: another one's with its hash, or
+        none any more. Places that have no row are not among them."""
+
+    def one(self, entity: str, now: int) -> EntityRow:
+        """The row of the first place, if it is that of `entity`, at `now` (ms)."""
 
     def forget(self, places: Ints) -> None:
         """Take those places for ones that are not known."""
@@ -138,6 +163,15 @@ class LockedReading:
     def names(self, places: Ints) -> list[str | None]:
         ids = self._table.ids
         return [ids[row] if row >= 0 else None for row in self._rows[places].tolist()]
+
+    def strangers(self, places: Ints, names: Sequence[str]) -> Ints:
+        pairs = zip(places.tolist(), self.names(places), names, strict=True)
+        return np.array([place for place, name, wanted in pairs if name is not None and name != wanted], np.int64)
+
+    def one(self, entity: str, now: int) -> EntityRow:
+        if len(self.strangers(_FIRST, [entity])):
+            self.forget(_FIRST)
+        return EntityRow(bool(self.found[0]), self.vectors(_FIRST, now)[0], self.weakest(_FIRST))
 
     def forget(self, places: Ints) -> None:
         self._rows[places] = -1

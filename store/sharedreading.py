@@ -6,6 +6,7 @@ the vectors of `vectors` may be newer than the scores of `scores`, and `weakest`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.store import kernels
 from forebay.store.codec import RowCodec
 from forebay.store.onepass import Passed
-from forebay.store.reading import NO_BOOST, Lacking, StoredSegment
+from forebay.store.reading import NO_BOOST, EntityRow, Lacking, StoredSegment
 from forebay.store.rowkernels import FOUND
 from forebay.store.tablereader import Images, TableReader, Times
 
@@ -45,6 +46,13 @@ class SharedReading:
     def names(self, places: Ints) -> list[str | None]:
         rows = np.where(self.found, self._state()[2], -1)[places]
         return self._reader.names(rows, self._hashes[places])
+
+    def strangers(self, places: Ints, names: Sequence[str]) -> Ints:
+        return self._reader.strangers(self._state()[2], self.found, self._hashes, places, names)
+
+    def one(self, entity: str, now: int) -> EntityRow:
+        lacking = self._lacking
+        return self._reader.entity(int(self._hashes[0]), entity.encode(), lacking.oldest(now), lacking.default)
 
     def forget(self, places: Ints) -> None:
         self._gone[places] = True
@@ -104,12 +112,9 @@ class SharedReading:
     def weakest(self, places: Ints) -> Ints:
         if self._timed is not None and places is not self._timed:
             self._whole()
-        times = self._state()[0]
-        rows = np.where(self.found, np.arange(len(self._hashes)), -1)[places]
-        found: Ints = kernels.weakest_times(
-            times.as_of, times.last_event, times.flags, rows, np.ascontiguousarray(times.as_of[places])
-        )
-        return found
+        times, found, _ = self._state()
+        weakest: Ints = kernels.weakest_at(times.as_of, times.last_event, times.flags, found, self._gone, places)
+        return weakest
 
     def served(self) -> tuple[Ints, Bools]:
         columns, found = self._reader.served(self._hashes)

@@ -7,7 +7,7 @@ second one had been written a little later.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,12 @@ from forebay.arrays import Array, Bools, Floats, Ints
 from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
 from forebay.segments.fusions.joined import Joined
-from forebay.store import kernels, onepass, rowkernels
+from forebay.segments.state.ids import texts_of
+from forebay.store import entityrow, kernels, onepass, rowkernels
 from forebay.store.codec import HELD
 from forebay.store.keptrows import Kept, KeptRows
 from forebay.store.onepass import Passed
+from forebay.store.reading import EntityRow
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
 from forebay.store.rowlayout import Layout
@@ -269,6 +271,39 @@ class TableReader:
             data[start : start + length].decode() if length >= 0 else None
             for start, length in zip(starts, lengths.tolist(), strict=True)
         ]
+
+    def strangers(self, rows: Ints, found: Bools, hashes: Ints, places: Ints, ids: Sequence[str]) -> Ints:
+        """Those of `places` int64 [m] in `rows`, `found` and `hashes` [n] that were found, and whose row has not that
+        hash and the id in `ids` [m] now."""
+        states = np.empty(len(places), np.uint8)
+        texts = texts_of(ids)
+        for _ in range(_BUSY_TRIES):
+            entityrow.own_rows(
+                self._words, self._layout, NAMED, self._names, rows, found, hashes, places, *texts, states
+            )
+            if not (states == BUSY).any():
+                break
+            time.sleep(_BUSY_S)
+        return places[states != FOUND]
+
+    def entity(self, hashed: int, name: bytes, oldest: Ints, default: Floats) -> EntityRow:
+        """What is to be used of the entity `name` with that hash: see `read_entity`."""
+        bounds = self.identity.layout.codec.bounds
+        vectors, weakest = np.empty(len(default), np.float32), np.empty((3, len(oldest)), np.int64)
+        epoch, cells, state = self._epoch, self._cells, MISSING
+        for tries in range(_EPOCH_TRIES):
+            row, state = entityrow.read_entity(
+                self._words, self._layout, cells, MARKS, self.identity.partitions, NAMED, self._names, hashed,
+                np.frombuffer(name, np.uint8), bounds, oldest, default, vectors, weakest,
+            )  # fmt: skip
+            if state == FOUND:
+                break
+            again = state == BUSY and self._waited_for(np.array([row]), np.array([state]), tries).any()
+            if int(rowkernels.word_of(self._words, EPOCH)) != epoch:
+                again, (epoch, cells) = True, self._index()
+            if not again:
+                break
+        return EntityRow(bool(state == FOUND), vectors, weakest)
 
     def rows_of(self, hashes: Ints) -> Ints:
         """Row numbers int64 [n], -1 where there is none, as of just now: a row may be somebody else's by the time that

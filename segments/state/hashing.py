@@ -44,17 +44,17 @@ def hashes_of(data: Bytes, starts: Ints, ends: Ints) -> Ints:
 
 
 @_bare
-def find_ends(data: Any, ends: Any) -> int:
-    """Where each text of `data` ends, which zero bytes part; returns how many texts there are. Not more than there is
-    room for are told."""
-    count = 0
+def find_texts(data: Any, starts: Any, ends: Any) -> int:
+    """Where each text of `data` starts and ends, which zero bytes part; returns how many texts there are. Not more than
+    there is room for are told."""
+    count, start = 0, 0
     for at in range(len(data)):
         if data[at] == 0:
             if count < len(ends):
-                ends[count] = at
-            count += 1
+                starts[count], ends[count] = start, at
+            count, start = count + 1, at + 1
     if count < len(ends):
-        ends[count] = len(data)
+        starts[count], ends[count] = start, len(data)
     return count + 1 if len(ends) > 0 else 0
 
 
@@ -111,8 +111,10 @@ def xxh3(data: Any, start: int, end: int) -> Any:
 
 
 @_bare
-def _read32(data: Any, at: int) -> Any:
-    return _U(data[at]) | _U(data[at + 1]) << _U(8) | _U(data[at + 2]) << _U(16) | _U(data[at + 3]) << _U(24)
+def _read32(data: Any, place: int) -> Any:
+    at = _U(place)  # a place that may be negative is tested for each byte, and the four loads do not become one
+    low = _U(data[at]) | _U(data[at + _U(1)]) << _U(8)
+    return low | _U(data[at + _U(2)]) << _U(16) | _U(data[at + _U(3)]) << _U(24)
 
 
 @_bare

@@ -10,7 +10,7 @@ import numpy as np
 from xxhash import xxh3_64_intdigest
 
 from forebay.arrays import Bools, Bytes, Ints, Places
-from forebay.segments.state.hashing import find_ends, hashes_of
+from forebay.segments.state.hashing import find_texts, hashes_of
 
 _SIGN = 1 << 63
 
@@ -31,20 +31,12 @@ class Ids:
     @classmethod
     def of(cls, ids: Sequence[str]) -> Ids:
         """From strings. A lone surrogate raises UnicodeEncodeError: check ids where they come in."""
-        data = np.frombuffer("\0".join(ids).encode(), np.uint8)  # one call for all, and no object for each
-        ends = np.empty(len(ids), np.int64)
-        if find_ends(data, ends) == len(ids):
-            starts = np.empty_like(ends)
-            starts[:1], starts[1:] = 0, ends[:-1] + 1
-            return cls.of_buffer(data, starts, ends)
-        return cls.of_bytes(list(map(str.encode, ids)))  # one of them has such a character in it
+        return cls.of_buffer(*texts_of(ids))
 
     @classmethod
     def of_bytes(cls, ids: Sequence[bytes]) -> Ids:
         """From strings in UTF-8."""
-        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        ends = np.cumsum(lengths)
-        return cls.of_buffer(np.frombuffer(b"".join(ids), np.uint8), ends - lengths, ends)
+        return cls.of_buffer(*_joined(ids))
 
     @classmethod
     def of_buffer(cls, data: Bytes, starts: Ints, ends: Ints) -> Ids:
@@ -63,6 +55,22 @@ class Ids:
     def to_strings(self) -> list[str]:
         """Each id as a string."""
         return [name.decode() for name in self.to_bytes()]
+
+
+def texts_of(texts: Sequence[str]) -> tuple[Bytes, Ints, Ints]:
+    """`texts` in UTF-8: a buffer uint8 [bytes], and where each of them starts and ends in it, int64 [n]. A lone
+    surrogate raises UnicodeEncodeError."""
+    data = np.frombuffer("\0".join(texts).encode(), np.uint8)  # one call for all, and no object for each
+    starts, ends = np.empty(len(texts), np.int64), np.empty(len(texts), np.int64)
+    if find_texts(data, starts, ends) == len(texts):
+        return data, starts, ends
+    return _joined(list(map(str.encode, texts)))  # one of them has such a character in it
+
+
+def _joined(texts: Sequence[bytes]) -> tuple[Bytes, Ints, Ints]:
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    ends = np.cumsum(lengths)
+    return np.frombuffer(b"".join(texts), np.uint8), ends - lengths, ends
 
 
 def hash_id(entity: str) -> int:

@@ -11,11 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from forebay.arrays import Ints
 from forebay.errors import GenerationMismatch, StoreError
 from forebay.retrieval.engine import Engine
 from forebay.retrieval.messages import RankRequest, RankResponse, RetrieveRequest
 from forebay.segments.fusions.contract import Fusion
 from forebay.segments.spec import SIDES, Side
+from forebay.segments.state.ids import hash_id, hash_ids
 from forebay.store.codec import HELD
 from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.sharedcopy import SharedCopy
@@ -123,15 +125,15 @@ def test_a_row_that_goes_between_its_score_and_its_name_is_not_known(
 ) -> None:
     """What is answered under an id is that id's, or the default."""
     reader = pair.copy._readers["item"]
-    plain, request = reader.names, RankRequest("u", ["i1", "i2"], 2)
+    plain, request = reader.strangers, RankRequest("u", ["i1", "i2"], 2)
     before = {hit.item: hit for hit in pair.shared.rank(request).hits}
 
-    def gone(*asked: Any) -> list[str | None]:
+    def gone(*asked: Any) -> Ints:
         pair.feeding.hide("item", ["i1"])
         pair.node.put("item", ["another"], seed=99)  # in the row that was i1's
         return plain(*asked)
 
-    monkeypatch.setattr(reader, "names", gone)
+    monkeypatch.setattr(reader, "strangers", gone)
     after = {hit.item: hit for hit in pair.shared.rank(request).hits}
     unknown = pair.shared.rank(RankRequest("u", ["nothing"], 1)).hits[0]
     assert before["i1"].known and not after["i1"].known and after["i1"].score == pytest.approx(unknown.score)
@@ -161,8 +163,37 @@ def test_an_id_whose_hash_is_anothers_is_not_answered_with_its_vector(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The row that was found says whose it is."""
-    reader = pair.copy._readers["item"]
-    plain = reader.names
-    monkeypatch.setattr(reader, "names", lambda *asked: ["i2's twin" if n == "i2" else n for n in plain(*asked)])
-    answer = {hit.item: hit for hit in pair.shared.rank(RankRequest("u", ["i1", "i2", "nothing"], 3)).hits}
-    assert answer["i1"].known and not answer["i2"].known and answer["i2"].score == answer["nothing"].score
+    monkeypatch.setattr(
+        "forebay.retrieval.engine.hash_ids", lambda ids: hash_ids(["i2" if i == "its twin" else i for i in ids])
+    )
+    request = RankRequest("u", ["i1", "its twin", "i2", "nothing"], 4)
+    answer = {hit.item: hit for hit in pair.shared.rank(request).hits}
+    assert answer["i1"].known and answer["i2"].known and not answer["its twin"].known
+    assert answer["its twin"].score == answer["nothing"].score != answer["i2"].score
+
+
+def test_a_user_whose_hash_is_anothers_is_not_known(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is that of a user nobody knows, whatever is stored of the other one."""
+    items = [f"i{n}" for n in range(30)]
+    nobody = pair.answers(lambda engine: engine.rank(RankRequest("nobody", items, 30)), 2e-3)
+    known = pair.answers(lambda engine: engine.rank(RankRequest("late", items, 30)), 2e-3)
+    monkeypatch.setattr(
+        "forebay.retrieval.engine.hash_id", lambda entity: hash_id("late" if entity == "its twin" else entity)
+    )
+    twin = pair.answers(lambda engine: engine.rank(RankRequest("its twin", items, 30)), 2e-3)
+    assert twin == nobody and not twin.user_known and known.user_known and known.hits != nobody.hits
+
+
+@pytest.mark.parametrize("later", [0, 30_000, 10_000_000], ids=["fresh", "some expired", "all expired"])
+@pytest.mark.parametrize("user", ["u", "late", "nobody", "\u00fc \u2603"])
+def test_one_entity_is_read_as_its_row_is(pair: Pair, user: str, later: int) -> None:
+    """In one window of a kernel, as the table of one process has it under its lock."""
+    pair.node.put("user", ["\u00fc \u2603"], seed=11)
+    pair.write("user", [], {0: NOW + 3})
+    found = []
+    for copy in (pair.node.copy, pair.copy):
+        with copy.read("user", hash_ids([user])) as row:
+            found.append(row.one(user, NOW + later))
+    mine, theirs = found
+    assert mine.known == theirs.known == (user != "nobody")
+    assert (mine.vectors == theirs.vectors).all() and (mine.weakest == theirs.weakest).all()
