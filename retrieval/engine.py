@@ -250,6 +250,9 @@ class Engine:
         """Step 3: those that may be answered. Those at the places `unknown` have no attributes."""
         names: Sequence[str] = request.candidates
         hashes = request.hashes if isinstance(request, Scanned) else _hashes(names)
+        asks = bool(request.deny) or request.allow is not None or request.exclude_seen
+        if not asks and selection is None:  # the usual case
+            return Candidates(names, hashes, np.arange(len(names)), None)
         may = np.ones(len(names), np.bool_)
         if request.deny or request.allow is not None:
             denied, allowed = set(request.deny), None if request.allow is None else set(request.allow)

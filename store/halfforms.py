@@ -58,17 +58,15 @@ def load_half(
 ) -> Any:  # fmt: skip
     """The half of the row at word `at` into `half` float32 [half_width]. The table's words come as three types."""
     if len(parts) == 0:
-        start = 4 * at + layout.half
-        source = bits[start : start + layout.half_width]
-        for k in range(len(source)):
-            half[k] = half_to_float(source[k])
+        begin = np.uint64(4 * at + layout.half)
+        for k in range(np.uint64(layout.half_width)):
+            half[k] = half_to_float(bits[begin + k])
         return
-    start, scale_at = 8 * at + 2 * layout.half, 2 * at + layout.half_scale
+    start, scale_at = np.uint64(8 * at + 2 * layout.half), 2 * at + layout.half_scale
     for n in range(len(parts) - 1):
         scale = scales[scale_at + n]
-        part, target = codes[start + parts[n] : start + parts[n + 1]], half[parts[n] : parts[n + 1]]
-        for k in range(len(part)):
-            target[k] = np.float32(part[k]) * scale
+        for k in range(np.uint64(parts[n]), np.uint64(parts[n + 1])):
+            half[k] = np.float32(codes[start + k]) * scale
 
 
 @_bare

@@ -17,7 +17,7 @@ from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
 from forebay.store.atomics import prefetch
 from forebay.store.kernels import _bare, _kernel, _sift
 from forebay.store.reserved import Words
-from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_i8, opened, unchanged
+from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_part, opened, unchanged
 from forebay.store.rowwriting import write_row
 
 _TRIES = 100  # of a row that is written all the time
@@ -84,7 +84,7 @@ def scan_lists(
 ) -> Any:  # fmt: skip
     """Score the entries of `lists` int64 [probes], but those that changed: `since` int32 [n] holds 0, or the number of
     the change, and changes after number `changed` are not known of yet. Returns the size of the heap."""
-    segments = len(bounds) - 1
+    segments, flat = len(bounds) - 1, codes.reshape(codes.size)
     for l in range(len(lists)):
         for e in range(starts[lists[l]], starts[lists[l] + 1]):
             gone = since[e]
@@ -93,9 +93,10 @@ def scan_lists(
             row = np.int64(rows[e])
             if not _allows(allowed, row):
                 continue
-            score, part = np.float32(0), codes[e]
+            score, start = np.float32(0), np.uint64(e * codes.shape[1])
             for s in range(segments):
-                score += dot_i8(part[bounds[s] : bounds[s + 1]], query[bounds[s] : bounds[s + 1]]) * scales[e, s]
+                dot = dot_part(flat, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
+                score += dot * scales[e, s]
             if size < len(keys) or score >= keys[0]:
                 size = _push(keys, heap, size, score, row)
     return size
@@ -113,11 +114,11 @@ def _score_of(
         if seq & ONE:
             break
         live = words[at + OWNER] >> HIGH != np.uint64(0)
-        score, start = np.float32(0), 8 * at + place.codes
+        score, start = np.float32(0), np.uint64(8 * at + place.codes)
         if live:
             for s in range(place.segments):
-                part = codes[start + bounds[s] : start + bounds[s + 1]]
-                score += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + place.scales + s]
+                dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
+                score += dot * scales[2 * at + place.scales + s]
         if unchanged(words, at, seq):
             return live, score
     return False, np.float32(0)

@@ -31,7 +31,7 @@ def _kernel(function: F) -> F:
 def _bare(function: F) -> F:
     """For what runs for each row and makes no array: nobody counts who holds those that it is given, which costs two
     locked additions for each (numba's option for it has an underscore)."""
-    compiled: F = njit(cache=True, nogil=True, _nrt=False)(function)
+    compiled: F = njit(cache=True, nogil=True, _nrt=False, forceinline=True)(function)
     return compiled
 
 

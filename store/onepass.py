@@ -29,7 +29,8 @@ from forebay.store.rowkernels import (
     ONE,
     States,
     ask_ahead,
-    dot_i8,
+    carried_of,
+    dot_part,
     find_first,
     holds,
     marks_of,
@@ -97,19 +98,40 @@ def drain(keys: Floats, heap: Ints, size: int, best: Ints) -> None:
 
 
 @_bare
+def enters(keys: Floats, size: int, score: Any) -> Any:
+    """Whether `push` may keep a score: times are read of such rows alone."""
+    return size < len(keys) or (size > 0 and not score <= keys[0])
+
+
+@_bare
 def dot_row(
-    codes: npt.NDArray[np.int8], scales: Floats, layout: Layout, at: int, query: Floats, bounds: Ints, carried: Ints,
-    oldest: Ints, default: Floats,
+    words: Words, ints: Ints, flags: npt.NDArray[np.uint32], codes: npt.NDArray[np.int8], scales: Floats,
+    layout: Layout, at: int, marks: Ints, query: Floats, bounds: Ints, oldest: Ints, default: Floats,
 ) -> Any:  # fmt: skip
     """The inner product of the row at word `at` with `query`, and for segments that are not to be used `default`."""
-    total, start = np.float32(0), 8 * at + layout.codes
+    total, start = np.float32(0), np.uint64(8 * at + layout.codes)
     for s in range(layout.segments):
-        if carried[s] < oldest[s]:
+        time = ints[at + layout.as_of + s]
+        if time < oldest[s] and carried_of(words, flags, layout, at, marks, s, time) < oldest[s]:
             total += default[s]
             continue
-        part = codes[start + bounds[s] : start + bounds[s + 1]]
-        total += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
+        dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
+        total += dot * scales[2 * at + layout.scales + s]
     return total
+
+
+@_bare
+def has_expired(
+    words: Words, ints: Ints, flags: npt.NDArray[np.uint32], layout: Layout, at: int, marks: Ints, oldest: Ints
+) -> Any:
+    """Whether the half of the row at word `at` has a segment that is not to be used any more. What was never written is
+    the default vector in a half."""
+    expired = False
+    for s in range(layout.segments):
+        time = ints[at + layout.as_of + s]
+        if time < oldest[s]:
+            expired |= 0 < carried_of(words, flags, layout, at, marks, s, time) < oldest[s]
+    return expired
 
 
 @_kernel
@@ -135,7 +157,7 @@ def pass_halves(
     carried, events = np.empty(layout.segments, np.int64), np.empty(layout.segments, np.int64)
     said = np.empty(layout.segments, np.uint32)
     for i in range(n):
-        ask_ahead(words, layout, rows, i, first, last)
+        ask_ahead(words, layout, rows, i, layout.as_of + layout.segments, first, last)
         more = boost[i] if len(boost) > 0 else np.float32(0)
         state, score, tries = MISSING, missing + more, 0
         while rows[i] >= 0 and not gone[i]:
@@ -146,24 +168,23 @@ def pass_halves(
                 state = BUSY
                 break
             if holds(words, at, wanted[i]):
-                times_of(words, ints, flags, layout, at, marks, carried, events, said)
+                expired = has_expired(words, ints, flags, layout, at, marks, oldest)
                 load_half(bits, codes, scales, layout, parts, at, half)
+                own = more + join_half(
+                    kind, user, outward, bias, vector, meets, weights, mixing, half, products, hidden, noughts
+                )
+                if enters(keys, size, own):
+                    times_of(words, ints, flags, layout, at, marks, carried, events, said)
                 if unchanged(words, at, seq):
-                    state = FOUND
-                    for s in range(layout.segments):
-                        if 0 < carried[s] < oldest[s]:  # what was never written is the default vector in the half
-                            state = EXPIRED
-                    if state == FOUND:
-                        score = more + join_half(
-                            kind, user, outward, bias, vector, meets, weights, mixing, half, products, hidden, noughts
-                        )
+                    state = EXPIRED if expired else FOUND
+                    score = score if expired else own
                     break
             elif unchanged(words, at, seq):
                 rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
         states[i], scores[i] = state, score
         if state in (EXPIRED, BUSY):
             unsettled += 1
-        if size < len(keys) or (size > 0 and not score <= keys[0]):
+        if enters(keys, size, score):
             for s in range(layout.segments):
                 as_of[i, s], last_event[i, s], told[i, s] = carried[s], events[s], said[s]
             size = push(keys, heap, size, score, i)
@@ -193,7 +214,7 @@ def pass_dots(
     carried, events = np.empty(layout.segments, np.int64), np.empty(layout.segments, np.int64)
     said = np.empty(layout.segments, np.uint32)
     for i in range(n):
-        ask_ahead(words, layout, rows, i, first, last)
+        ask_ahead(words, layout, rows, i, layout.as_of + layout.segments, first, last)
         more = boost[i] if len(boost) > 0 else np.float32(0)
         state, score, tries = MISSING, missing + more, 0
         while rows[i] >= 0 and not gone[i]:
@@ -204,17 +225,19 @@ def pass_dots(
                 state = BUSY
                 break
             if holds(words, at, wanted[i]):
-                times_of(words, ints, flags, layout, at, marks, carried, events, said)
-                total = dot_row(codes, scales, layout, at, query, bounds, carried, oldest, default)
+                total = dot_row(words, ints, flags, codes, scales, layout, at, marks, query, bounds, oldest, default)
+                own = (total + np.float32(bias)) + more
+                if enters(keys, size, own):
+                    times_of(words, ints, flags, layout, at, marks, carried, events, said)
                 if unchanged(words, at, seq):
-                    state, score = FOUND, (total + np.float32(bias)) + more
+                    state, score = FOUND, own
                     break
             elif unchanged(words, at, seq):
                 rows[i], looked[i] = probed(cells, wanted[i], wanted[i] & mask, looked[i])
         states[i], scores[i] = state, score
         if state == BUSY:
             unsettled += 1
-        if size < len(keys) or (size > 0 and not score <= keys[0]):
+        if enters(keys, size, score):
             for s in range(layout.segments):
                 as_of[i, s], last_event[i, s], told[i, s] = carried[s], events[s], said[s]
             size = push(keys, heap, size, score, i)

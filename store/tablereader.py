@@ -15,38 +15,23 @@ import numpy as np
 import numpy.typing as npt
 
 from forebay.arrays import Array, Bools, Floats, Ints
-from forebay.errors import GenerationMismatch, StoreError
 from forebay.events import MAX_ID_BYTES
 from forebay.segments.fusions.joined import Joined
 from forebay.segments.state.ids import texts_of
 from forebay.store import entityrow, kernels, onepass, rowkernels
 from forebay.store.codec import HELD
 from forebay.store.keptrows import Kept, KeptRows
+from forebay.store.mappedtable import EPOCH_TRIES, MappedTable
 from forebay.store.onepass import Passed
 from forebay.store.reading import EntityRow
-from forebay.store.reserved import Reserved, Words
+from forebay.store.reserved import Words
 from forebay.store.rowkernels import BUSY, FOUND, MISSING, States
-from forebay.store.rowlayout import Layout
 from forebay.store.rowwriting import find_own
 from forebay.store.selection import Selection
 from forebay.store.tablefiles import TableLimits
-from forebay.store.tableheader import (
-    CAPACITY,
-    EPOCH,
-    LIVE,
-    MARKS,
-    NAMED,
-    RETIRED,
-    SERVED,
-    STANDING,
-    TABLE,
-    TOP,
-    Identity,
-    boot_id,
-)
+from forebay.store.tableheader import EPOCH, MARKS, NAMED, SERVED, TOP, Identity
 
 _BUSY_TRIES, _BUSY_S = 20, 0.00025  # 5 ms for a writer that is not running just now; a dead one is waited for once
-_EPOCH_TRIES = 100
 
 Images = npt.NDArray[np.void]  # rows in the layout's dtype
 
@@ -68,75 +53,16 @@ class Times:
         return cls(np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.uint32))
 
 
-class TableReader:
+class TableReader(MappedTable):
     """Any number of threads and processes may read one table."""
 
     def __init__(self, path: Path, identity: Identity, limits: TableLimits = TableLimits()) -> None:
-        """Map the table in the folder `path`. Raises StoreError when there is none since the machine was started, and
-        GenerationMismatch when it holds other rows."""
-        self.path, self.identity = path, identity
-        self._check()
-        layout = identity.layout
-        reserve = identity.origin_words * 8 + limits.reserve_rows * layout.dtype.itemsize
-        rows = Reserved(path / "rows", reserve, writable=False)
-        self._words: Words = rows.words
-        rows.close()
-        self._layout = layout.at(identity.origin_words)
-        self._half_parts = np.array(layout.half_parts, np.int64)
-        self._table = int(self._words[TABLE])
-        names = Reserved(path / f"names.{self._table:016x}", limits.reserve_name_bytes, writable=False)
-        self._names = names.words.view(np.uint8)
-        names.close()
+        """Errors as in MappedTable."""
+        super().__init__(path, identity, limits)
+        self._half_parts = np.array(identity.layout.half_parts, np.int64)
         self._stuck: dict[int, int] = {}  # by row, the number that its writer left it with
-        self._epoch, self._cells = self._index()
         self._columns: tuple[int, Ints, Bools] | None = None
         self._kept = KeptRows()
-
-    def __len__(self) -> int:
-        """Entities in the table."""
-        return int(rowkernels.word_of(self._words, LIVE))
-
-    @property
-    def capacity(self) -> int:
-        """Rows allocated; every row number is below it."""
-        return int(rowkernels.word_of(self._words, CAPACITY))
-
-    @property
-    def layout(self) -> Layout:
-        """Of the rows in `words`."""
-        return self._layout
-
-    @property
-    def words(self) -> Words:
-        """All that is mapped; what is not allocated must not be touched."""
-        return self._words
-
-    @property
-    def top(self) -> int:
-        """All live rows are below it."""
-        return int(rowkernels.word_of(self._words, TOP))
-
-    @property
-    def number(self) -> int:
-        """Of this table, among all that were made in its folder."""
-        return self._table
-
-    @property
-    def retired(self) -> bool:
-        """Whether the writer has made another table in this one's place: it is to be opened anew."""
-        return bool(rowkernels.word_of(self._words, RETIRED))
-
-    @property
-    def standing(self) -> int:
-        """What the writer said of itself; 0 before it did."""
-        return int(rowkernels.word_of(self._words, STANDING))
-
-    @property
-    def watermarks(self) -> Ints:
-        """int64 [partitions], ms."""
-        marks = np.empty(self.identity.partitions, np.int64)
-        rowkernels.marks_of(self._words, MARKS, marks)
-        return marks
 
     def read(self, hashes: Ints) -> tuple[Images, Times, Bools, Ints]:
         """Copies of whole rows [n] in the layout's dtype with their times, which of `hashes` int64 [n] there are bool
@@ -241,7 +167,7 @@ class TableReader:
         """Pass over all, and again while rows are being written, or were missed while the index was built anew."""
         out = Passed.empty(len(hashes), self._layout.segments, k)
         epoch, cells = self._epoch, self._cells
-        for tries in range(_EPOCH_TRIES):
+        for tries in range(EPOCH_TRIES):
             again = False
             if run(cells, out):
                 if (out.states == onepass.EXPIRED).any():
@@ -291,7 +217,7 @@ class TableReader:
         bounds = self.identity.layout.codec.bounds
         vectors, weakest = np.empty(len(default), np.float32), np.empty((3, len(oldest)), np.int64)
         epoch, cells, state = self._epoch, self._cells, MISSING
-        for tries in range(_EPOCH_TRIES):
+        for tries in range(EPOCH_TRIES):
             row, state = entityrow.read_entity(
                 self._words, self._layout, cells, MARKS, self.identity.partitions, NAMED, self._names, hashed,
                 np.frombuffer(name, np.uint8), bounds, oldest, default, vectors, weakest,
@@ -353,7 +279,7 @@ class TableReader:
         rows, states = np.empty(len(hashes), np.int64), np.empty(len(hashes), np.uint8)
         epoch, cells = self._epoch, self._cells
         ask(cells, hashes, rows, states, slice(None))
-        for tries in range(_EPOCH_TRIES):
+        for tries in range(EPOCH_TRIES):
             again = np.flatnonzero(self._waited_for(rows, states, tries))
             if (states == MISSING).any() and int(rowkernels.word_of(self._words, EPOCH)) != epoch:
                 epoch, cells = self._index()
@@ -381,35 +307,6 @@ class TableReader:
         if busy.any():
             time.sleep(_BUSY_S)
         return busy
-
-    def _index(self) -> tuple[int, Words]:
-        """The epoch of the index now, and its cells."""
-        for _ in range(_EPOCH_TRIES):
-            epoch = int(rowkernels.word_of(self._words, EPOCH))
-            path = self.path / f"cells.{self._table:016x}.{epoch}"
-            try:
-                file = Reserved(path, path.stat().st_size, writable=False)
-            except FileNotFoundError:  # another one came in between
-                continue
-            cells = file.words
-            file.close()
-            self._epoch, self._cells = epoch, cells
-            return epoch, cells
-        raise StoreError("the index is not there", where=str(self.path), do="Start the replica of this node")
-
-    def _check(self) -> None:
-        try:
-            with (self.path / "rows").open("rb") as file:
-                head = file.read(self.identity.origin_words * 8)
-        except FileNotFoundError:
-            said = "there is no table"
-        else:
-            words = np.frombuffer(head[: len(head) // 8 * 8], np.uint64)
-            said = self.identity.mismatch(words, boot_id())
-        if said.startswith("it holds"):
-            raise GenerationMismatch(said, where=str(self.path), do="Give each generation a folder of its own")
-        if said:
-            raise StoreError(said, where=str(self.path), do="Start the replica of this node first")
 
 
 def _put(arrays: list[Array], parts: list[Array], at: Ints | slice) -> None:

@@ -22,7 +22,7 @@ _FASTMATH = {"reassoc", "contract", "nsz"}  # NaN and infinity keep their meanin
 _fast = njit(cache=True, nogil=True, fastmath=_FASTMATH)
 # These make no array. They need not count who holds one, which costs more than a score: two locked additions for each
 # array that is passed on (numba's option for it has an underscore).
-_bare = njit(cache=True, nogil=True, fastmath=_FASTMATH, _nrt=False)
+_bare = njit(cache=True, nogil=True, fastmath=_FASTMATH, _nrt=False, forceinline=True)
 
 
 @_bare  # type: ignore[untyped-decorator]

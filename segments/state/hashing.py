@@ -17,7 +17,7 @@ from forebay.arrays import Bytes, Ints
 LONGEST = 240  # bytes
 # None of these makes an array, and nobody counts who holds those that are handed on: that costs two locked additions
 # each time, and half of a hash (numba's option for it has an underscore).
-_bare = njit(cache=True, nogil=True, _nrt=False)
+_bare = njit(cache=True, nogil=True, _nrt=False, forceinline=True)
 _SECRET = np.frombuffer(
     bytes.fromhex(
         "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671fcb79e64eccc0e578825ad07dccff7221"
