@@ -24,7 +24,7 @@ from forebay.retrieval.messages import (
     SegmentFreshness,
     State,
 )
-from forebay.retrieval.scanned import Scanned
+from forebay.retrieval.scanned import Names, Scanned
 from forebay.retrieval.selecting import Selector
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
@@ -312,7 +312,8 @@ class Engine:
         while True:
             best, scores = items.best(fusion, query, now, request.k, places, boost)
             # An unknown id with the hash of another, whose vector is not its own; or one whose row is gone by now.
-            strangers = items.strangers(best, titles := [names[i] for i in best.tolist()])
+            titles = names.at(best) if isinstance(names, Names) else [names[i] for i in best.tolist()]
+            strangers = items.strangers(best, titles)
             if not len(strangers):
                 break
             items.forget(strangers)

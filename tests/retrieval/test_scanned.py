@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from forebay.errors import BadRequest
@@ -43,6 +44,8 @@ def test_a_usual_body_is_read_by_the_kernel(request_: RankRequest) -> None:
     found = scanned(msgspec.msgpack.encode(request_))
     assert found is not None and _plain(found) == _plain(request_)
     assert found.hashes.tolist() == hash_ids(request_.candidates).tolist()
+    some = np.arange(len(request_.candidates))[::-3]
+    assert found.candidates.at(some) == [request_.candidates[i] for i in some.tolist()]
 
 
 @pytest.mark.parametrize(
