@@ -132,7 +132,8 @@ def _refused(status: int, answer: AnswerReader, where: str) -> NoReturn:
     try:
         body = msgspec.msgpack.decode(answer.body, type=ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # something in between answered
-        body = ErrorBody("internal", f"status {status} from something that is not a Forebay server")
+        do = "Is this the address of a lookup server, and what stands before it?"
+        body = ErrorBody("internal", f"status {status} from something that is not a Forebay server", do)
     if body.error == "wrong_shard":
         told = msgspec.msgpack.decode(answer.body, type=WrongShardBody)
         raise WrongShard(told.message, where=where, do=told.do, shard=told.shard)

@@ -348,6 +348,18 @@ def test_who_answers_without_tls_or_is_no_lookup_server_is_told_with_what_to_do(
             c.ready()
 
 
+def test_an_answer_of_something_else_is_told_with_what_to_do(client: Callable[..., Any]) -> None:
+    """A proxy's page, or that of any other server."""
+
+    def page(connection: socket.socket) -> None:
+        asked(connection)
+        connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\ncontent-type: text/html\r\n\r\n<p>No</p>")
+
+    said = "status 404 from something that is not a Forebay server .*Is this the address of a lookup server"
+    with peer(page) as address, client(address, timeout_s=10) as c, pytest.raises(ServerUnavailable, match=said):
+        c.rank("u", ["i1"])
+
+
 def test_one_text_in_place_of_a_list_is_refused(client: Callable[..., Any]) -> None:
     """Its letters would be ids that nobody meant, each of them unknown. Nothing is sent."""
     with client(nobody(), timeout_s=10) as c:
