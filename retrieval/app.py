@@ -153,7 +153,9 @@ class App:
         if route is None and asked.path.startswith(self._prefix):
             route = self._entities
         if route is None or asked.method not in ((route.method,) if route.method == "POST" else ("GET", "HEAD")):
-            gone = ErrorBody("not_found", f"nothing at {asked.method} {asked.path}")
+            gone = ErrorBody(
+                "not_found", f"nothing at {asked.method} {asked.path}", "GET /openapi.json lists the requests"
+            )
             await respond(send, 404, *encode(gone, asked.headers))
             return
         waited = time.perf_counter() - arrived
@@ -255,7 +257,7 @@ class App:
         try:
             query = parse_qs(asked.query.decode("latin-1"), keep_blank_values=True, max_num_fields=20)
         except ValueError:
-            raise BadRequest("the query has too many parts", do="See /v1 in the documentation") from None
+            raise BadRequest("the query has too many parts", do="GET /openapi.json says what it may have") from None
         vectors = query.get("vectors", [""])[-1] in ("true", "1")
         generation = query["generation"][-1] if "generation" in query else None
         ask = partial(self._engine.entity, side, name, vectors=vectors, generation=generation)

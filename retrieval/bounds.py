@@ -178,7 +178,7 @@ class BoundedConnection(DrainingConnection):
             self._stop(431, self._too_long())
         tokens, path = self.server_state.tokens, request.url.partition(b"?")[0]
         if tokens is not None and path not in OPEN and not self._admits(tokens.access, path, request.headers):
-            self._stop(401, ErrorBody("unauthorized", "this server wants a token", "Send authorization: Bearer TOKEN"))
+            self._stop(401, self._unauthorized())
         if request.announced > limits.body_bytes:
             self._stop(413, self._too_large())
         request.method, request.version = parser.get_method().decode("ascii"), parser.get_http_version()
@@ -263,6 +263,13 @@ class BoundedConnection(DrainingConnection):
         more = (RETRY_AFTER,) if status == 503 else (self._challenge(),) if status == 401 else ()
         self.transport.write(response(status, error, headers, close=True, more=more))
         self.end()
+
+    def _unauthorized(self) -> ErrorBody:
+        """Told apart for who reads it: a caller without a token, and one whose token is not known here any more."""
+        do = "Send authorization: Bearer TOKEN; in Python Client(token=…), at a terminal the setting server_token_file"
+        if header(self._pending.headers, b"authorization") is None:
+            return ErrorBody("unauthorized", "this server wants a token", do)
+        return ErrorBody("unauthorized", "this token is none of this server's", f"Was it replaced? {do}")
 
     def _challenge(self) -> tuple[bytes, bytes]:
         # A browser asks a person for what Basic wants, and shows the refusal of anything else.

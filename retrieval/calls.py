@@ -70,10 +70,10 @@ def rank_request(
     user: str, candidates: Sequence[str], k: int, generation: str | None, explain: bool, filter: str,
     boost: Mapping[str, float], exclude_seen: bool, deny: Sequence[str], allow: Sequence[str] | None,
 ) -> RankRequest:  # fmt: skip
-    """Of whatever sequences a caller has."""
+    """Of whatever sequences a caller has. Raises BadRequest where one is a single text, whose letters would be ids."""
     return RankRequest(
-        user, list(candidates), k, generation, explain, filter, dict(boost), exclude_seen, list(deny),
-        None if allow is None else list(allow),
+        user, _ids("candidates", candidates), k, generation, explain, filter, dict(boost), exclude_seen,
+        _ids("deny", deny), None if allow is None else _ids("allow", allow),
     )  # fmt: skip
 
 
@@ -83,8 +83,8 @@ def retrieve_request(
 ) -> RetrieveRequest:  # fmt: skip
     """As `rank_request`."""
     return RetrieveRequest(
-        user, k, list(deny), generation, explain, filter, dict(boost), exclude_seen,
-        None if allow is None else list(allow),
+        user, k, _ids("deny", deny), generation, explain, filter, dict(boost), exclude_seen,
+        None if allow is None else _ids("allow", allow),
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def retrieve(request: RetrieveRequest) -> Call[RankResponse]:
 
 
 def explain(user: str, items: Sequence[str], generation: str | None) -> Call[RankResponse]:
-    return _asked("/v1/explain", RankResponse, user, ExplainRequest(user, list(items), generation))
+    return _asked("/v1/explain", RankResponse, user, ExplainRequest(user, _ids("items", items), generation))
 
 
 def batch(requests: Sequence[RankRequest]) -> Call[BatchResponse]:
@@ -132,7 +132,8 @@ def _refused(status: int, answer: AnswerReader, where: str) -> NoReturn:
     try:
         body = msgspec.msgpack.decode(answer.body, type=ErrorBody)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # something in between answered
-        body = ErrorBody("internal", f"status {status} from something that is not a Forebay server")
+        do = "Is this the address of a lookup server, and what stands before it?"
+        body = ErrorBody("internal", f"status {status} from something that is not a Forebay server", do)
     if body.error == "wrong_shard":
         told = msgspec.msgpack.decode(answer.body, type=WrongShardBody)
         raise WrongShard(told.message, where=where, do=told.do, shard=told.shard)
@@ -159,3 +160,9 @@ def request_lines(token: str) -> tuple[str, str]:
     """The headers of each GET and of each POST, as `request_head` wants them."""
     lines = f"accept: {MSGPACK}\r\n" + (f"authorization: Bearer {token}\r\n" if token else "")
     return lines, lines + f"content-type: {MSGPACK}\r\n"
+
+
+def _ids(name: str, given: Sequence[str]) -> list[str]:
+    if isinstance(given, str):
+        raise BadRequest(f"{name} is one text, {given[:40]!r}", do="Give a list of ids")
+    return list(given)

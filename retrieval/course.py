@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import random
+import socket
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +92,8 @@ class Terms:
     def late(self) -> DeadlineExceeded:
         """The time of a call is over."""
         where = ", ".join(server.url for server in self.servers.all)
-        return DeadlineExceeded(f"no answer in {self.timeout_s * 1000:.0f} ms", where=where)
+        said = f"no answer in {self.timeout_s * 1000:g} ms"
+        return DeadlineExceeded(said, where=where, do="Allow more time (timeout_s), or send fewer candidates")
 
 
 class Course:
@@ -130,8 +133,7 @@ class Course:
             error, pause = problem.error, problem.retry_after_s
             servers.failed(server, pause)
         else:
-            do = "Is the server running?" if isinstance(problem, ConnectionRefusedError) else ""
-            error = ServerUnavailable(_said(problem), where=server.url, do=do)
+            error = ServerUnavailable(_said(problem), where=server.url, do=_remedy(problem))
             pause = min(PAUSE_S * 2 ** (self._terms.retries - self._left), 1.0) * random.uniform(0.5, 1.0)
             servers.failed(server)
         if servers.another(self._tried):
@@ -149,3 +151,15 @@ def _said(error: OSError) -> str:
     what = os.strerror(error.errno) if isinstance(error, ConnectionError) and error.errno else error.strerror
     broke = isinstance(error, ConnectionError) and not isinstance(error, ConnectionRefusedError)
     return f"{'the connection broke' if broke else 'no connection'}: {what or error or type(error).__name__}"
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "Start it with: forebay serve, or name another address"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "Name who signs its certificate: ca, or server_ca in the settings"
+    if isinstance(error, ssl.SSLError):
+        return "Does it speak TLS? If not, write http:// in its address"
+    if isinstance(error, socket.gaierror):
+        return "Is the host's name right?"
+    return "Is this the address of a lookup server?" if isinstance(error, ConnectionError) else ""

@@ -33,7 +33,9 @@ def decode(data: bytes, headers: Headers, kind: type[T]) -> T:
             return msgspec.msgpack.decode(data, type=kind)
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise BadRequest(f"the body is not a {kind.__name__}: {error}", do="See /v1 in the documentation") from None
+        raise BadRequest(
+            f"the body is not a {kind.__name__}: {error}", do="GET /openapi.json says what it has"
+        ) from None
 
 
 def is_msgpack(headers: Headers) -> bool:

@@ -147,7 +147,9 @@ class Bundle:
             of_weights, of_record = manifest["weights_sha256"], manifest["record_sha256"]
         except FileNotFoundError as error:
             raise BundleError(
-                "there is no bundle", where=str(error.filename), do="Train one with: forebay train"
+                "there is no bundle",
+                where=str(error.filename),
+                do="Bring it from where it was trained, or train one: forebay train",
             ) from None
         except (ValueError, KeyError, TypeError) as error:
             raise BundleError(

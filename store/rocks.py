@@ -157,7 +157,11 @@ class Rocks:
         """rocksdict raises plain Exceptions: RocksDB's own words are what tells them apart."""
         text, where = str(error), str(self.path)
         if any(words in text for words in _LOCKED):
-            return StoreLocked("another process or object has the store open", where=where, do="Stop that one first")
+            return StoreLocked(
+                "another process or object has the store open",
+                where=where,
+                do="Stop that one first, or give this one a folder of its own",
+            )
         if _is_full(text):
             return StoreError(text, where=where, do=MAKE_ROOM)
         if text.startswith("Corruption") or "No such file" in text or "does not exist" in text:

@@ -162,7 +162,7 @@ def reach(bootstrap: Address, timeout_s: float = CONNECT_TIMEOUT_S) -> tuple[str
             return host.strip("[]"), int(port)
         except (OSError, OverflowError, UnicodeError) as error:
             said = getattr(error, "strerror", None) or str(error)
-    raise _unavailable(bootstrap, said, "Run: forebay kafka (or name your broker's address)")
+    raise _unavailable(bootstrap, said, "Run: forebay kafka (or name your broker's address: --bootstrap)")
 
 
 def _unavailable(bootstrap: Address, said: str, do: str) -> BrokerUnavailable:

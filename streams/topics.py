@@ -253,7 +253,11 @@ def _all_there(wanted: Iterable[str], found: Mapping[str, TopicInfo], bootstrap:
     missing = [name for name in wanted if name not in found]
     if missing:
         names = ", ".join(f'"{name}"' for name in missing)
-        raise TopicMissing(f"no topic {names}", where=str(bootstrap), do="Run: forebay topics create")
+        raise TopicMissing(
+            f"no topic {names}",
+            where=str(bootstrap),
+            do="Run: forebay topics create, with the --prefix and --generation that are used here; or is one misspelt?",
+        )
 
 
 def _legal(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from forebay.cli.told import told
 from forebay.segments.spec import load_spec
 from forebay.segments.training import untrained
 
@@ -43,7 +45,8 @@ def _free_port() -> int:
         (["topics", "create", "--bootstrap", "127.0.0.1:1"], 1, "no Kafka broker answers", "forebay kafka"),
         (["work", "--data", "nowhere"], 1, "there is no generation", "Run"),
         (["work", "--transport", "pigeons"], 2, "--transport 'pigeons'", "librdkafka, faust"),
-        (["lookup", "user:1", "--server", "http://127.0.0.1:1"], 1, "no connection", "Is the server running"),
+        (["lookup", "user:1", "--server", "http://127.0.0.1:1"], 1, "no connection", "forebay serve"),
+        (["work", "--data", "nowhere", "--generation", "g7"], 1, "nowhere/generations/g7", "forebay backfill"),
         (["lookup", "somebody"], 2, "no entity", "user:ID"),
         (["train", "--from", "nowhere.jsonl", "--spec", str(SPEC)], 2, "no such file", "JSON-lines"),
         (
@@ -53,7 +56,12 @@ def _free_port() -> int:
             "Known: affinity, attention_pool",
         ),
         (["publish", "nowhere.jsonl"], 2, "no such file", "JSON-lines"),
-        (["config"], 2, "unknown setting 'bootstap' (FOREBAY_BOOTSTAP)", "Known: archive, bootstrap"),
+        (
+            ["config"],
+            2,
+            "unknown setting 'bootstap' (FOREBAY_BOOTSTAP)",
+            "Did you mean bootstrap? Known: archive, bootstrap",
+        ),
         (["bench", "magic"], 2, "no bench 'magic'", "lookup"),
     ],
 )
@@ -66,6 +74,28 @@ def test_a_mistake_is_answered_in_two_lines(words: list[str], code: int, what: s
     assert done.stderr.startswith("error: ") and what in done.stderr and do in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("number", "do"),
+    [
+        (errno.ENOENT, "Is the path right, and may this user write there"),
+        (errno.EACCES, "Is the path right, and may this user write there"),
+        (errno.EROFS, "Is the path right, and may this user write there"),
+        (errno.ENOSPC, "Make room on that disk"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_told_with_what_to_do(
+    number: int, do: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the system says of a path: its words, the path, and a remedy."""
+
+    def work() -> None:
+        raise OSError(number, os.strerror(number), "/data/state")
+
+    assert told(work) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {os.strerror(number)} (/data/state)") and do in said
 
 
 def test_a_damaged_bundle_is_refused_by_name(tmp_path: Path) -> None:

@@ -39,7 +39,9 @@ def load_spec(path: Path) -> Spec:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise SpecError("there is no such spec", where=str(path), do="Name a segments.toml with --spec") from None
+        raise SpecError(
+            "there is no such spec", where=str(path), do="Name a segments.toml: with --spec, or behind spec check"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SpecError(f"not a TOML file: {error}", where=str(path), do="Mend the place that it names") from None
     try:

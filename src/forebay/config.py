@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -178,7 +179,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError("there is no such file", where=str(path), do="Name an existing one with --config") from None
+        raise ConfigError(
+            "there is no such file", where=str(path), do="FOREBAY_CONFIG names it: name one that exists"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"not a TOML file: {error}", where=str(path), do="Mend the place that it names") from None
 
@@ -188,7 +191,9 @@ def _set(values: dict[str, Any], origins: dict[str, str], name: str, value: Any,
     most = 1 << 31 if name in MAY_BE_LARGE else 65_535
     kinds, least = {f.name: str(f.type) for f in fields(Settings)}, int(name not in MAY_BE_0)
     if name not in kinds:
-        raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"Known: {', '.join(sorted(kinds))}")
+        near = difflib.get_close_matches(name, kinds, 1)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise ConfigError(f"unknown setting {name!r}", where=origin, do=f"{meant}Known: {', '.join(sorted(kinds))}")
     try:
         if kinds[name] == "int":
             values[name] = int(value)

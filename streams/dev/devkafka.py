@@ -89,7 +89,9 @@ class DevKafka:
             return self
         if self._fixed_port and self._port is not None and _port_taken(self._port):
             raise BrokerError(
-                f"port {self._port} is in use", where=self.bootstrap, do="Stop what listens there, or take another port"
+                f"port {self._port} is in use",
+                where=self.bootstrap,
+                do="Stop what listens there, or take another port: --port, and --kafka-port of the demo",
             )
         command = [java(), *JVM, "-cp", os.pathsep.join(map(str, jars(self._say)))]
         try:

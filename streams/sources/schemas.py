@@ -85,7 +85,7 @@ class Schemas(Generic[T]):
         try:
             self._found[number] = future.result()
         except RegistryAway as error:
-            return f"{error.what} ({error.where})"
+            return str(error)
         except EventError as error:
             self._none(number, error)
         except Exception as error:  # noqa: BLE001 - a library may say what it likes of a schema

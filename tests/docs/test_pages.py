@@ -27,6 +27,7 @@ OF_SETTINGS = (
     "settings.md",
     "delivery.md",
     "sources.md",
+    "operating.md",
 )  # whose toml is of forebay.toml; elsewhere it is of a spec
 
 

@@ -318,12 +318,58 @@ def test_a_call_waits_for_a_free_connection_within_its_time(client: Callable[...
 
 
 def test_nobody_there_is_server_unavailable(client: Callable[..., Any]) -> None:
-    """A refused connection is told from a slow one."""
-    with (
-        client(nobody(), timeout_s=10) as c,
-        pytest.raises(ServerUnavailable, match="no connection: Connection refused"),
-    ):
+    """A refused connection is told from a slow one, with what to do."""
+    said = "no connection: Connection refused .*Start it with: forebay serve, or name another address"
+    with client(nobody(), timeout_s=10) as c, pytest.raises(ServerUnavailable, match=said):
         c.rank("u", ["i1"])
+
+
+def test_who_answers_without_tls_or_is_no_lookup_server_is_told_with_what_to_do(
+    client: Callable[..., Any],
+) -> None:
+    """An https address of a server without TLS, and a connection that ends before an answer."""
+
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(b"no TLS, and no HTTP\r\n\r\n")
+
+    def leave(connection: socket.socket) -> None:
+        connection.recv(65536)
+
+    for answer, scheme, do in (
+        (hang_up, "https:", "Does it speak TLS"),
+        (leave, "http:", "Is this the address of a lookup server"),
+    ):
+        with (
+            peer(answer) as address,
+            client(address.replace("http:", scheme), timeout_s=10, retries=0) as c,
+            pytest.raises(ServerUnavailable, match=do),
+        ):
+            c.ready()
+
+
+def test_an_answer_of_something_else_is_told_with_what_to_do(client: Callable[..., Any]) -> None:
+    """A proxy's page, or that of any other server."""
+
+    def page(connection: socket.socket) -> None:
+        asked(connection)
+        connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 9\r\ncontent-type: text/html\r\n\r\n<p>No</p>")
+
+    said = "status 404 from something that is not a Forebay server .*Is this the address of a lookup server"
+    with peer(page) as address, client(address, timeout_s=10) as c, pytest.raises(ServerUnavailable, match=said):
+        c.rank("u", ["i1"])
+
+
+def test_one_text_in_place_of_a_list_is_refused(client: Callable[..., Any]) -> None:
+    """Its letters would be ids that nobody meant, each of them unknown. Nothing is sent."""
+    with client(nobody(), timeout_s=10) as c:
+        for words in {"candidates": "i17"}, {"candidates": [], "deny": "i17"}, {"candidates": [], "allow": "i17"}:
+            with pytest.raises(BadRequest, match=r"is one text, 'i17'. Give a list of ids"):
+                c.rank("u", **words)
+        with pytest.raises(BadRequest, match="deny is one text"):
+            c.retrieve("u", deny="i17")
+        with pytest.raises(BadRequest, match="items is one text"):
+            c.explain("u", "i17")
 
 
 def test_a_connection_that_was_closed_while_idle_costs_nothing(client: Callable[..., Any]) -> None:

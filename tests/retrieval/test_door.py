@@ -58,6 +58,8 @@ def test_without_a_token_of_the_servers_nothing_is_told(guarded: str, token: str
         send(connection, post(b"", length=100, headers=words))
         status, headers, body = answer(connection)
         assert (status, headers["www-authenticate"], body["error"]) == (401, "Bearer", "unauthorized")
+        said = "this token is none of this server's" if token else "this server wants a token"
+        assert body["message"] == said and "server_token_file" in body["do"]
         assert ended(connection)
 
 

@@ -84,7 +84,8 @@ def test_a_bad_body_is_a_400_with_words(url: str, http: urllib3.PoolManager, bod
     """Whatever is sent, the caller learns what is wrong with it."""
     response = http.request("POST", url + "/v1/rank", body=body)
     assert _error(response) == (400, "bad_request")
-    assert b"Traceback" not in response.data and json.loads(response.data)["message"]
+    told = json.loads(response.data)
+    assert b"Traceback" not in response.data and told["message"] and told["do"]
 
 
 def test_a_large_body_is_refused_by_its_length_and_by_its_count(url: str, http: urllib3.PoolManager) -> None:
@@ -100,7 +101,8 @@ def test_another_generation_is_a_404_by_name(url: str, http: urllib3.PoolManager
     assert _error(http.request("POST", url + "/v1/rank", body=body)) == (404, "generation_unavailable")
     assert _error(http.request("GET", url + "/v1/entities/user/u?generation=g9")) == (404, "generation_unavailable")
     assert _error(http.request("GET", url + "/v1/entities/thing/u")) == (404, "not_found")
-    assert _error(http.request("GET", url + "/v2")) == (404, "not_found")
+    nothing = http.request("GET", url + "/v2")
+    assert _error(nothing) == (404, "not_found") and "/openapi.json" in json.loads(nothing.data)["do"]
 
 
 def test_a_node_that_is_not_ready_answers_no_lookup(url: str, http: urllib3.PoolManager, door: Door) -> None:

@@ -36,7 +36,7 @@ def test_a_second_process_is_locked_out(tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, check=True
         )
-        with pytest.raises(StoreLocked):
+        with pytest.raises(StoreLocked, match="Stop that one first, or give this one a folder of its own"):
             Rocks(tmp_path, create=False)
     assert done.stdout == "locked\n"
     Rocks(tmp_path, create=False).close()

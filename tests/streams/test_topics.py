@@ -94,7 +94,7 @@ def test_another_partition_count_is_refused_and_nothing_is_created(kafka: DevKaf
     _create(kafka, topics.events("item"), 5, message_timestamp_type="LogAppendTime")
     with pytest.raises(TopicMismatch, match=r"5 partitions, and 4 .*events.item.*forebay topics create --partitions 5"):
         ensure(kafka.bootstrap, topics, generation=None, partitions=4)
-    with pytest.raises(TopicMissing, match="forebay topics create"):
+    with pytest.raises(TopicMissing, match=r"forebay topics create.* --prefix and --generation"):
         describe(kafka.bootstrap, [topics.events("user")])
 
 
@@ -155,7 +155,8 @@ def test_an_unreachable_broker_is_said_at_once() -> None:
             describe(address, ["behaviour"])
         assert time.monotonic() - began < 1
     assert str(refused.value) == (
-        f"no Kafka broker answers: Connection refused ({address}). Run: forebay kafka (or name your broker's address)"
+        f"no Kafka broker answers: Connection refused ({address}). "
+        "Run: forebay kafka (or name your broker's address: --bootstrap)"
     )
 
 

@@ -55,7 +55,10 @@ def check(settings: Settings, topic: str | None, as_json: bool) -> int:
     """
     known, foreigners = topics_of(settings), {one.topic: one for one in foreign_of(settings)}
     if topic is not None and topic not in known.sources:
-        raise UsageError(f"{topic!r} is no source", do=f"Sources are: {', '.join(known.sources)}")
+        raise UsageError(
+            f"{topic!r} is no source",
+            do=f"Sources are: {', '.join(known.sources)}. A [[source]] in forebay.toml adds one",
+        )
     bounds = Bounds.of(settings)
     rules, reports = Rules(bounds.late_after_ms, bounds.future_after_ms), list[dict[str, Any]]()
     outcomes: Counter[str] = Counter()

@@ -5,6 +5,7 @@ Whatever is wrong is a line or two on standard error, and a traceback only where
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from forebay.errors import ForebayError
 # The class of every mistake in a command line: click's up to typer 0.25, typer's own from 0.26 on. Neither typer
 # exports it, and both export this child of it.
 _Misused: Any = typer.BadParameter.__base__
+# A folder or file that cannot be used where it is, whatever is done again.
+_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR}
 
 
 def logged() -> None:
@@ -61,4 +64,8 @@ def _in_a_line(error: Any) -> ForebayError:
 
 
 def _for_system(error: OSError) -> str:
-    return "Make room on that disk and start again: nothing acknowledged is lost" if error.errno == 28 else ""
+    if error.errno == errno.ENOSPC:
+        return "Make room on that disk and start again: nothing acknowledged is lost"
+    if error.errno in _PLACE and error.filename:
+        return "Is the path right, and may this user write there? forebay config says which setting it is of"
+    return ""

@@ -3,9 +3,9 @@
     begin · records · flush · offsets with the group's metadata · commit
 
 Flush stands before the offsets: a small transaction then takes 8 ms instead of 105. The offsets carry the consumer
-group's generation, so a worker that was paused and wakes up after its partitions went to another one is refused
-(Fenced). A crash anywhere before the commit leaves an open transaction, which readers do not see and the next `init` of
-the same id aborts.
+group's generation, so a worker that was paused and wakes up after its partitions went to another one is refused: its
+transaction is aborted. A crash anywhere before the commit leaves an open transaction, which readers do not see and the
+next `init` of the same id aborts.
 
 A failed transaction ends in one of four ways, and each has its error: it was aborted and the log can be used again
 (BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has
