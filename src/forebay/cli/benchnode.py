@@ -36,10 +36,11 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Node:
-    """Servers that accept at one address."""
+    """Servers that accept at one address, and the copy that they answer from."""
 
     host: str
     port: int
+    copy: FeedingCopy
     servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -73,7 +74,8 @@ def node_of_benches(
         stack.callback(saying.join)
         stack.callback(stop.set)
         listener = stack.enter_context(listening("127.0.0.1", 0))
-        node = Node(*listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
+        node = Node(host, port, copy)
         flags = {"data_dir": str(folder), "generation": NAME}
         log = stack.enter_context((folder / "servers.log").open("wb"))
         for number in range(1, processes + 1):
