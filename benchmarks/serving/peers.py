@@ -54,7 +54,7 @@ from forebay.arrays import Floats
 from forebay.cli.benchclient import PREPARED, lookups
 from forebay.cli.benchclients import OVER_HTTP, Clients, Round, clients_of
 from forebay.cli.benchfour import bundle_of
-from forebay.cli.benchnode import cpu_s, node_of_benches
+from forebay.cli.benchnode import WITHOUT_LISTS, cpu_s, node_of_benches
 from forebay.cli.benchserver import scores_of
 from forebay.cli.console import err
 
@@ -168,7 +168,10 @@ def _started(name: str, base: dict[str, Any], folder: Path, env: Path) -> Iterat
     with ExitStack() as stack:
         if name in OURS:
             bundle = bundle_of(base["dim"], "affinity" if name == AFFINITY else "weighted_sum")
-            node = stack.enter_context(node_of_benches(bundle, own, 2 if name == TWO else 1, items=ITEMS, users=USERS))
+            processes = 2 if name == TWO else 1
+            node = stack.enter_context(
+                node_of_benches(bundle, own, processes, items=ITEMS, users=USERS, index=WITHOUT_LISTS)
+            )
             http = {"kind": "http", "host": node.host, "port": node.port, "path": "/v1/rank"}
             pids = [server.pid for server in node.servers]
             yield Contestant({**base, **http, "packed": name != FOREBAY_JSON}, pids, scores_of(bundle, node.url))

@@ -191,11 +191,11 @@ class Slow:
         self.let_go.set()
         engine.rank = self
 
-    def __call__(self, request: Any) -> Any:
+    def __call__(self, request: Any, *more: Any) -> Any:
         self.begun += 1
         self.entered.set()
         assert self.let_go.wait(20)
-        return self._rank(request)
+        return self._rank(request, *more)
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_a_search_does_not_stand_in_the_way_of_a_lookup(node: Any) -> None:
     """It has a lane of its own: while threads search, the loop ranks."""
     with serving(create_app(node.engine, lambda: Readiness(True))) as url, ExitStack() as stack:
         go, search = threading.Event(), node.engine.retrieve
-        node.engine.retrieve = lambda request: search(request) if go.wait(20) else None
+        node.engine.retrieve = lambda *asked: search(*asked) if go.wait(20) else None
         searching = [stack.enter_context(connect(url)) for _ in range(4)]
         for connection in searching:
             send(connection, post(b'{"user":"u"}', path="/v1/retrieve"))

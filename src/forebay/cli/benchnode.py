@@ -28,9 +28,11 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows
 from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
+from forebay.store.indexkeeper import IndexOptions
 
 ITEMS, USERS = 100_000, 10_000
 NAME, FILL, SAY_S, START_S = "bench", 8_192, 1.0, 300.0  # a start compiles kernels where none are kept
+WITHOUT_LISTS = IndexOptions(flat_rows=1 << 40)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,17 +57,24 @@ class Node:
 
 @contextmanager
 def node_of_benches(
-    bundle: Bundle, folder: Path, processes: int = 1, *, items: int = ITEMS, users: int = USERS
+    bundle: Bundle,
+    folder: Path,
+    processes: int = 1,
+    *,
+    items: int = ITEMS,
+    users: int = USERS,
+    index: IndexOptions = IndexOptions(),
 ) -> Iterator[Node]:
     """So many servers of items i0… and users u0…, until the block ends. What they say goes to `folder`/servers.log.
 
+    This process makes the lists of the index, on threads beside the block; WITHOUT_LISTS is for who only ranks.
     Raises ServerUnavailable when they are not ready in time, or when one has ended.
     """
     generation = Generation.new(NAME, bundle.hash, dict.fromkeys(SIDES, 1), {})
     generation.save(folder / "generations" / NAME)
     bundle.save(folder / "bundles")
     with ExitStack() as stack:
-        copy = FeedingCopy.open(bundle, generation, folder / "vectors" / NAME, folder / "tables" / NAME)
+        copy = FeedingCopy.open(bundle, generation, folder / "vectors" / NAME, folder / "tables" / NAME, index=index)
         stack.callback(copy.close)
         _fill(copy, {"user": users, "item": items})
         stop = threading.Event()

@@ -25,7 +25,7 @@ from forebay.arrays import Floats
 from forebay.cli.benchclient import PREPARED, lookups
 from forebay.cli.benchclients import Clients, Round, clients_of
 from forebay.cli.benchfour import bundle_of
-from forebay.cli.benchnode import ITEMS, USERS, Node, node_of_benches, rows_of
+from forebay.cli.benchnode import ITEMS, USERS, WITHOUT_LISTS, Node, node_of_benches, rows_of
 from forebay.errors import StoreError
 from forebay.retrieval.client import Client
 from forebay.segments.bundle import Bundle
@@ -91,7 +91,9 @@ def bench(repeats: int, line: Callable[..., Line], size: Size = Size()) -> list[
         for processes in _PROCESSES:
             own = Path(folder) / str(processes)
             own.mkdir()
-            node = stack.enter_context(node_of_benches(bundle, own, processes, items=size.items, users=size.users))
+            node = stack.enter_context(
+                node_of_benches(bundle, own, processes, items=size.items, users=size.users, index=WITHOUT_LISTS)
+            )
             for packed in _MEDIA:
                 asked = _asked(node, packed, size)
                 clients = stack.enter_context(clients_of(asked, CLIENTS))
