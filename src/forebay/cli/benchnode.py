@@ -64,10 +64,12 @@ def node_of_benches(
     items: int = ITEMS,
     users: int = USERS,
     index: IndexOptions = IndexOptions(),
+    own_session: bool = False,
 ) -> Iterator[Node]:
     """So many servers of items i0… and users u0…, until the block ends. What they say goes to `folder`/servers.log.
 
     This process makes the lists of the index, on threads beside the block; WITHOUT_LISTS is for who only ranks.
+    A busy machine may share its cores by session: with `own_session` this process takes nothing of the servers' share.
     Raises ServerUnavailable when they are not ready in time, or when one has ended.
     """
     generation = Generation.new(NAME, bundle.hash, dict.fromkeys(SIDES, 1), {})
@@ -89,7 +91,9 @@ def node_of_benches(
         log = stack.enter_context((folder / "servers.log").open("wb"))
         for number in range(1, processes + 1):
             part = Part("server", os.getpid(), flags, 1e9, number, (listener.fileno(),))
-            server = subprocess.Popen(command(part), stdout=log, stderr=log, pass_fds=part.listeners)
+            server = subprocess.Popen(
+                command(part), stdout=log, stderr=log, pass_fds=part.listeners, start_new_session=own_session
+            )
             stack.callback(_end, server)
             node.servers.append(server)
         _await(node, folder)
@@ -110,6 +114,15 @@ def cpu_s(pid: int) -> float:
     """Processor time that a process of this machine has used, in seconds; to 10 ms."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / _TICKS
+
+
+def waited_s(pid: int) -> float:
+    """How long threads of a process of this machine were ready to run and had no core, in seconds."""
+    found = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            found += int((task / "schedstat").read_text().split()[1]) / 1e9
+    return found
 
 
 def resident_mb(pid: int) -> float:
