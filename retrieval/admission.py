@@ -1,7 +1,8 @@
 """Which requests a server takes on, and when each has its turn.
 
 Work happens one request at a time on the event loop (a search of the index on threads of its own), so the wait of a new
-one is known when it comes: what those before it will take. It is refused at once where that wait is too long:
+one is known when it comes: what those before it will take, times what the waits of late were of what they should have
+been. It is refused at once where that wait is too long:
 
 - longer than half of what its caller has left, or than leaves time for the work itself;
 - with `short` others or more before it, past `burst_s`, or past `target_s` while there has been a queue for
@@ -44,6 +45,7 @@ class Refusal(Enum):
     DEADLINE = "deadline_exceeded"
 
 
+_KEPT, _MOST = 0.97, 8.0  # what a wait counts for at the next one; what a queue is stretched by at most
 Kind: TypeAlias = tuple[str, int]  # a path, and the binary order of magnitude of the body
 
 
@@ -56,6 +58,7 @@ class Turn:
     wanted: Callable[[], bool]
     came: float
     costs_s: float = 0.0
+    foreseen_s: float = 0.0  # in the queue, by what was known when it came
 
 
 class Lane:
@@ -72,6 +75,7 @@ class Lane:
         self._width, self._options, self._costs, self._clock = width, options, costs, clock
         self._queue: deque[Turn] = deque()
         self._queued_s = 0.0
+        self._foreseen_s = self._waited_s = 0.0  # sums over those that had their turn lately, the oldest counting least
         self._empty_at = 0.0  # when the queue was last seen to be empty
         self._aside: dict[asyncio.Task[None], float] = {}  # seconds that requests which are at work have waited
         self.running = 0
@@ -88,7 +92,7 @@ class Lane:
         if not self._queue:
             self._empty_at = now
             return None
-        most, wait_s, ahead = self._options, self._queued_s / self._width, len(self._queue)
+        most, wait_s, ahead = self._options, self._queued_s / self._width * self._stretch(), len(self._queue)
         if wait_s > min(left_s / 2, left_s - self._costs.get(kind, 0.0)) or ahead >= most.queue:
             return Refusal.OVERLOADED
         allowed_s = most.target_s if now - self._empty_at > most.interval_s else most.burst_s
@@ -100,6 +104,7 @@ class Lane:
         if self.running < self._width:
             self._begin(turn, turn.came)
         else:
+            turn.foreseen_s = self._queued_s / self._width
             self._queue.append(turn)
             self._queued_s += turn.costs_s
 
@@ -134,9 +139,18 @@ class Lane:
             first = self._queue.popleft()
             self._queued_s -= first.costs_s
             if first.wanted():
+                self._foreseen_s = _KEPT * self._foreseen_s + first.foreseen_s
+                self._waited_s = _KEPT * self._waited_s + now - first.came
                 self._begin(first, now)
         if not self._queue:
             self._empty_at, self._queued_s = now, 0.0
+
+    def _stretch(self) -> float:
+        """How many times longer the queue has lately been than the times of its requests say, 1 at least. Pauses that
+        come again and again, of a machine with other work, are in no single request's time."""
+        if self._waited_s <= self._foreseen_s:
+            return 1.0
+        return min(self._waited_s / max(self._foreseen_s, 1e-9), _MOST)
 
     def _learn(self, kind: Kind, seconds: float) -> None:
         """One that took unusually long (a first one, a pause of the machine) moves what is known by little."""

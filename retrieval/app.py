@@ -63,6 +63,7 @@ from forebay.retrieval.metrics import ServerMetrics
 from forebay.retrieval.misses import Misses
 from forebay.retrieval.openapi import document
 from forebay.retrieval.scanned import Scanned, rank_request, warm
+from forebay.retrieval.steps import Laps, Sampled
 from forebay.retrieval.wire import decode, encode, header
 from forebay.segments.spec import SIDES, Side
 from forebay.store.generation import numeric_platform
@@ -121,8 +122,10 @@ class App:
         self.refused: Counter[str] = Counter()
         self.answers_metrics = True
         self._engine, self._page, self._misses = engine, page, Misses()
+        self._steps = Sampled(frozenset({"/v1/rank", "/v1/retrieve", "/v1/explain"}))
+        self._users = {"memory": 0, "elsewhere": 0}
         build = Build(engine.generation, engine.bundle_hash, numeric_platform())
-        self._metrics = ServerMetrics(engine.copy, ready, self.refused, build)
+        self._metrics = ServerMetrics(engine.copy, ready, self.refused, build, self._users)
         routes = (
             Route("/v1/rank", "POST", self._rank, "/v1/rank", True),
             Route("/v1/explain", "POST", self._explain, "/v1/explain", True),
@@ -181,14 +184,20 @@ class App:
                 raise ServerUnavailable(f"not ready: {state.reason}", do="Ask another server, or wait for /ready")
             if route.method == "POST":
                 await read(asked, receive, self.limits.body_bytes)
+            laps = None
             if route.lookup:
                 asked.within()
+                if laps := self._steps.begin(route.path):
+                    asked.lap = laps
             answer = await route.ask(asked)
             if route.lookup:  # while it worked the time may have ended
                 asked.within()
             if isinstance(answer, Plain):
                 return answer.status, answer.data, answer.media
-            return 200, *encode(answer, asked.headers)
+            data, media = encode(answer, asked.headers)
+            if laps is not None:
+                _timed(route.name, laps)
+            return 200, data, media
         except ConnectionAbortedError:
             return _NOBODY, b"", b""
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a typed answer
@@ -205,10 +214,11 @@ class App:
 
     async def _retrieve(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, RetrieveRequest)
+        asked.lap("read")
         # An exact search of many items takes milliseconds.
-        if self._engine.at_hand(request.user):
-            return _told(await asyncio.to_thread(self._engine.retrieve, request))
-        return _told(await self._later(asked, lambda: self._engine.retrieve(request)))
+        if self._at_hand(request.user):
+            return _told(await asyncio.to_thread(self._engine.retrieve, request, asked.lap))
+        return _told(await self._later(asked, lambda: self._engine.retrieve(request, asked.lap)))
 
     async def _explain(self, asked: Asked) -> object:
         request = decode(asked.body, asked.headers, ExplainRequest)
@@ -232,9 +242,16 @@ class App:
         return BatchResponse(entries)
 
     async def _ranked(self, asked: Asked, request: RankRequest | Scanned) -> RankResponse:
-        if self._engine.at_hand(request.user):
-            return self._engine.rank(request)
-        return await self._later(asked, partial(self._engine.rank, request))
+        asked.lap("read")
+        if self._at_hand(request.user):
+            return self._engine.rank(request, asked.lap)
+        return await self._later(asked, partial(self._engine.rank, request, asked.lap))
+
+    def _at_hand(self, user: str) -> bool:
+        """Whether the user's row is in memory; counted for the metrics."""
+        there = self._engine.at_hand(user)
+        self._users["memory" if there else "elsewhere"] += 1
+        return there
 
     async def _later(self, asked: Asked, call: Callable[[], T]) -> T:
         """A lookup of a user that is not in memory: others have their turns while it waits."""
@@ -261,7 +278,7 @@ class App:
         vectors = query.get("vectors", [""])[-1] in ("true", "1")
         generation = query["generation"][-1] if "generation" in query else None
         ask = partial(self._engine.entity, side, name, vectors=vectors, generation=generation)
-        return ask() if side == "item" or self._engine.at_hand(name) else await self._later(asked, ask)
+        return ask() if side == "item" or self._at_hand(name) else await self._later(asked, ask)
 
     async def _health(self, _: Asked) -> object:
         return {"status": "ok"}
@@ -306,6 +323,13 @@ def _body(code: str, error: ForebayError) -> ErrorBody:
     if isinstance(error, WrongShard):
         return WrongShardBody(code, error.what, error.do, error.shard)
     return ErrorBody(code, error.what, error.do)
+
+
+def _timed(path: str, laps: Laps) -> None:
+    """The `lookup_step` hook for each step of a lookup whose answer is bytes by now."""
+    laps("answer")
+    for step, seconds in laps.seconds().items():
+        telemetry.emit("lookup_step", path=path, step=step, seconds=seconds)
 
 
 def _told(answer: RankResponse) -> RankResponse:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from forebay.errors import BadRequest, DeadlineExceeded, ForebayError
+from forebay.retrieval.steps import Lap, untimed
 from forebay.retrieval.wire import RETRY_AFTER, Headers, header
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -21,7 +22,8 @@ class TooLarge(ForebayError):
 
 @dataclass(slots=True)
 class Asked:
-    """One request. `arrived`, of `time.perf_counter`, is the earliest that its first byte can have come."""
+    """One request. `arrived`, of `time.perf_counter`, is the earliest that its first byte can have come. `lap` is told
+    of the steps of a lookup."""
 
     method: str
     path: str
@@ -29,6 +31,7 @@ class Asked:
     headers: Headers
     body: bytes
     arrived: float
+    lap: Lap = untimed
 
     def left_s(self) -> float | None:
         """Seconds that the caller still waits; None where it did not say. Raises DeadlineExceeded."""

@@ -26,6 +26,7 @@ from forebay.retrieval.messages import (
 )
 from forebay.retrieval.scanned import Names, Scanned
 from forebay.retrieval.selecting import Selector
+from forebay.retrieval.steps import Lap, untimed
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
 from forebay.segments.spec import SIDES, SegmentSpec, Side
 from forebay.segments.spec.servingfile import BOOST
@@ -101,24 +102,28 @@ class Engine:
         self._selector = Selector(copy.codecs["item"].served, limits.max_boosts)
         self._specs: dict[Side, tuple[SegmentSpec, ...]] = {side: model.segments(side) for side in SIDES}
 
-    def rank(self, request: RankRequest | Scanned) -> RankResponse:
+    def rank(self, request: RankRequest | Scanned, lap: Lap = untimed) -> RankResponse:
         """The best `k` of the given candidates. An unknown candidate is scored with the default vectors; one that is
-        given twice is answered twice. Raises GenerationUnavailable and BadRequest."""
+        given twice is answered twice. `lap` is told of the steps. Raises GenerationUnavailable and BadRequest."""
         self._pin(request.generation)
         self._bound("candidates", len(request.candidates), self.limits.max_candidates)
         selection = self._asked(request)
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
         query = self.fusion.user_half(user)
+        lap("user")
         unknown: set[int] = set()  # places of candidates without a row, or with that of another one of their hash
         while True:  # again only where a candidate was judged by what is not its own
             asked = self._candidates(request, selection, unknown)
+            lap("candidates")
             with self.copy.read("item", asked.hashes) as items:  # steps 4 to 6
-                hits, fresh = self._best(items, self.fusion, request, asked.names, None, user, query, now, asked.added)
+                hits, fresh = self._best(
+                    items, self.fusion, request, asked.names, None, user, query, now, asked.added, lap
+                )
             if selection is None or not asked.strangers(hits, unknown):
                 return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
-    def retrieve(self, request: RetrieveRequest) -> RankResponse:
+    def retrieve(self, request: RetrieveRequest, lap: Lap = untimed) -> RankResponse:
         """The best `k` of all items that the request lets in, by the fusion for `retrieve`: its scores say what is
         chosen next, those of `rank` what is liked, and they do not compare.
 
@@ -130,6 +135,7 @@ class Engine:
         now = self._now_ms()
         known, user, segments = self._user(request.user, now)
         query = self.retrieval.user_half(user)
+        lap("user")
         seen = self._seen(request)
         allowed, denied, hashes = request.allow, set(request.deny), _hashes(request.deny)
         with self.copy.read("item", hashes) as items:
@@ -141,6 +147,7 @@ class Engine:
             wanted = request.k + _SPARE if request.k else 0
             found = self.copy.search(query[0], wanted, np.concatenate([deny, seen]), selection)
         let_in = None if allowed is None else set(allowed)
+        lap("candidates")
         with self.copy.read("item", found) as items:
             # A row may have gone to another item since the search: its name is read with its vector, and judged again.
             names = [name or "" for name in items.names(np.arange(len(found)))]
@@ -151,7 +158,7 @@ class Engine:
                 columns, _ = items.served()
                 may, added = may & selection.kept(columns), selection.added(columns)
             hits, fresh = self._best(
-                items, self.retrieval, request, names, np.flatnonzero(may), user, query, now, added
+                items, self.retrieval, request, names, np.flatnonzero(may), user, query, now, added, lap
             )
         return RankResponse(hits, self.generation, self.bundle_hash, known, segments, fresh)
 
@@ -305,6 +312,7 @@ class Engine:
         query: Query,
         now: int,
         added: Floats | None = None,
+        lap: Lap = untimed,
     ) -> tuple[list[Hit], dict[str, SegmentFreshness]]:
         """Steps 4 to 6 over some places of the items read, int64 [m] (None: all), `names` [n] of all of them, and what
         is `added` to their scores, float32 [n]: hits, and the freshness of the returned items."""
@@ -318,6 +326,7 @@ class Engine:
                 break
             items.forget(strangers)
         known = items.found[best]
+        lap("score")
         shares: list[dict[str, float] | None] = [None] * len(best)
         if request.explain:
             segments = [spec.name for spec in self._specs["user"]]

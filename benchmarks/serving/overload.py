@@ -2,17 +2,18 @@
 
     python benchmarks/serving/overload.py [--times 3] [--seconds 10] [--deadline-ms 50] [--connections 200]
 
-A server runs in a process of its own, over 100,000 synthetic items; this process asks it for the best 50 of 1,000
-candidates. First closed: as many lookups as eight connections get answered, one after the other. Then open: requests
-leave by the clock, at --times that rate, each with its deadline; a request for which no connection is free counts as
-one that was not answered. An answer is in time where it is a 200 and all of it is here before the deadline, by this
-process's clock and from when the request was due to leave.
+A server process as `forebay serve --processes` starts it, over 100,000 synthetic items; this process asks it for the
+best 50 of 1,000 candidates. First closed: as many lookups as eight connections get answered, one after the other. Then
+open: requests leave by the clock, at --times that rate, each with its deadline; a request for which no connection is
+free counts as one that was not answered. An answer is in time where it is a 200 and all of it is here before the
+deadline, by this process's clock and from when the request was due to leave.
 
 Both processes share the machine: on two cores the asking takes one of them, and what else runs there takes of both. So
 answers in time are told by the server's own processor time as well: `in_time_of_capacity_by_cpu` is what it answers in
 time with a second of that under overload, of what it does when it is asked by eight. What is missing to 1 went into
 refusals and into answers that were late. It does not depend on how much of the machine others take; how late an
-answer is does.
+answer is does. `server_waited_of_a_core` tells how much of the time the server was ready to run and had no core: where
+it is not near 0, times are those of a machine that is too small for what runs there.
 """
 
 from __future__ import annotations
@@ -20,14 +21,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
-import resource
 import sys
+import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -37,26 +36,10 @@ import uvloop
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as `forebay serve` has it; the server's process takes it over
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from forebay.cli.benchnode import cpu_s
+from forebay.cli.benchfour import bundle_of
+from forebay.cli.benchnode import ITEMS, USERS, WITHOUT_LISTS, Node, cpu_s, node_of_benches, resident_mb, waited_s
 
-ITEMS, USERS, CANDIDATES = 100_000, 10_000, 1_000
-
-
-def _serve(pipe: Connection) -> None:
-    """The server's process: says its address, and at the end its memory."""
-    os.setsid()  # a busy machine shares its cores by session: the asking then takes nothing from the server's share
-
-    from forebay.cli.bench import bundle_of_benches, copy_of_benches
-    from forebay.retrieval.engine import Engine
-    from forebay.retrieval.messages import Readiness
-    from forebay.retrieval.server import create_app, serving
-
-    bundle = bundle_of_benches()
-    engine = Engine(bundle, copy_of_benches(bundle))
-    with serving(create_app(engine, lambda: Readiness(True))) as url:
-        pipe.send(url)
-        pipe.recv()
-        pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+CANDIDATES = 1_000
 
 
 @dataclass
@@ -153,7 +136,7 @@ async def _closed(host: str, port: int, seconds: float, connections: int) -> flo
 
 async def _open(host: str, port: int, rate: float, seconds: float, deadline_s: float, connections: int) -> Told:
     """`rate` requests a second by the clock, whatever is answered."""
-    told, requests, free = Told(), _requests(round(deadline_s * 1000)), list[_Asker]()
+    told, requests, free = Told(), _requests(round(deadline_s * 1000)), deque[_Asker]()
     loop = asyncio.get_running_loop()
     askers = [
         (await loop.create_connection(lambda: _Asker(told, deadline_s, free.append), host, port))[1]
@@ -166,7 +149,8 @@ async def _open(host: str, port: int, rate: float, seconds: float, deadline_s: f
         while total < (now - start) * rate:
             due, total = start + total / rate, total + 1
             if free:
-                free.pop().ask(requests[sent % len(requests)], due)
+                # In turn: a server ends a connection that asks nothing for some seconds.
+                free.popleft().ask(requests[sent % len(requests)], due)
                 sent += 1
             else:
                 told.statuses["no connection free"] += 1
@@ -186,38 +170,41 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=200, help="that the overload comes over")
     parser.add_argument("--repeats", type=int, default=3)
     asked = parser.parse_args()
-    here, there = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(there,))
-    process.start()
-    address = here.recv().removeprefix("http://").partition(":")
-    host, port, server = address[0], int(address[2]), process.pid
-    assert server is not None
-    for _ in range(asked.repeats):
-        marks, seconds = [cpu_s(server)], min(asked.seconds, 5.0)
-        capacity = uvloop.run(_closed(host, port, seconds, 8))
-        rate = asked.times * capacity
-        marks.append(cpu_s(server))
-        told = uvloop.run(_open(host, port, rate, asked.seconds, asked.deadline_ms / 1000, asked.connections))
-        marks.append(cpu_s(server))
-        answered = told.in_time / asked.seconds
-        alone, overloaded = capacity * seconds / (marks[1] - marks[0]), told.in_time / (marks[2] - marks[1])
-        line = {
-            "capacity_per_s": round(capacity),
-            "offered_per_s": round(rate),
-            "in_time_per_s": round(answered),
-            "in_time_of_capacity": round(answered / capacity, 3),
-            "in_time_of_capacity_by_cpu": round(overloaded / alone, 3),
-            "server_cpu_of_a_core": round((marks[2] - marks[1]) / asked.seconds, 2),
-            "late_200": told.late,
-            "good_ms_p50_p99": _ms(told.good_s),
-            "refused_ms_p50_p99": _ms(told.refused_s),
-            "statuses": dict(told.statuses),
-            "load_average": os.getloadavg()[0],
-        }
-        print(json.dumps(line), flush=True)
-    here.send("end")
-    print(json.dumps({"server_rss_mb": here.recv()}))
-    process.join(30)
+    bundle = bundle_of(32, "affinity")
+    with (
+        tempfile.TemporaryDirectory(prefix="forebay-overload-") as folder,
+        node_of_benches(bundle, Path(folder), index=WITHOUT_LISTS, own_session=True) as node,
+    ):
+        for _ in range(asked.repeats):
+            print(json.dumps(_round(node, asked)), flush=True)
+
+
+def _round(node: Node, asked: argparse.Namespace) -> dict[str, Any]:
+    pid, seconds = node.servers[0].pid, min(asked.seconds, 5.0)
+    marks = [cpu_s(pid)]
+    capacity = uvloop.run(_closed(node.host, node.port, seconds, 8))
+    rate = asked.times * capacity
+    marks.append(cpu_s(pid))
+    waited, resident = waited_s(pid), resident_mb(pid)
+    told = uvloop.run(_open(node.host, node.port, rate, asked.seconds, asked.deadline_ms / 1000, asked.connections))
+    marks.append(cpu_s(pid))
+    answered = told.in_time / asked.seconds
+    alone, overloaded = capacity * seconds / (marks[1] - marks[0]), told.in_time / (marks[2] - marks[1])
+    return {
+        "capacity_per_s": round(capacity),
+        "offered_per_s": round(rate),
+        "in_time_per_s": round(answered),
+        "in_time_of_capacity": round(answered / capacity, 3),
+        "in_time_of_capacity_by_cpu": round(overloaded / alone, 3),
+        "server_cpu_of_a_core": round((marks[2] - marks[1]) / asked.seconds, 2),
+        "server_waited_of_a_core": round((waited_s(pid) - waited) / asked.seconds, 2),
+        "late_200": told.late,
+        "good_ms_p50_p99": _ms(told.good_s),
+        "refused_ms_p50_p99": _ms(told.refused_s),
+        "statuses": dict(told.statuses),
+        "server_mb_before_after": [round(resident), round(resident_mb(pid))],
+        "load_average": os.getloadavg()[0],
+    }
 
 
 def _ms(seconds: list[float]) -> list[float]:

@@ -39,8 +39,8 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +48,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "streams"))
 
 import numpy as np
-from four import bundle_of
 
 from figures import Figure, tell, words_of
-from forebay.cli.benchnode import cpu_s, node_of_benches
+from forebay.arrays import Floats
+from forebay.cli.benchclient import PREPARED, lookups
+from forebay.cli.benchclients import OVER_HTTP, Clients, Round, clients_of
+from forebay.cli.benchfour import bundle_of
+from forebay.cli.benchnode import WITHOUT_LISTS, cpu_s, node_of_benches
+from forebay.cli.benchserver import scores_of
 from forebay.cli.console import err
-from forebay.retrieval.client import Client
-from forebay.segments.bundle import Bundle
-from forebay.segments.spec import Side
 
 PACKAGES = (
     "fastapi==0.165.0", "uvicorn==0.54.0", "uvloop==0.23.0", "httptools", "numpy==2.4.6", "orjson", "redis==7.4.1",
@@ -77,27 +78,17 @@ CONTESTANTS = (*OURS, FASTAPI, FASTAPI_TWO, REDIS_INT8, REDIS_HALF, FEAST)
 ON_REDIS = {REDIS_INT8, REDIS_HALF}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Contestant:
-    """One that is there: what its clients are told, the processes that serve, and what is right for lookup 0."""
+    """One that is there: what its clients are told, the processes that serve, and scores of a user and items by our own
+    computation where the contestant has vectors of its own."""
 
     told: dict[str, Any]
     servers: list[int]
-    right: Callable[[str, list[str]], list[tuple[str, float]]] | None = None
-    clients: list[subprocess.Popen[str]] = field(default_factory=list)
+    scores: Callable[[str, list[str]], Floats] | None = None
 
     def cpu_s(self) -> float:
         return sum(map(cpu_s, self.servers))
-
-
-@dataclass(frozen=True)
-class Round:
-    """What was answered to so many clients at once."""
-
-    micros: np.ndarray[Any, Any]
-    per_s: float
-    server_us: float  # processor time for a lookup
-    client_us: float
 
 
 def main() -> int:
@@ -119,18 +110,18 @@ def main() -> int:
     found: dict[tuple[str, int], list[Round]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="forebay-serving-") as folder, ExitStack() as stack:
         base = {"dim": given.dim, "k": given.k, "items": ITEMS, "users": USERS, "seed": 1}
-        there = {}
+        there: dict[str, tuple[Contestant, Clients]] = {}
         for name in chosen:
             if name not in missing:
                 err.print(f"      starting {name}", markup=False)
-                there[name] = stack.enter_context(_started(name, base, Path(folder), given.env))
-                _clients(there[name], given.env, stack)
-                _held_against(name, there[name])
+                one = stack.enter_context(_started(name, base, Path(folder), given.env))
+                there[name] = one, stack.enter_context(_clients(one, given.env))
+                _held_against(name, *there[name])
         for turn in range(given.repeats):
-            for name, one in there.items():
-                for clients in (1, CLIENTS):
-                    found[name, clients].append(_round(one, clients, given.seconds))
-                rates = " and ".join(f"{found[name, clients][-1].per_s:,.0f}" for clients in (1, CLIENTS))
+            for name, (one, clients) in there.items():
+                for count in (1, CLIENTS):
+                    found[name, count].append(clients.round(count, given.seconds, one.cpu_s))
+                rates = " and ".join(f"{found[name, count][-1].per_s:,.0f}" for count in (1, CLIENTS))
                 err.print(f"      repeat {turn + 1} of {given.repeats}: {name}, {rates} lookups/s", markup=False)
     early = [_early() for _ in range(given.repeats)] if given.early else []
     tell(list(_figures(found, early)), as_json=given.json, more={
@@ -177,11 +168,13 @@ def _started(name: str, base: dict[str, Any], folder: Path, env: Path) -> Iterat
     with ExitStack() as stack:
         if name in OURS:
             bundle = bundle_of(base["dim"], "affinity" if name == AFFINITY else "weighted_sum")
-            node = stack.enter_context(node_of_benches(bundle, own, 2 if name == TWO else 1, items=ITEMS, users=USERS))
+            processes = 2 if name == TWO else 1
+            node = stack.enter_context(
+                node_of_benches(bundle, own, processes, items=ITEMS, users=USERS, index=WITHOUT_LISTS)
+            )
             http = {"kind": "http", "host": node.host, "port": node.port, "path": "/v1/rank"}
             pids = [server.pid for server in node.servers]
-            right = _scored(bundle, node.url, base["k"])
-            yield Contestant({**base, **http, "packed": name != FOREBAY_JSON}, pids, right)
+            yield Contestant({**base, **http, "packed": name != FOREBAY_JSON}, pids, scores_of(bundle, node.url))
         elif name in (FASTAPI, FASTAPI_TWO):
             yield stack.enter_context(_fastapi(base, own, env, 2 if name == FASTAPI_TWO else 1))
         elif name in (REDIS_INT8, REDIS_HALF):
@@ -271,92 +264,37 @@ def _children(pid: int) -> list[int]:
 # -- clients
 
 
-def _clients(one: Contestant, env: Path, stack: ExitStack) -> None:
-    """Of an environment that has what the contestant's kind needs: ours for a Forebay server."""
-    ours = one.right is not None
-    python = sys.executable if ours else str(env / "bin" / "python")
-    environment = {name: value for name, value in os.environ.items() if ours or name != "PYTHONPATH"}
-    for number in range(CLIENTS):
-        words = [python, "-W", "ignore", str(HERE / "asking.py"), json.dumps({**one.told, "number": number})]
-        client = subprocess.Popen(
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, cwd=HERE
-        )
-        stack.callback(_ended, client)
-        one.clients.append(client)
-    for client in one.clients:
-        if _line(client) != "ready\n":
-            raise SystemExit("a client did not start: see above")
-
-
-def _ended(client: subprocess.Popen[str]) -> None:
-    client.terminate()
-    client.communicate(timeout=30)
-
-
-def _line(client: subprocess.Popen[str], say: str = "") -> str:
-    assert client.stdin is not None and client.stdout is not None
-    if say:
-        client.stdin.write(say + "\n")
-        client.stdin.flush()
-        return ""
-    return client.stdout.readline()
-
-
-def _round(one: Contestant, clients: int, seconds: float) -> Round:
-    before = one.cpu_s()
-    for client in one.clients[:clients]:
-        _line(client, str(seconds))
-    told = [json.loads(_line(client)) for client in one.clients[:clients]]
-    micros = np.concatenate([np.array(part["us"]) for part in told])
-    used = one.cpu_s() - before
-    client_s = sum(part["cpu_s"] for part in told)
-    return Round(micros, len(micros) / seconds, used * 1e6 / len(micros), client_s * 1e6 / len(micros))
+def _clients(one: Contestant, env: Path) -> AbstractContextManager[Clients]:
+    """All that answer over HTTP are asked by the same one. The others' need what the peers' environment has."""
+    if one.told["kind"] == "http":
+        return clients_of(one.told, CLIENTS, OVER_HTTP)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = (str(env / "bin" / "python"), "-W", "ignore", str(HERE / "asking.py"))
+    return clients_of(one.told, CLIENTS, command, environment, HERE)
 
 
 # -- whether they did their work
 
 
-def _held_against(name: str, one: Contestant) -> None:
+def _held_against(name: str, one: Contestant, clients: Clients) -> None:
     """Raises SystemExit where the first client's lookup 0 is not answered with the best items and their scores."""
     sys.path.insert(0, str(HERE))
     import vectors
 
-    base, client = one.told, one.clients[0]
-    _line(client, "check")
-    told = [(item, score) for item, score in json.loads(_line(client))]
-    users, asked = vectors.lookups({**base, "number": 0}, 400)
+    base, told = one.told, clients.check()
+    users, asked = lookups({**base, "number": 0}, PREPARED)
     user, items = users[0], asked[0]
-    if one.right is not None:
-        right = one.right(user, items)
+    if one.scores is not None:
+        scores = one.scores(user, items)
     else:
         own, all_items = vectors.codes(base)
         rows = all_items[[int(item[1:]) for item in items]].astype(np.float32) * np.float32(vectors.SCALE)
         scores = rows @ (own[int(user[1:])].astype(np.float32) * np.float32(vectors.SCALE))
-        right = vectors.best(items, scores, base["k"])
+    right = vectors.best(items, scores, base["k"])
     close = np.allclose([score for _, score in told], [score for _, score in right], rtol=1e-2, atol=1e-2)
     same = len({item for item, _ in told} & {item for item, _ in right})
     if len(told) != base["k"] or not close or same < 0.9 * base["k"]:  # float16 moves the last places
         raise SystemExit(f"{name} answers {told[:3]}, and {right[:3]} was right")
-
-
-def _scored(bundle: Bundle, url: str, k: int) -> Callable[[str, list[str]], list[tuple[str, float]]]:
-    """By the fusion's plain form, over the vectors that the server says it has."""
-
-    def right(user: str, items: list[str]) -> list[tuple[str, float]]:
-        import vectors
-
-        with Client(url, timeout_s=30.0) as client:
-
-            def stored(side: Side, name: str) -> Any:
-                segments = client.entity(side, name, vectors=True).segments.values()
-                return np.concatenate([np.frombuffer(s.codes, np.int8) * np.float32(s.scale) for s in segments])  # type: ignore[arg-type,type-var]
-
-            rows = np.stack([stored("item", item) for item in items])
-            fusion = bundle.fusions["rank"]
-            scores = fusion.join(fusion.user_half(stored("user", user)), fusion.item_half(rows))
-            return vectors.best(items, scores, k)
-
-    return right
 
 
 # -- what is told
@@ -374,7 +312,7 @@ def _figures(found: Mapping[tuple[str, int], Sequence[Round]], early: Sequence[f
         label = f"{name}, {'one client' if clients == 1 else f'{clients} clients'}"
         yield Figure(label, [one.per_s for one in rounds], "lookups/s")
         for rank in (50, 99):
-            yield Figure(f"{label}, p{rank}", [float(np.percentile(one.micros, rank)) / 1e3 for one in rounds], "ms")
+            yield Figure(f"{label}, p{rank}", [one.percentile(rank) / 1e3 for one in rounds], "ms")
         yield Figure(f"{label}, CPU of servers", [one.server_us for one in rounds], "µs/lookup")
         yield Figure(f"{label}, CPU of clients", [one.client_us for one in rounds], "µs/lookup")
     for (name, clients), rounds in found.items():

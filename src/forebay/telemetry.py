@@ -28,6 +28,7 @@
 | applied | Replica | side, rows, seconds since the newest record's append time |
 | request | server | path, status, seconds from its first byte, waited of them before its work began |
 | user_read | server | path, seconds that a lookup took whose user was not in memory |
+| lookup_step | server | path, step (read, user, candidates, score, answer), seconds: of one lookup in 16 |
 | served | server | side, segment, state in an answer, seconds since its as_of (absent where nothing is known) |
 """
 

@@ -170,6 +170,7 @@ def _server_text() -> str:
     metrics = ServerMetrics(copy, lambda: Readiness(True))
     metrics("request", {"path": "/v1/rank", "status": 200, "seconds": 0.001, "waited": 0.0001})
     metrics("user_read", {"path": "/v1/rank", "seconds": 0.001})
+    metrics("lookup_step", {"path": "/v1/rank", "step": "score", "seconds": 0.001})
     metrics("served", {"side": "user", "segment": "recent", "state": "fresh", "seconds": 1.0})
     return metrics.exposed("")[0].decode()
 

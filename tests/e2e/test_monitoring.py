@@ -32,7 +32,7 @@ DID_NOT_HAPPEN = {
     "forebay_aborts_total", "forebay_undeclared_total", "forebay_restore_seconds_sum", "forebay_restore_seconds_count",
     "forebay_checkpoint_seconds_sum", "forebay_checkpoint_seconds_count", "forebay_checkpoint_sent_bytes_total",
     "forebay_checkpoint_time_seconds", "forebay_fetched_bytes_total", "forebay_left_memory_total",
-    "forebay_standby_lag_records",
+    "forebay_standby_lag_records", "forebay_index_recall",
 }  # fmt: skip
 
 

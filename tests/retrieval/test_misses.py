@@ -68,6 +68,9 @@ def test_every_answer_is_that_of_a_node_which_has_all_in_memory(copies: tuple[No
     for path in ("/v1/rank", "/v1/retrieve", "/v1/entities"):
         found = re.search(rf'forebay_user_read_seconds_count{{path="{path}"}} (\d+)', text)
         assert found is not None and 0 < int(found[1]) <= 41 * 3
+    places = {place: int(n) for place, n in re.findall(r'forebay_user_rows_total{place="(\w+)"} (\d+)', text)}
+    reads = sum(map(int, re.findall(r"forebay_user_read_seconds_count{.*} (\d+)", text)))
+    assert places["elsewhere"] == reads and sum(places.values()) == 3 * 41 * 3
     assert few.rows()["user"] == ROOM
 
 

@@ -1,111 +1,34 @@
-"""One client of peers.py: asks, waits for the answer, asks again. What it needs is numpy, and what its kind needs.
+"""One client of peers.py that asks a store and scores by itself: forebay.cli.benchclient says what it reads and prints.
 
-    python asking.py '{"kind": "http" | "redis" | "feast", …}'
+    python asking.py '{"kind": "redis" | "feast", …}'
 
-A line `SECONDS` on its input starts a round; a line of JSON answers it: microseconds of each lookup, and the processor
-time that this process used. `check` answers with the best items and scores of lookup 0.
-
-http: requests are bytes made before the first round, sent over a socket and read up to the announced length. redis and
-feast: fetching and scoring happen in this process, as they would in a service.
+What it needs is numpy, and what its kind needs. Fetching and scoring happen in this process, as they would in a
+service.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
-import time
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Its environment is the peers', and has no forebay: it takes what all clients have in common from this checkout.
+sys.path.append(str(Path(__file__).resolve().parents[3] / "src"))
 
 import numpy as np
 import vectors
 
-PREPARED = 400  # lookups, taken in turn: their 400,000 items are not what a cache holds
+from forebay.cli.benchclient import PREPARED, Lookup, lookups, rounds
 
 
 def main() -> int:
     given = json.loads(sys.argv[1])
-    users, asked = vectors.lookups(given, PREPARED)
-    begin, lookup, check = {"http": _http, "redis": _redis, "feast": _feast}[given["kind"]](given, users, asked)
-    begin()
-    turn = given["number"] * 97
-    for n in range(20):
-        lookup(n)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        begin()
-        if line == "check\n":
-            print(json.dumps(check(0)), flush=True)
-            continue
-        taken, cpu, end = [], time.process_time(), time.perf_counter() + float(line)
-        while (start := time.perf_counter()) < end:
-            lookup(turn % PREPARED)
-            turn += 1
-            taken.append(round((time.perf_counter() - start) * 1e6))
-        print(json.dumps({"us": taken, "cpu_s": time.process_time() - cpu}), flush=True)
+    users, asked = lookups(given, PREPARED)
+    rounds(given["number"], {"redis": _redis, "feast": _feast}[given["kind"]](given, users, asked))
     return 0
-
-
-# What comes before a round, a lookup, and a lookup's answer as items and scores.
-Lookup = tuple[Callable[[], None], Callable[[int], Any], Callable[[int], list[tuple[str, float]]]]
-
-
-def _http(given: dict[str, Any], users: list[str], asked: list[list[str]]) -> Lookup:
-    requests = []
-    for user, items in zip(users, asked, strict=True):
-        body: Any = {"user": user, "candidates": items, "k": given["k"]}
-        media = "application/json"
-        if given["packed"]:
-            import msgspec
-
-            body, media = msgspec.msgpack.encode(body), "application/msgpack"
-        else:
-            body = json.dumps(body, separators=(",", ":")).encode()
-        head = f"POST {given['path']} HTTP/1.1\r\nhost: h\r\ncontent-type: {media}\r\naccept: {media}\r\n"
-        requests.append(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
-    connection = socket.socket()
-
-    def begin() -> None:
-        """A new connection: servers end one that is idle for as long as other contestants have their rounds."""
-        nonlocal connection
-        connection.close()
-        connection = socket.create_connection((given["host"], given["port"]), timeout=30)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def received() -> bytes:
-        data = connection.recv(1 << 16)
-        if not data:
-            raise SystemExit("the server ended the connection")
-        return data
-
-    def lookup(n: int) -> bytes:
-        connection.sendall(requests[n])
-        said = received()
-        while (end := said.find(b"\r\n\r\n")) < 0:
-            said += received()
-        at = said.lower().index(b"content-length: ") + 16
-        length = end + 4 + int(said[at : said.index(b"\r\n", at)])
-        while len(said) < length:
-            said += received()
-        if said[9:12] != b"200":
-            raise SystemExit(f"answered with {said[:300]!r}")
-        return said[end + 4 :]
-
-    def check(n: int) -> list[tuple[str, float]]:
-        data = lookup(n)
-        if given["packed"]:
-            import msgspec
-
-            told = msgspec.msgpack.decode(data)
-        else:
-            told = json.loads(data)
-        return [(hit["item"], hit["score"]) for hit in told["hits"]]
-
-    return begin, lookup, check
 
 
 def _nothing() -> None:

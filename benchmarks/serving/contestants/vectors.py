@@ -1,5 +1,4 @@
-"""What all contestants of peers.py hold: int8 vectors of items i0… and users u0…, four segments side by side, and the
-lookups that are asked."""
+"""What all contestants of peers.py hold: int8 vectors of items i0… and users u0…, four segments side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCALE, SEGMENTS, CANDIDATES = 0.01, 4, 1_000
+SCALE, SEGMENTS = 0.01, 4
 
 
 def width(given: dict[str, Any]) -> int:
@@ -22,13 +21,6 @@ def codes(given: dict[str, Any]) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
     random = np.random.default_rng(given["seed"])
     users = random.integers(-127, 128, (given["users"], width(given)), np.int8)
     return users, random.integers(-127, 128, (given["items"], width(given)), np.int8)
-
-
-def lookups(given: dict[str, Any], count: int) -> tuple[list[str], list[list[str]]]:
-    """A user and 1,000 items of each, uniformly drawn; clients have different ones."""
-    random = np.random.default_rng([given["seed"], given["number"]])
-    users = [f"u{n}" for n in random.integers(0, given["users"], count).tolist()]
-    return users, [[f"i{n}" for n in row] for row in random.integers(0, given["items"], (count, CANDIDATES)).tolist()]
 
 
 def best(items: Sequence[str], scores: NDArray[np.float32], k: int) -> list[tuple[str, float]]:

@@ -449,13 +449,14 @@ def doctor(
 @app.command()
 def bench(
     what: Annotated[
-        str, typer.Argument(help="lookup, apply, stream, backfill, index, index-1m, or all: the first two")
+        str, typer.Argument(help="lookup, apply, stream, backfill, index, index-1m, server, or all: the first two")
     ] = "all",
     repeats: Annotated[int, typer.Option(help="Of each measurement; the median and the spread are told")] = 5,
     json: Json = False,
 ) -> None:
     """Measure this machine against the budgets: lookups in process and over HTTP, events through a Processor, the
-    whole stream, and a backfill, on a broker of its own; the item index of 100,000 or a million beside its peers."""
+    whole stream, and a backfill, on a broker of its own; the item index of 100,000 or a million beside its peers;
+    server processes under one client and four."""
     from forebay.cli.bench import bench as verb
 
     verb(what, repeats, json)

@@ -20,6 +20,7 @@ from forebay.cli import source
 from forebay.cli.benchbackfill import bench as backfilled
 from forebay.cli.benchindex import bench as indexed
 from forebay.cli.benchlive import skewed
+from forebay.cli.benchserver import bench as served
 from forebay.cli.benchstream import stream
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
@@ -57,6 +58,7 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
         "backfill": lambda _, repeats: backfilled(repeats, _line),
         "index": lambda _, repeats: indexed(repeats, _line),
         "index-1m": lambda _, repeats: indexed(repeats, _line, 1_000_000),
+        "server": lambda _, repeats: served(repeats, _line),
     }
     chosen = ["lookup", "apply"] if what == "all" else [what]
     if not set(chosen) <= set(benches):

@@ -28,18 +28,21 @@ from forebay.segments.spec import SIDES, Side
 from forebay.store.codec import RowCodec, Rows
 from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
+from forebay.store.indexkeeper import IndexOptions
 
 ITEMS, USERS = 100_000, 10_000
 NAME, FILL, SAY_S, START_S = "bench", 8_192, 1.0, 300.0  # a start compiles kernels where none are kept
+WITHOUT_LISTS = IndexOptions(flat_rows=1 << 40)
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
 class Node:
-    """Servers that accept at one address."""
+    """Servers that accept at one address, and the copy that they answer from."""
 
     host: str
     port: int
+    copy: FeedingCopy
     servers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -54,17 +57,26 @@ class Node:
 
 @contextmanager
 def node_of_benches(
-    bundle: Bundle, folder: Path, processes: int = 1, *, items: int = ITEMS, users: int = USERS
+    bundle: Bundle,
+    folder: Path,
+    processes: int = 1,
+    *,
+    items: int = ITEMS,
+    users: int = USERS,
+    index: IndexOptions = IndexOptions(),
+    own_session: bool = False,
 ) -> Iterator[Node]:
     """So many servers of items i0… and users u0…, until the block ends. What they say goes to `folder`/servers.log.
 
+    This process makes the lists of the index, on threads beside the block; WITHOUT_LISTS is for who only ranks.
+    A busy machine may share its cores by session: with `own_session` this process takes nothing of the servers' share.
     Raises ServerUnavailable when they are not ready in time, or when one has ended.
     """
     generation = Generation.new(NAME, bundle.hash, dict.fromkeys(SIDES, 1), {})
     generation.save(folder / "generations" / NAME)
     bundle.save(folder / "bundles")
     with ExitStack() as stack:
-        copy = FeedingCopy.open(bundle, generation, folder / "vectors" / NAME, folder / "tables" / NAME)
+        copy = FeedingCopy.open(bundle, generation, folder / "vectors" / NAME, folder / "tables" / NAME, index=index)
         stack.callback(copy.close)
         _fill(copy, {"user": users, "item": items})
         stop = threading.Event()
@@ -73,12 +85,15 @@ def node_of_benches(
         stack.callback(saying.join)
         stack.callback(stop.set)
         listener = stack.enter_context(listening("127.0.0.1", 0))
-        node = Node(*listener.getsockname()[:2])
+        host, port = listener.getsockname()[:2]
+        node = Node(host, port, copy)
         flags = {"data_dir": str(folder), "generation": NAME}
         log = stack.enter_context((folder / "servers.log").open("wb"))
         for number in range(1, processes + 1):
             part = Part("server", os.getpid(), flags, 1e9, number, (listener.fileno(),))
-            server = subprocess.Popen(command(part), stdout=log, stderr=log, pass_fds=part.listeners)
+            server = subprocess.Popen(
+                command(part), stdout=log, stderr=log, pass_fds=part.listeners, start_new_session=own_session
+            )
             stack.callback(_end, server)
             node.servers.append(server)
         _await(node, folder)
@@ -99,6 +114,15 @@ def cpu_s(pid: int) -> float:
     """Processor time that a process of this machine has used, in seconds; to 10 ms."""
     words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(words[11]) + int(words[12])) / _TICKS
+
+
+def waited_s(pid: int) -> float:
+    """How long threads of a process of this machine were ready to run and had no core, in seconds."""
+    found = 0.0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended
+            found += int((task / "schedstat").read_text().split()[1]) / 1e9
+    return found
 
 
 def resident_mb(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""The model that the serving benchmarks share: four segments of so many dimensions on either side."""
+"""The model of the serving benchmarks: four segments of so many dimensions on either side."""
 
 from __future__ import annotations
 
