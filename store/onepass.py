@@ -19,7 +19,7 @@ from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.joined import Joined
 from forebay.segments.fusions.joinkernels import join_half, room_for
 from forebay.store.halfforms import half_words, load_half
-from forebay.store.kernels import _bare, _kernel, _sift
+from forebay.store.kernels import _bare, _kernel, _sift, reads_of
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import (
     _TRIES,
@@ -29,6 +29,7 @@ from forebay.store.rowkernels import (
     ONE,
     States,
     ask_ahead,
+    code_words,
     dot_i8,
     find_first,
     holds,
@@ -99,13 +100,16 @@ def drain(keys: Floats, heap: Ints, size: int, best: Ints) -> None:
 @_bare
 def dot_row(
     codes: npt.NDArray[np.int8], scales: Floats, layout: Layout, at: int, query: Floats, bounds: Ints, carried: Ints,
-    oldest: Ints, default: Floats,
+    oldest: Ints, default: Floats, reads: Bools,
 ) -> Any:  # fmt: skip
-    """The inner product of the row at word `at` with `query`, and for segments that are not to be used `default`."""
+    """The inner product of the row at word `at` with `query`, of segments that `reads` bool [segments] names, and for
+    those that are not to be used `default`."""
     total, start = np.float32(0), 8 * at + layout.codes
     for s in range(layout.segments):
         if carried[s] < oldest[s]:
             total += default[s]
+            continue
+        if not reads[s]:
             continue
         part = codes[start + bounds[s] : start + bounds[s + 1]]
         total += dot_i8(part, query[bounds[s] : bounds[s + 1]]) * scales[2 * at + layout.scales + s]
@@ -177,7 +181,8 @@ def pass_dots(
     boost: Floats, oldest: Ints, query: Floats, bounds: Ints, default: Floats, bias: Any, out: Passed,
 ) -> int:  # fmt: skip
     """By the inner product of codes and `query` float32 [dim], segment by segment, and `bias`. A segment whose `as_of`
-    is before `oldest` int64 [segments] counts as `default` float32 [segments] says. Returns how many rows are BUSY."""
+    is before `oldest` int64 [segments] counts as `default` float32 [segments] says; one that the query has zeros for is
+    not read (`reads_of`). Returns how many rows are BUSY."""
     ints, flags = words.view(np.int64), words.view(np.uint32)
     codes, scales = words.view(np.int8), words.view(np.float32)
     mask, n, unsettled, size = len(cells) - 1, len(wanted), 0, 0
@@ -186,8 +191,9 @@ def pass_dots(
     rows, states, scores, as_of, last_event, told, best = out
     find_first(words, layout, cells, wanted, rows, looked)
     keys, heap = np.empty(len(best), np.float32), np.empty(len(best), np.int64)
-    first, last = layout.scales // 2 // 8 * 8, (layout.codes + layout.dim + 7) // 8
-    missing = np.float32(bias)
+    reads, missing = np.empty(layout.segments, np.bool_), np.float32(bias)
+    reads_of(query, bounds, reads)
+    first, last = code_words(layout, bounds, reads)
     for s in range(layout.segments):
         missing += default[s]
     carried, events = np.empty(layout.segments, np.int64), np.empty(layout.segments, np.int64)
@@ -205,7 +211,7 @@ def pass_dots(
                 break
             if holds(words, at, wanted[i]):
                 times_of(words, ints, flags, layout, at, marks, carried, events, said)
-                total = dot_row(codes, scales, layout, at, query, bounds, carried, oldest, default)
+                total = dot_row(codes, scales, layout, at, query, bounds, carried, oldest, default, reads)
                 if unchanged(words, at, seq):
                     state, score = FOUND, (total + np.float32(bias)) + more
                     break
