@@ -15,7 +15,7 @@ from numba import njit
 
 from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
 from forebay.store.atomics import prefetch
-from forebay.store.kernels import _bare, _kernel, _sift
+from forebay.store.kernels import _bare, _kernel, _sift, reads_of
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_part, opened, unchanged
 from forebay.store.rowwriting import write_row
@@ -85,6 +85,8 @@ def scan_lists(
     """Score the entries of `lists` int64 [probes], but those that changed: `since` int32 [n] holds 0, or the number of
     the change, and changes after number `changed` are not known of yet. Returns the size of the heap."""
     segments, flat = len(bounds) - 1, codes.reshape(codes.size)
+    reads = np.empty(segments, np.bool_)
+    reads_of(query, bounds, reads)
     for l in range(len(lists)):
         for e in range(starts[lists[l]], starts[lists[l] + 1]):
             gone = since[e]
@@ -95,6 +97,8 @@ def scan_lists(
                 continue
             score, start = np.float32(0), np.uint64(e * codes.shape[1])
             for s in range(segments):
+                if not reads[s]:
+                    continue
                 dot = dot_part(flat, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
                 score += dot * scales[e, s]
             if size < len(keys) or score >= keys[0]:
@@ -104,10 +108,10 @@ def scan_lists(
 
 @_bare
 def _score_of(
-    words: Words, scales: Floats, codes: Int8s, place: Place, row: Any, bounds: Ints, query: Floats
+    words: Words, scales: Floats, codes: Int8s, place: Place, row: Any, bounds: Ints, query: Floats, reads: Bools
 ) -> tuple[Any, Any]:
     """Whether `row` is live and what it scores, as one version of it; one that is being written all the while is
-    not."""
+    not. Segments that `reads` bool [segments] does not name are not read."""
     at = place.origin + row * place.width
     for _ in range(_TRIES):
         seq = opened(words, at)
@@ -117,6 +121,8 @@ def _score_of(
         score, start = np.float32(0), np.uint64(8 * at + place.codes)
         if live:
             for s in range(place.segments):
+                if not reads[s]:
+                    continue
                 dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
                 score += dot * scales[2 * at + place.scales + s]
         if unchanged(words, at, seq):
@@ -131,6 +137,8 @@ def scan_changed(
 ) -> Any:  # fmt: skip
     """Score the first `changed` rows of `changes`, where they lie. Returns the size of the heap."""
     scales, codes = words.view(np.float32), words.view(np.int8)
+    reads = np.empty(place.segments, np.bool_)
+    reads_of(query, bounds, reads)
     for i in range(changed):
         if i + _AHEAD < changed:
             ahead = place.origin + np.int64(changes[i + _AHEAD]) * place.width
@@ -138,7 +146,7 @@ def scan_changed(
                 prefetch(words, ahead + k)
         row = np.int64(changes[i])
         if _allows(allowed, row):
-            live, score = _score_of(words, scales, codes, place, row, bounds, query)
+            live, score = _score_of(words, scales, codes, place, row, bounds, query, reads)
             if live:
                 size = _push(keys, heap, size, score, row)
     return size
@@ -151,6 +159,8 @@ def scan_all(
 ) -> Any:  # fmt: skip
     """Score the rows from `first` to before `last` that are allowed, where they lie. Returns the size of the heap."""
     scales, codes = words.view(np.float32), words.view(np.int8)
+    reads = np.empty(place.segments, np.bool_)
+    reads_of(query, bounds, reads)
     row: Any = np.int64(first)
     while row < last:
         # With few rows allowed most bytes of the bitmap are 0: eight rows are left out at once.
@@ -158,7 +168,7 @@ def scan_all(
             row += 8
             continue
         if _allows(allowed, row):
-            live, score = _score_of(words, scales, codes, place, row, bounds, query)
+            live, score = _score_of(words, scales, codes, place, row, bounds, query, reads)
             if live and (size < len(keys) or score >= keys[0]):
                 size = _push(keys, heap, size, score, row)
         row += 1

@@ -185,6 +185,17 @@ def pack_names(names: Bytes, starts: Ints, lengths: Ints, rows: Ints, out: Bytes
     return end
 
 
+@_bare
+def reads_of(query: Floats, bounds: Ints, reads: Bools) -> None:
+    """Whether `query` float32 [dim] has anything but zeros for each segment, into `reads` bool [segments]. What it has
+    zeros for adds nothing, since scales are finite (RowCodec.unpack): those codes are not read. A fusion that reads
+    some of a side's segments folds to such a query."""
+    for s in range(len(reads)):
+        reads[s] = False
+        for d in range(bounds[s], bounds[s + 1]):
+            reads[s] = reads[s] or query[d] != 0  # NaN is something
+
+
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})  # type: ignore[untyped-decorator]
 def gather_dot_i8(
     vectors: Int8s,
@@ -201,7 +212,8 @@ def gather_dot_i8(
     infinity keep their meaning; only the order of additions is the compiler's.
     """
     segments = len(bounds) - 1
-    scores = np.empty(len(rows), np.float32)
+    scores, reads = np.empty(len(rows), np.float32), np.empty(segments, np.bool_)
+    reads_of(query, bounds, reads)
     missing = np.float32(0)
     for s in range(segments):
         missing += default[s]
@@ -212,6 +224,8 @@ def gather_dot_i8(
             continue
         score = np.float32(0)
         for s in range(segments):
+            if not reads[s]:
+                continue
             # Slices, and an index that is known not to be negative: numba's wrap-around test would stop vectorisation.
             codes, part = vectors[row, bounds[s] : bounds[s + 1]], query[bounds[s] : bounds[s + 1]]
             dot = np.float32(0)
@@ -239,6 +253,8 @@ def replace_expired(
     Such a segment counts as its default vector does. Only called for sides that have an expiry at all.
     """
     segments = len(bounds) - 1
+    reads = np.empty(segments, np.bool_)
+    reads_of(query, bounds, reads)
     for i in range(len(rows)):
         row = rows[i]
         if row < 0:
@@ -252,6 +268,8 @@ def replace_expired(
         for s in range(segments):
             if as_of[i, s] < oldest[s]:
                 score += default[s]
+                continue
+            if not reads[s]:
                 continue
             dot = np.float32(0)
             for d in range(bounds[s], bounds[s + 1]):

@@ -19,7 +19,7 @@ from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.joined import Joined
 from forebay.segments.fusions.joinkernels import join_half, room_for
 from forebay.store.halfforms import half_words, load_half
-from forebay.store.kernels import _bare, _kernel, _sift
+from forebay.store.kernels import _bare, _kernel, _sift, reads_of
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import (
     _TRIES,
@@ -30,6 +30,7 @@ from forebay.store.rowkernels import (
     States,
     ask_ahead,
     carried_of,
+    code_words,
     dot_part,
     find_first,
     holds,
@@ -106,14 +107,17 @@ def enters(keys: Floats, size: int, score: Any) -> Any:
 @_bare
 def dot_row(
     words: Words, ints: Ints, flags: npt.NDArray[np.uint32], codes: npt.NDArray[np.int8], scales: Floats,
-    layout: Layout, at: int, marks: Ints, query: Floats, bounds: Ints, oldest: Ints, default: Floats,
+    layout: Layout, at: int, marks: Ints, query: Floats, bounds: Ints, oldest: Ints, default: Floats, reads: Bools,
 ) -> Any:  # fmt: skip
-    """The inner product of the row at word `at` with `query`, and for segments that are not to be used `default`."""
+    """The inner product of the row at word `at` with `query`, of segments that `reads` bool [segments] names, and for
+    those that are not to be used `default`."""
     total, start = np.float32(0), np.uint64(8 * at + layout.codes)
     for s in range(layout.segments):
         time = ints[at + layout.as_of + s]
         if time < oldest[s] and carried_of(words, flags, layout, at, marks, s, time) < oldest[s]:
             total += default[s]
+            continue
+        if not reads[s]:
             continue
         dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
         total += dot * scales[2 * at + layout.scales + s]
@@ -198,7 +202,8 @@ def pass_dots(
     boost: Floats, oldest: Ints, query: Floats, bounds: Ints, default: Floats, bias: Any, out: Passed,
 ) -> int:  # fmt: skip
     """By the inner product of codes and `query` float32 [dim], segment by segment, and `bias`. A segment whose `as_of`
-    is before `oldest` int64 [segments] counts as `default` float32 [segments] says. Returns how many rows are BUSY."""
+    is before `oldest` int64 [segments] counts as `default` float32 [segments] says; one that the query has zeros for is
+    not read (`reads_of`). Returns how many rows are BUSY."""
     ints, flags = words.view(np.int64), words.view(np.uint32)
     codes, scales = words.view(np.int8), words.view(np.float32)
     mask, n, unsettled, size = len(cells) - 1, len(wanted), 0, 0
@@ -207,14 +212,16 @@ def pass_dots(
     rows, states, scores, as_of, last_event, told, best = out
     find_first(words, layout, cells, wanted, rows, looked)
     keys, heap = np.empty(len(best), np.float32), np.empty(len(best), np.int64)
-    first, last = layout.scales // 2 // 8 * 8, (layout.codes + layout.dim + 7) // 8
-    missing = np.float32(bias)
+    reads, missing = np.empty(layout.segments, np.bool_), np.float32(bias)
+    reads_of(query, bounds, reads)
+    first, last = code_words(layout, bounds, reads)
+    head = (layout.flags + layout.segments + 1) // 2  # with the scales
     for s in range(layout.segments):
         missing += default[s]
     carried, events = np.empty(layout.segments, np.int64), np.empty(layout.segments, np.int64)
     said = np.empty(layout.segments, np.uint32)
     for i in range(n):
-        ask_ahead(words, layout, rows, i, layout.as_of + layout.segments, first, last)
+        ask_ahead(words, layout, rows, i, head, first, last)
         more = boost[i] if len(boost) > 0 else np.float32(0)
         state, score, tries = MISSING, missing + more, 0
         while rows[i] >= 0 and not gone[i]:
@@ -225,7 +232,9 @@ def pass_dots(
                 state = BUSY
                 break
             if holds(words, at, wanted[i]):
-                total = dot_row(words, ints, flags, codes, scales, layout, at, marks, query, bounds, oldest, default)
+                total = dot_row(
+                    words, ints, flags, codes, scales, layout, at, marks, query, bounds, oldest, default, reads
+                )
                 own = (total + np.float32(bias)) + more
                 if enters(keys, size, own):
                     times_of(words, ints, flags, layout, at, marks, carried, events, said)

@@ -22,10 +22,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from forebay.arrays import Bytes, Floats, Ints
+from forebay.arrays import Bools, Bytes, Floats, Ints
 from forebay.store.atomics import fence_acquire, load_acquire, prefetch
 from forebay.store.halfforms import half_words, load_half
-from forebay.store.kernels import _bare, _kernel
+from forebay.store.kernels import _bare, _kernel, reads_of
 from forebay.store.reserved import Words
 from forebay.store.rowlayout import Layout
 
@@ -209,6 +209,19 @@ def dot_part(codes: npt.NDArray[np.int8], start: Any, query: Floats, first: Any,
     return dot
 
 
+@_bare
+def code_words(layout: Layout, bounds: Ints, reads: Bools) -> tuple[Any, Any]:
+    """Where the codes of the segments that `reads` bool [segments] names begin and end in a row, in words; the
+    beginning is that of a cache line."""
+    low, high = layout.dim, 0
+    for s in range(layout.segments):
+        if reads[s]:
+            low, high = min(low, bounds[s]), bounds[s + 1]
+    if low >= high:
+        return 0, 0
+    return (layout.codes + low) // 64 * 8, (layout.codes + high + 7) // 8
+
+
 @_kernel
 def dot_rows(
     words: Words, layout: Layout, cells: Words, first_mark: int, partitions: int, wanted: Ints, rows: Ints,
@@ -218,7 +231,7 @@ def dot_rows(
     """As `read_halves`, of scores float32 [n]: the sum over segments of scale · <codes, query> inside of the window.
 
     A segment whose carried `as_of` is before `oldest` int64 [segments] counts as `default` float32 [segments] says, and
-    so does all of a row that is not found.
+    so does all of a row that is not found. Segments that the query has zeros for are not read: see `reads_of`.
     """
     mask = len(cells) - 1
     ints, flags, scales, codes = (
@@ -231,11 +244,13 @@ def dot_rows(
     marks_of(words, first_mark, marks)
     looked = np.empty(len(wanted), np.int64)
     find_first(words, layout, cells, wanted, rows, looked)
-    missing = np.float32(0)
+    missing, reads = np.float32(0), np.empty(layout.segments, np.bool_)
+    reads_of(query, bounds, reads)
+    first, last = code_words(layout, bounds, reads)
     for s in range(layout.segments):
         missing += default[s]
     for i in range(len(wanted)):
-        ask_ahead(words, layout, rows, i, layout.scales // 2, layout.codes // 8, (layout.codes + layout.dim) // 8)
+        ask_ahead(words, layout, rows, i, (layout.flags + layout.segments + 1) // 2, first, last)
         states[i] = MISSING
         scores[i] = missing
         tries = 0
@@ -252,6 +267,8 @@ def dot_rows(
                 for s in range(layout.segments):
                     if carried[i, s] < oldest[s]:
                         score += default[s]
+                        continue
+                    if not reads[s]:
                         continue
                     dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
                     score += dot * scales[2 * at + layout.scales + s]
@@ -298,6 +315,8 @@ def scan_rows(
     returns how many. A row that is being written all the while is left out. Of rows that `wanted` bool [top] has as
     False nothing is read; `added` float32 [top] goes on top of the products. Either may be empty: all rows, nothing."""
     scales, codes = words.view(np.float32), words.view(np.int8)
+    reads = np.empty(layout.segments, np.bool_)
+    reads_of(query, bounds, reads)
     count = 0
     for row in range(top):
         if len(wanted) and not wanted[row]:
@@ -311,6 +330,8 @@ def scan_rows(
             if live:
                 score, start = np.float32(0), np.uint64(8 * at + layout.codes)
                 for s in range(layout.segments):
+                    if not reads[s]:
+                        continue
                     dot = dot_part(codes, start, query, np.uint64(bounds[s]), np.uint64(bounds[s + 1]))
                     score += dot * scales[2 * at + layout.scales + s]
                 if len(added):

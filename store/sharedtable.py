@@ -298,11 +298,13 @@ class SharedTable:
         return images
 
     def _colliding(self, ids: Sequence[str], hashes: Ints, rows: Ints) -> set[str]:
-        refused, first = set(), dict[int, str]()
-        for entity, key, row in zip(ids, hashes.tolist(), rows.tolist(), strict=True):
+        refused, first, names = set(), dict[int, str](), self._names.data
+        there, places = np.flatnonzero(rows >= 0), np.zeros((len(rows), 2), np.int64)
+        places[there] = np.stack(self._places(rows[there]), axis=1)  # at once: one by one, they cost more than the rest
+        for entity, key, row, (at, length) in zip(ids, hashes.tolist(), rows.tolist(), places.tolist(), strict=True):
             known = first.get(key)
             if known is None:
-                known = first[key] = self._name(row).decode() if row >= 0 else entity
+                known = first[key] = bytes(names[at * UNIT : at * UNIT + length]).decode() if row >= 0 else entity
             if known != entity:
                 refused.add(entity)
         return refused

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, TypeAlias
 
@@ -77,6 +77,14 @@ class Shape:
     @cached_property
     def item_columns(self) -> Ints:
         return np.concatenate([np.arange(p.start, p.stop) for p in self.item])
+
+    @cached_property
+    def packed(self) -> Shape:
+        """The same parts, those of an item one behind the other: of the columns `item_columns` alone. An item half that
+        has the item's vector need not have the segments that this fusion does not read."""
+        ends = np.cumsum([p.width for p in self.item]).tolist()
+        parts = tuple(Part(p.segment, end - p.width, end) for p, end in zip(self.item, ends, strict=True))
+        return replace(self, item=parts, item_dim=len(self.item_columns))
 
     def meet(self, user: Floats, weights: Floats) -> Floats:
         """float32 [item_dim, pairs]: a matrix whose product with item vectors [n, item_dim] is weights[p, q] · <u_p,

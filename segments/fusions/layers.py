@@ -57,7 +57,7 @@ class Affinity(Fusion):
 
     The products <u_p, v_q> enter twice: as they are, weighted, and into the hidden layer, where they meet each other.
     With a raw affinity segment on both sides these are the crosses that make an early-interaction ranker better than
-    two towers. Kept for an item: its half of the hidden layer, and its vector for the products. Tensors: `weights`
+    two towers. Kept for an item: its half of the hidden layer, and its parts for the products. Tensors: `weights`
     [user parts, item parts], `bias` [1], `user.weight`, `user.bias`, `item.weight`, `pairs.weight` [h, pairs],
     `out.weight` [1, h].
     """
@@ -74,25 +74,26 @@ class Affinity(Fusion):
         self._item = np.ascontiguousarray(self.tensor("item.weight").T)
         self._pairs = np.ascontiguousarray(self.tensor("pairs.weight").T)
         self._out = self.tensor("out.weight")[0]
-        self._meets, self._mixing = shape.meets(self._item.shape[1]), rows_for_mixing(self._pairs)
+        self._meets, self._mixing = shape.packed.meets(self._item.shape[1]), rows_for_mixing(self._pairs)
 
     @property
     def half_width(self) -> int:
-        return self._item.shape[1] + self.shape.item_dim
+        return self._item.shape[1] + self.shape.packed.item_dim
 
     @property
     def half_parts(self) -> tuple[int, ...]:
-        return part_bounds(self.shape.item, self._item.shape[1], self.half_width)
+        return part_bounds(self.shape.packed.item, self._item.shape[1], self.half_width)
 
     def item_half(self, items: Floats) -> Floats:
-        return np.concatenate([each_times(items[:, self.shape.item_columns], self._item), items], axis=1)
+        read = items[:, self.shape.item_columns]
+        return np.concatenate([each_times(read, self._item), read], axis=1)
 
     def user_half(self, user: Floats) -> Query:
         return self._user @ user[self.shape.user_columns] + self._shift, user
 
     def join(self, query: Query, halves: Floats) -> Floats:
         half, user = query
-        products = halves[:, len(half) :] @ self.shape.meet(user, self._ones)
+        products = halves[:, len(half) :] @ self.shape.packed.meet(user, self._ones)
         hidden = products @ self._pairs
         hidden += halves[:, : len(half)]
         hidden += half

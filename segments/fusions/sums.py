@@ -61,17 +61,25 @@ class MaxSim(Fusion):
         self._weights, self._bias = self.tensor("weights"), np.float32(self.tensor("bias").reshape(-1)[0])
         items = [q for _, q in shape.pairs]
         self._starts = np.array([items.index(q) for q in sorted(set(items))])
-        self._meets, self._by_pair = shape.meets(), np.array([self._weights[p, q] for p, q in shape.pairs], np.float32)
+        self._meets = shape.packed.meets()
+        self._by_pair = np.array([self._weights[p, q] for p, q in shape.pairs], np.float32)
+
+    @property
+    def half_width(self) -> int:
+        return self.shape.packed.item_dim
 
     @property
     def half_parts(self) -> tuple[int, ...]:
-        return part_bounds(self.shape.item, 0, self.half_width)
+        return part_bounds(self.shape.packed.item, 0, self.half_width)
+
+    def item_half(self, items: Floats) -> Floats:
+        return items[:, self.shape.item_columns]
 
     def user_half(self, user: Floats) -> Query:
         return (user,)
 
     def join(self, query: Query, halves: Floats) -> Floats:
-        best = np.maximum.reduceat(halves @ self.shape.meet(query[0], self._weights), self._starts, axis=1)
+        best = np.maximum.reduceat(halves @ self.shape.packed.meet(query[0], self._weights), self._starts, axis=1)
         summed: Floats = best.sum(axis=1) + self._bias
         return summed
 

@@ -78,7 +78,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]
             assert line in source
             source = source.replace(line, other)
         plain = "from numba import njit as _bare, njit as _kernel"
-        source = source.replace("from forebay.store.kernels import _bare, _kernel", plain)
+        line = "from forebay.store.kernels import "
+        assert f"{line}_bare, _kernel, " in source
+        source = source.replace(f"{line}_bare, _kernel, ", f"{plain}\n{line}")
         changed = types.ModuleType("changed_rowkernels")
         exec(compile(source.replace("cache=True, ", ""), "changed", "exec"), changed.__dict__)  # noqa: S102 - our own source
         monkeypatch.setattr(tablereader, "rowkernels", changed)

@@ -107,14 +107,14 @@ def test_without_a_line_of_the_protocol_some_are_not(
 def _change(monkeypatch: pytest.MonkeyPatch, lines: dict[str, str]) -> None:
     """Passes run helpers in whose source some lines are other ones."""
     plain = "from numba import njit as _bare, njit as _kernel"
-    for module, imported in ((rowkernels, "_bare, _kernel"), (onepass, "_bare, _kernel, _sift")):
+    for module in (rowkernels, onepass):
         source = Path(module.__file__).read_text()
         for line, other in lines.items():
             assert module is onepass or line in source
             source = source.replace(line, other)
-        line = f"from forebay.store.kernels import {imported}"
-        assert line in source
-        source = source.replace(line, plain + ("\nfrom forebay.store.kernels import _sift" if "_sift" in line else ""))
+        line = "from forebay.store.kernels import "
+        assert f"{line}_bare, _kernel, " in source
+        source = source.replace(f"{line}_bare, _kernel, ", f"{plain}\n{line}")
         source = source.replace("from forebay.store.rowkernels import", "from changed_rowkernels import")
         changed = types.ModuleType(f"changed_{module.__name__.rpartition('.')[2]}")
         monkeypatch.setitem(sys.modules, changed.__name__, changed)

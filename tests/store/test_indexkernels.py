@@ -88,6 +88,34 @@ def test_scans_equal_their_twins(seed: int, n: int, k: int, filtered: bool) -> N
     same(keys, rows, size, numbers)
 
 
+def test_segments_that_a_query_has_zeros_for_are_not_scanned() -> None:
+    """What is there may be anything: each scan finds what it finds of the other segment alone."""
+    rng, n, k = np.random.default_rng(3), 60, 12
+    codes, scales = rng.integers(-127, 128, (n, 12)).astype(np.int8), rng.random((n, 2), np.float32)
+    query = rng.standard_normal(12, np.float32)
+    query[:5] = 0
+    index, every, rows = ItemIndex(BOUNDS), np.zeros(0, np.uint8), np.arange(n, dtype=np.int32)
+    index.upsert(np.arange(n), codes, scales)
+    memory = index.memory()
+    expected, products = _plain((codes[:, 5:] @ query[5:]) * scales[:, 1], np.arange(n), k)
+    at = 2 * (memory.place.origin + np.arange(n) * memory.place.width) + memory.place.scales
+    memory.words.view(np.float32)[at] = scales[:, 0] = np.nan
+    keys, heap = np.empty((3, k), np.float32), np.empty((3, k), np.int64)
+    sizes = [
+        indexkernels.scan_all(memory.words, memory.place, 0, n, BOUNDS, query, every, keys[0], heap[0], 0),
+        indexkernels.scan_changed(memory.words, memory.place, rows, n, BOUNDS, query, every, keys[1], heap[1], 0),
+        indexkernels.scan_lists(
+            np.arange(2), np.array([0, 40, n]), rows, codes, scales, BOUNDS, query, np.zeros(n, np.int32), 0, every,
+            keys[2], heap[2], 0,
+        ),
+    ]  # fmt: skip
+    for number, size in enumerate(sizes):
+        out, found = np.empty(k, np.float32), np.empty(k, np.int64)
+        indexkernels.sorted_heap(keys[number], heap[number], size, out, found)
+        assert found.tolist() == expected
+        np.testing.assert_allclose(out, products, rtol=1e-5, atol=1e-3)
+
+
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 50), lists=st.integers(1, 6))
 def test_entries_are_placed_list_by_list(seed: int, n: int, lists: int) -> None:

@@ -61,6 +61,27 @@ def test_an_expired_segment_scores_as_the_default_one() -> None:
     assert scores.tolist() == [120, 43, 1005, 1100]
 
 
+def test_segments_that_a_query_has_zeros_for_are_not_read() -> None:
+    """What is there may be anything. A query of NaN is not one of zeros, and an expired segment is still the default
+    one."""
+    rng, bounds = np.random.default_rng(7), np.array([0, 3, 10, 14])
+    vectors, scales = rng.integers(-127, 128, (20, 14)).astype(np.int8), rng.random((20, 3), np.float32)
+    query, default, rows = rng.standard_normal(14, np.float32), np.array([3, 0, 5], np.float32), np.arange(-1, 20)
+    query[3:10] = 0
+    clean = kernels.gather_dot_i8(vectors, scales, rows, query, bounds, default)
+    np.testing.assert_allclose(
+        clean, _naive_scores(vectors, scales, rows, query, bounds, default), atol=1e-5 * 127 * np.abs(query).sum()
+    )
+    scales[:, 1] = np.nan
+    arrays = (vectors, scales, rows, query, bounds, default)
+    np.testing.assert_array_equal(kernels.gather_dot_i8(*arrays), clean)
+    as_of, oldest = np.full((21, 3), 9), np.array([10, 0, 0])
+    kernels.replace_expired(again := clean.copy(), *arrays, as_of, oldest)
+    assert np.isfinite(again).all() and (again[1:] != clean[1:]).all()
+    query[5] = np.nan
+    assert np.isnan(kernels.gather_dot_i8(vectors, np.ones((20, 3), "f4"), rows[1:], query, bounds, default)).all()
+
+
 @settings(deadline=None)  # the first call compiles
 @given(
     st.lists(st.sampled_from([0.0, 1.0, -2.5, 3.0, float("inf"), float("-inf"), float("nan")]), max_size=40), st.data()

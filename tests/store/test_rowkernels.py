@@ -115,3 +115,53 @@ def test_the_best_rows_are_the_best_of_all(tmp_path: Path) -> None:
         assert reader.best(query, 25, denied).tolist() == hashes[left[:25]].tolist()
         assert len(reader.best(query, 1000, denied)) == len(left)
     table.close()
+
+
+@pytest.mark.parametrize("unread", [0, 1, 2], ids=["the first", "one between", "the last"])
+def test_segments_that_a_query_has_zeros_for_are_not_read(tmp_path: Path, unread: int) -> None:
+    """What is there may be anything: the three ways over rows find what they find of the other segments alone. One that
+    has expired is the default one still."""
+    random, dims = np.random.default_rng(5), [70, 9, 130]  # lines apart, or in one
+    codec = RowCodec("item", tuple(SlotSpec(f"s{d}", n, d) for d, n in enumerate(dims)))
+    identity, ids = Identity("g1", "b" * 64, RowLayout(codec), 1), [f"i{n}" for n in range(200)]
+    rows = codec.empty(200)
+    for number, segment in enumerate(codec.segments):
+        part = rows["segments"][segment.name]
+        part["vector"], part["as_of"] = random.integers(-127, 128, (200, segment.dim)), random.integers(5, 9, 200)
+        part["scale"] = np.nan if number == unread else random.random(200)
+    table = SharedTable(tmp_path, identity, LIMITS)
+    table.upsert(ids, rows, [0] * 200)
+    reader, hashes, default = TableReader(tmp_path, identity, LIMITS), hash_ids(ids), np.zeros(3, np.float32)
+    bounds, query = codec.bounds, random.normal(size=codec.dim).astype("f4")
+    query[bounds[unread] : bounds[unread + 1]] = 0
+    codes, scales = codec.vectors(rows).astype(np.float64), codec.column(rows, "scale")
+    parts = [
+        np.zeros(200) if s == unread else codes[:, a:b] @ query[a:b] * scales[:, s]
+        for s, (a, b) in enumerate(itertools.pairwise(bounds))
+    ]
+    whole, none, fresh = np.sum(parts, axis=0), np.zeros(0, np.float32), np.ones(3, np.int64)
+    order, near = np.argsort(-whole, kind="stable"), 1e-5 * 127 * float(np.abs(query).sum())
+    np.testing.assert_allclose(reader.dots(hashes, query, default, fresh)[0], whole, rtol=0, atol=near)
+    assert reader.best(query, 20, hashes[:0]).tolist() == hashes[order[:20]].tolist()
+    passed = reader.best_by_dots(hashes, np.zeros(200, np.bool_), none, 20, fresh, query, default, np.float32(0.5))
+    assert passed is not None and passed.best.tolist() == order[:20].tolist()
+    np.testing.assert_allclose(passed.scores[passed.best], whole[order[:20]] + 0.5, rtol=0, atol=near)
+    old, stand_in = np.where(np.arange(3) == (unread + 1) % 3, 7, 1), np.array([1, 2, 4], np.float32)
+    expired = codec.column(rows, "as_of")[:, (unread + 1) % 3] < 7
+    replaced = whole + np.where(expired, stand_in[(unread + 1) % 3] - parts[(unread + 1) % 3], 0)
+    np.testing.assert_allclose(reader.dots(hashes, query, stand_in, old)[0], replaced, rtol=0, atol=near)
+    table.close()
+
+
+def test_a_query_of_zeros_reads_no_codes(tmp_path: Path) -> None:
+    """All rows score alike, and the first of them are the best."""
+    codec = RowCodec("item", (SlotSpec("a", 24, 1),))
+    identity, ids = Identity("g1", "b" * 64, RowLayout(codec), 1), [f"i{n}" for n in range(30)]
+    rows = codec.empty(30)
+    rows["segments"]["a"]["scale"] = np.nan
+    table = SharedTable(tmp_path, identity, LIMITS)
+    table.upsert(ids, rows, [0] * 30)
+    reader, hashes, query = TableReader(tmp_path, identity, LIMITS), hash_ids(ids), np.zeros(24, np.float32)
+    assert (reader.dots(hashes, query, np.zeros(1, np.float32), np.zeros(1, np.int64))[0] == 0).all()
+    assert reader.best(query, 5, hashes[:0]).tolist() == hashes[:5].tolist()
+    table.close()

@@ -22,6 +22,7 @@ from forebay.cli.benchindex import bench as indexed
 from forebay.cli.benchlive import skewed
 from forebay.cli.benchserver import bench as served
 from forebay.cli.benchstream import stream
+from forebay.cli.benchvisible import bench as visible
 from forebay.cli.console import budget, err, out, print_json, print_table
 from forebay.clock import now_ms
 from forebay.errors import UsageError
@@ -56,7 +57,7 @@ def bench(what: str, repeats: int, as_json: bool) -> None:
         "apply": _apply,
         "stream": lambda bundle, repeats: stream(bundle, repeats, _line),
         "backfill": lambda _, repeats: backfilled(repeats, _line),
-        "index": lambda _, repeats: indexed(repeats, _line),
+        "index": lambda bundle, repeats: indexed(repeats, _line) + visible(bundle, repeats, _line),
         "index-1m": lambda _, repeats: indexed(repeats, _line, 1_000_000),
         "server": lambda _, repeats: served(repeats, _line),
     }

@@ -1,7 +1,9 @@
 """`forebay bench index`: the item index beside a scan of all items and beside its peers, on clustered vectors.
 
 Queries are of the same clusters as the items. Each library answers one query a call, from one thread; each is set to
-the least effort at which its recall of the 100 best reaches the one that is wanted. Rounds are interleaved.
+the least effort at which its recall of the 100 best reaches the one that is wanted. Rounds are interleaved. Memory is
+that of the vectors and of what finds them. What it takes until a search finds what was written, from the write of a
+replica on, is measured by benchvisible.py.
 """
 
 from __future__ import annotations
@@ -39,6 +41,18 @@ def filled(vectors: Floats, options: IndexOptions) -> tuple[ItemIndex, float]:
             index.upsert(np.arange(at, at + len(codes)), codes, scales[:, None])
         started = time.perf_counter()
     return index, time.perf_counter() - started
+
+
+def size_of(index: ItemIndex) -> int:
+    """Bytes of its rows, which in a node of several processes are the table's, and of its lists."""
+    memory, frozen = index.memory(), index.frozen
+    found = 8 * memory.top * memory.place.width
+    if frozen is not None:
+        ivf, changes = frozen.ivf, frozen.changes
+        parts = (ivf.centroids, ivf.starts, ivf.rows, ivf.scales, ivf.codes, changes.since)
+        found += sum(part.nbytes for part in parts) + 4 * memory.top  # the numbers of changed rows
+        found += 5 * memory.top  # of each row its entry, and whether it is noted as changed: the writer's
+    return found
 
 
 def rate(world: World, ask: Callable[[Floats], object]) -> float:
@@ -94,6 +108,7 @@ def bench(repeats: int, line: Callable[..., Line], items: int = 100_000) -> list
     world, size = World.of(items), f"{items:,} x {DIM}"
     flat, _ = filled(world.vectors, IndexOptions(flat_rows=1 << 40))
     ours, took = filled(world.vectors, IndexOptions(recall=RECALL))
+    million = size_of(ours) / items * 1e6 / 2**20
     tuned(ours, world)
     asks: dict[str, Callable[[Floats], Any]] = {
         "a scan of all": lambda query: flat.search(query, K),
@@ -116,12 +131,16 @@ def bench(repeats: int, line: Callable[..., Line], items: int = 100_000) -> list
         line(f"queries, the index, {size}", rates["the index"], "1/s", None, at_most=False),
         line(f"queries, a scan of all, {size}", rates["a scan of all"], "1/s", None, at_most=False),
         line(f"lists are made, {size}", [took], "s", None, at_most=True),
+        line(f"memory of a million items, the index, {size}", [million], "MiB", None, at_most=True),
     ]
     known = HNSW_UPDATES_PER_S
     for peer in others:
         lines.append(line(f"recall, {peer.name}", [peer.recall], "", None, at_most=False))
         lines.append(line(f"queries, {peer.name}", rates[peer.name], "1/s", None, at_most=False))
         lines.append(line(f"is made, {peer.name}", [peer.made_s], "s", None, at_most=True))
+        if peer.size is not None:
+            million = peer.size / items * 1e6 / 2**20
+            lines.append(line(f"memory of a million items, {peer.name}", [million], "MiB", None, at_most=True))
         if peer.updates is not None:
             lines.append(line(f"updates, {peer.name}", [peer.updates], "1/s", None, at_most=False))
         if peer.name.startswith("hnswlib"):

@@ -27,13 +27,15 @@ _LARGE = 200_000  # items from which on graphs are left out: each takes ten minu
 @dataclass(frozen=True)
 class Peer:
     """`ask` a query float32 [DIM] for the K best rows; `recall` with the effort that it was set to, `made_s` seconds of
-    making it, `updates` of rows a second, None where there is no way to."""
+    making it, `updates` of rows a second, None where there is no way to; and `size` in bytes, by what the library tells
+    of itself: None of one that lies in files."""
 
     name: str
     ask: Callable[[Floats], Ints]
     recall: float
     made_s: float
     updates: float | None = None
+    size: int | None = None
 
 
 def peers(world: World) -> Iterator[Peer | str]:
@@ -63,6 +65,11 @@ def _set(world: World, efforts: tuple[int, ...], use: Callable[[int], None], ask
     return recall
 
 
+def _serialized(index: Any) -> int:
+    """Bytes of it as a file, which are those in memory but for some words."""
+    return int(faiss.serialize_index(index).nbytes)
+
+
 def _faiss_ivf(world: World, _: Any) -> Peer:
     started = time.perf_counter()
     index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(DIM), DIM, _LISTS, faiss.METRIC_INNER_PRODUCT)
@@ -75,7 +82,7 @@ def _faiss_ivf(world: World, _: Any) -> Peer:
         return found
 
     recall = _set(world, _PROBES, lambda probes: setattr(index, "nprobe", probes), ask)
-    return Peer(f"FAISS IVF{_LISTS}, nprobe {index.nprobe}", ask, recall, took)
+    return Peer(f"FAISS IVF{_LISTS}, nprobe {index.nprobe}", ask, recall, took, size=_serialized(index))
 
 
 def _faiss_hnsw(world: World, _: Any) -> Peer:
@@ -90,7 +97,8 @@ def _faiss_hnsw(world: World, _: Any) -> Peer:
         return found
 
     recall = _set(world, _EFFORTS, lambda effort: setattr(index.hnsw, "efSearch", effort), ask)
-    return Peer(f"FAISS HNSW16, ef {index.hnsw.efSearch}", ask, recall, took)  # it cannot delete
+    name = f"FAISS HNSW16, ef {index.hnsw.efSearch}"
+    return Peer(name, ask, recall, took, size=_serialized(index))  # it cannot delete
 
 
 def _hnswlib(world: World, hnswlib: Any) -> Peer:
@@ -113,7 +121,7 @@ def _hnswlib(world: World, hnswlib: Any) -> Peer:
     index.add_items(again, rows)
     updates = GRAPH_REPLACED / (time.perf_counter() - started)
     index.add_items(world.vectors[rows], rows)
-    return Peer(f"hnswlib M16, ef {effort}", ask, recall, took, updates)
+    return Peer(f"hnswlib M16, ef {effort}", ask, recall, took, updates, index.index_file_size())
 
 
 def _usearch(world: World, usearch: Any) -> Peer:
@@ -135,7 +143,7 @@ def _usearch(world: World, usearch: Any) -> Peer:
     updates = GRAPH_REPLACED / (time.perf_counter() - started)
     index.remove(rows)
     index.add(rows, world.vectors[rows], threads=1)
-    return Peer(f"usearch 16, ef {effort}", ask, recall, took, updates)
+    return Peer(f"usearch 16, ef {effort}", ask, recall, took, updates, index.memory_usage)
 
 
 def _lancedb(world: World, lancedb: Any) -> Peer:

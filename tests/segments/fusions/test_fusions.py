@@ -163,6 +163,26 @@ class FusionContract:
             expected = made(torch.from_numpy(users[:1].repeat(12, axis=0)), torch.from_numpy(items)).numpy()
         assert np.allclose(scores, expected, atol=1e-5)
 
+    def test_halves_have_nothing_of_segments_that_are_not_read(self) -> None:
+        """They would take room in each row, and be read with it. What folds keeps no halves, and one's own fusion keeps
+        what it likes."""
+        reading = {"user": ["one", "two"], "item": ["one", "two"]}
+        spec = parse_spec({**tomllib.loads(TABLES), "fusion": {self.use: {**self.table, **reading}}})
+        made = twin_of(spec, self.use)
+        fusion = build(spec, self.use, {f"fusion.{self.use}.{n}": t.numpy() for n, t in made.state_dict().items()})
+        if isinstance(fusion, InnerProduct) or ":" in fusion.spec.kind:
+            return
+        users, items = _vectors(fusion, 1, 12)
+        plain = fusion.scores(users[0], items)
+        items[:, 8:12] = np.nan
+        halves, query = fusion.item_half(items), fusion.user_half(users[0])
+        assert np.isfinite(halves).all() and fusion.half_parts[-1] == fusion.half_width == halves.shape[1]
+        np.testing.assert_array_equal(fusion.join(query, halves), plain)
+        joined, found = fusion.compiled(query), np.empty(12, np.float32)
+        if joined is not None:
+            join_rows(joined, halves, np.arange(12), halves[0], found)
+            assert np.abs(found - plain).max() < 1e-5 * np.abs(plain).max()
+
 
 class Folding(FusionContract):
     """What an index serves besides."""
