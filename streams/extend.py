@@ -4,7 +4,9 @@ The generation that runs is only read from. Its steps have the numbers of the ho
 
     1 fetch      its newest Checkpoint, into a folder that no worker looks at
     2 fold       the clean log up to the Checkpoint's offset, into the blocks that its rows lack
-    3 write      the new store, under a name that no worker looks at; it gets its own when it is whole
+    3 write      the new store, under a name that no worker looks at; it gets its own when it is whole:
+                 rows (some thousands are written), whole (all are), report (what it has is noted), write (it has its
+                 name)
 
 and then, once,
 
@@ -277,14 +279,22 @@ class _Work:
             self._step(2, "fold", side, partition)
             try:
                 reach = part.since_ms + self._options.future_after_ms if part.since_ms else meta.clock
-                carried = carrier.write(source, folded, building, reach, self.pace.spend)
+
+                def written(rows: int) -> None:
+                    self.pace.spend(rows)
+                    self._step(3, "rows", side, partition)
+
+                carried = carrier.write(source, folded, building, reach, written)
             finally:
                 if folded is not None:
                     folded.close()
+        self._step(3, "whole", side, partition)
         report = Report(
             side, partition, meta.offset, meta.as_of, carried.entities, carried.whole, part.since_ms
         )  # fmt: skip
+        # Before the store has its name: one that has it is kept by the next run, which needs the report.
         files.write(self._folder / f".report-{store}.json", msgspec.json.encode(report))
+        self._step(3, "report", side, partition)
         os.rename(building, path)
         files.sync_folder(self._folder)
         self._step(3, "write", side, partition)

@@ -24,7 +24,7 @@ from forebay.events import ItemUpdate
 from forebay.segments.bundle import Bundle
 from forebay.segments.growth import Growth
 from forebay.segments.history import History
-from forebay.segments.spec import SIDES, parse_spec
+from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.training import untrained
 from forebay.store.checkpoints import Checkpoints
 from forebay.store.codec import codec_of
@@ -37,6 +37,7 @@ from forebay.streams.topics import Topics, ensure
 from forebay.streams.worker.options import WorkerOptions
 
 PARTITIONS = 2
+ROWS = 3  # that a command which is to be killed writes at a time
 NOW = 1_790_000_000_000
 ROOT = Path(__file__).parents[2]
 LATE = {
@@ -49,10 +50,16 @@ import os, signal
 from pathlib import Path
 from forebay.cli.extend import extend
 from forebay.config import Settings
+from forebay.streams import carry
 from forebay.telemetry import add_hook
+carry.ROWS = {rows}
+times = 0
 def kill(name, details):
-    if name == "extended" and (details["number"], details.get("stage"), details.get("partition")) == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
+    global times
+    if name == "extended" and (details["step"], details.get("stage"), details.get("partition")) == {step}:
+        times += 1
+        if times == {nth}:
+            os.kill(os.getpid(), signal.SIGKILL)
 add_hook(kill)
 extend(Settings({settings}), Path({bundle!r}), "g1", 0, False)
 """
@@ -115,15 +122,15 @@ class Place:
             **options,
         )  # fmt: skip
 
-    def killed_at(self, *step: Any) -> None:
-        """Run the command, and kill it after a step."""
+    def killed_at(self, step: str, side: Side | None = None, partition: int | None = None, nth: int = 1) -> None:
+        """Run the command, and kill it the nth time that it is past a step; it writes a few rows at a time."""
         s = self.settings()
         words = f"bootstrap={s.bootstrap!r}, topic_prefix={s.topic_prefix!r}, data_dir=Path({str(s.data_dir)!r}), "
         words += f"generation='g2', partitions={PARTITIONS}"
-        path = str(self.new.save(self.folder / "new"))
+        path, place = str(self.new.save(self.folder / "new")), (step, side, partition)
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         child = subprocess.run(
-            [sys.executable, "-c", CHILD.format(step=step, settings=words, bundle=path)],
+            [sys.executable, "-c", CHILD.format(step=place, nth=nth, rows=ROWS, settings=words, bundle=path)],
             check=False, capture_output=True, text=True, timeout=300, env=environment,
         )  # fmt: skip
         assert child.returncode == -signal.SIGKILL, child.stderr
@@ -183,12 +190,18 @@ def test_a_new_generation_is_built_beside_workers_that_notice_nothing(
     assert made.generation.since == {} and all(r.whole == r.entities for r in made.reports)
     drain("g2", place.new)
     place.build("g3", place.new)
+    _holds_what_g3_holds(place, newest, stored)
+
+
+def _holds_what_g3_holds(place: Place, newest: Callable[..., Any], stored: Callable[..., Any]) -> None:
+    """g2 has the state and the vectors of g3, which was built of the whole log; and of the segments that both have,
+    what g1 has told, to the bit."""
     for side in SIDES:
         assert stored(place.new, place.settings("g2").state, side) == stored(
             place.new, place.settings("g3").state, side
         )
         old, new = codec_of(place.old, side), codec_of(place.new, side)
-        before, after = (newest(topics.vectors(g, side), PARTITIONS) for g in ("g1", "g2"))
+        before, after = (newest(place.topics.vectors(g, side), PARTITIONS) for g in ("g1", "g2"))
         assert before.keys() == after.keys() and len(after) > 15
         for entity in before:
             theirs, ours = old.unpack([before[entity]])[0], new.unpack([after[entity]])[0]
@@ -210,7 +223,14 @@ def test_killed_after_any_step_it_is_finished_by_the_next_run(
     place.keep()
     manifest = place.settings().generation_dir / MANIFEST
     state, whole = place.settings().state, dict[str, int]()
-    for step in ((1, "user", 0), (2, "user", 0), (3, "item", 0), (4, None, None), (5, None, None)):
+    steps: list[tuple[Any, ...]] = [
+        ("fetch", "user", 0),
+        ("fold", "user", 0),
+        ("write", "item", 0),
+        ("keep",),
+        ("tell",),
+    ]
+    for step in steps:
         place.killed_at(*step)
         assert not manifest.exists()
         now = {path.name: path.stat().st_ino for path in state.glob("*-*") if not path.name.startswith(".")}
@@ -226,6 +246,47 @@ def test_killed_after_any_step_it_is_finished_by_the_next_run(
         assert newest(place.topics.vectors("g2", side), PARTITIONS).keys() == stored(place.new, state, side).keys()
     assert sorted(place.checkpoints.of_scope("g2")) == sorted(f"g2/{name}" for name in whole)
     assert made.generation.cut.keys() == {place.topics.events(side) for side in SIDES}
+
+
+@pytest.mark.broker
+def test_killed_inside_step_3_it_leaves_no_half_store_and_the_running_generation_as_it_was(
+    place: Place, work: Callable[..., Any], feed: Callable[..., None], make_history: Callable[..., History],
+    wait_for: Callable[..., None], lag: Callable[..., int], newest: Callable[..., Any], stored: Callable[..., Any],
+    drain: Any,
+) -> None:  # fmt: skip
+    """kill -9 behind the first rows, in the middle of them, when all are written, when the report is, and when the
+    store has its name. A store has a name when it is whole and not before; g1 works on through all of it, and has what
+    a generation has that was built at once. So has g2, in the end: no event is lost, doubled or folded wrong."""
+    events = make_history(500).behaviours
+    _fill(feed, place, events[:250])
+    drain("g1", place.old)
+    place.keep()
+    manifest, state = place.settings().generation_dir / MANIFEST, place.settings().state
+    options = WorkerOptions(heartbeat_interval_s=0.2, flush_interval_s=0.2)
+    with work(place.topics, "user", place.settings("g1").state, options=options) as running:
+        kills = [("rows", 1), ("rows", 3), ("whole", 1), ("report", 1), ("write", 1)]
+        for number, (step, nth) in enumerate(kills):
+            _fill(feed, place, events[250 + 50 * number : 300 + 50 * number])
+            place.killed_at(step, "user", 0, nth)
+            assert not manifest.exists()
+            assert (state / "user-0").exists() == (step == "write")
+            assert (state / ".new-user-0").exists() == (step != "write")
+            assert (state / ".report-user-0.json").exists() == (step in ("report", "write"))
+        kept = (state / "user-0").stat().st_ino
+        wait_for(lambda: lag(place.topics.events("user"), running.group, PARTITIONS) == 0 or running.ended, "g1")
+        assert not running.ended
+    made = place.extend()
+    assert (state / "user-0").stat().st_ino == kept
+    assert made.generation.since == {} and all(r.whole == r.entities for r in made.reports)
+    assert not [p for p in state.iterdir() if p.name.startswith(".")]
+    drain("g1", place.old)
+    drain("g2", place.new)
+    place.build("g3", place.new)
+    _holds_what_g3_holds(place, newest, stored)
+    place.build("g4", place.old)
+    for side in SIDES:
+        whole = stored(place.old, place.settings("g4").state, side)
+        assert stored(place.old, place.settings("g1").state, side) == whole
 
 
 @pytest.mark.broker
