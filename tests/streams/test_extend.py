@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from forebay.cli.extend import extend as verb
@@ -24,14 +24,20 @@ from forebay.events import ItemUpdate
 from forebay.segments.bundle import Bundle
 from forebay.segments.growth import Growth
 from forebay.segments.history import History
+from forebay.segments.history.archive import Archive
+from forebay.segments.history.place import Place as ArchivePlace
 from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.training import untrained
 from forebay.store.checkpoints import Checkpoints
 from forebay.store.codec import codec_of
 from forebay.store.generation import MANIFEST, Generation
+from forebay.streams.archive import Archiver
 from forebay.streams.backfill import backfill
+from forebay.streams.clients import asking_consumer
 from forebay.streams.dev.devkafka import DevKafka
-from forebay.streams.extend import Extended, ExtendOptions, Pace, extend
+from forebay.streams.extend import Extended, ExtendOptions, extend
+from forebay.streams.offsets import bounds
+from forebay.streams.pace import Pace
 from forebay.streams.tell import keep_checkpoint
 from forebay.streams.topics import Topics, ensure
 from forebay.streams.worker.options import WorkerOptions
@@ -95,13 +101,13 @@ class Place:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.settings().checkpoints_url)
 
-    def build(self, name: str, bundle: Bundle) -> Generation:
-        """A generation of what the logs have now."""
+    def build(self, name: str, bundle: Bundle, history: History | None = None) -> Generation:
+        """A generation of what the logs have now, and of `history`."""
         settings = self.settings(name)
         ensure(self.kafka.bootstrap, self.topics, generation=name, partitions=PARTITIONS)
         bundle.save(settings.bundles)
         return backfill(
-            bundle, History.of([]), name=name, bootstrap=self.kafka.bootstrap, topics=self.topics,
+            bundle, history or History.of([]), name=name, bootstrap=self.kafka.bootstrap, topics=self.topics,
             folder=settings.generation_dir, state_folder=settings.state, now_ms=NOW, checkpoints=self.checkpoints,
         )  # fmt: skip
 
@@ -112,12 +118,12 @@ class Place:
                 store = f"{side}-{partition}"
                 keep_checkpoint(self.checkpoints, f"g1/{store}", self.settings("g1").state / store, NOW)
 
-    def extend(self, **more: Any) -> Extended:
-        settings = self.settings()
-        ensure(self.kafka.bootstrap, self.topics, generation="g2", partitions=PARTITIONS)
+    def extend(self, name: str = "g2", **more: Any) -> Extended:
+        settings = self.settings(name)
+        ensure(self.kafka.bootstrap, self.topics, generation=name, partitions=PARTITIONS)
         options = {"of": Generation.load(self.settings("g1").generation_dir), "options": ExtendOptions(0), **more}
         return extend(
-            Growth.between(self.old, self.new), name="g2", bootstrap=self.kafka.bootstrap, topics=self.topics,
+            Growth.between(self.old, self.new), name=name, bootstrap=self.kafka.bootstrap, topics=self.topics,
             folder=settings.generation_dir, state_folder=settings.state, checkpoints=self.checkpoints, now_ms=NOW,
             **options,
         )  # fmt: skip
@@ -337,6 +343,56 @@ def test_what_the_log_forgot_is_said_by_the_command_and_the_manifest(
 
 
 @pytest.mark.broker
+def test_what_the_log_forgot_is_read_from_its_archive(
+    place: Place, feed: Callable[..., None], make_history: Callable[..., History], drain: Any,
+    stored: Callable[..., Any], tmp_path: Path,
+) -> None:  # fmt: skip
+    """The new segment is complete for everyone, and the stores are those of a backfill that reads the same archive. A
+    file that goes on behind the checkpoint is of no use: where the log does not reach back to its beginning, a newer
+    checkpoint is asked for."""
+    events, url = make_history(400, users=90).behaviours, str(tmp_path / "archive")
+    archiver = Archiver(place.kafka.bootstrap, place.topics, ArchivePlace.of(url))
+
+    def archived() -> Archive:
+        archiver.run(threading.Event(), lambda done, total: None)
+        return Archive.open(url)
+
+    _fill(feed, place, events[:150])
+    archived()
+    _fill(feed, place, events[150:200])
+    begins = _ends(place)
+    _fill(feed, place, events[200:250])
+    drain("g1", place.old)
+    place.keep()
+    _fill(feed, place, events[250:300])
+    archive = archived()
+    admin = AdminClient({"bootstrap.servers": place.kafka.bootstrap})
+    for future in admin.delete_records(begins).values():
+        future.result()
+    with pytest.raises(LogGap, match="in files that end before the checkpoint, and the log begins at"):
+        place.extend(archive=archive)
+    _fill(feed, place, events[300:])
+    drain("g1", place.old)
+    place.keep()
+    assert "user.late" in place.extend("g0").generation.since  # without the archive
+    made = place.extend(archive=archive)
+    assert made.generation.since == {} and all(r.whole == r.entities for r in made.reports)
+    place.build("g3", place.new, History(archive))
+    for side in SIDES:
+        whole = stored(place.new, place.settings("g3").state, side)
+        assert stored(place.new, place.settings("g2").state, side) == whole
+
+
+def _ends(place: Place) -> list[TopicPartition]:
+    """Where both logs end now."""
+    consumer = Consumer(asking_consumer(place.kafka.bootstrap, committed=True))
+    topics = [place.topics.events(side) for side in SIDES]
+    found = [TopicPartition(t, p, bounds(consumer, t, p)[1]) for t in topics for p in range(PARTITIONS)]
+    consumer.close()
+    return found
+
+
+@pytest.mark.broker
 def test_what_cannot_be_built_is_refused_before_anything_is_touched(place: Place, tmp_path: Path) -> None:
     """Each by its name, with what to do; the folder of a generation that is not there stays away."""
     g1 = Generation.load(place.settings("g1").generation_dir)
@@ -375,7 +431,7 @@ def test_what_cannot_be_built_is_refused_before_anything_is_touched(place: Place
 def test_a_pace_is_kept_and_nothing_is_saved_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand in a second: five thousand take five, and an hour of rest buys one second."""
     now, waited = [100.0], list[float]()
-    monkeypatch.setattr("forebay.streams.extend.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("forebay.streams.pace.time.monotonic", lambda: now[0])
 
     def wait(seconds: float) -> None:
         assert seconds <= 1

@@ -46,6 +46,12 @@ def backfill(
 def extend(
     bundle: Annotated[Path, typer.Option(help="Folder of the bundle that has one more segment")],
     of: Annotated[str, typer.Option("--of", help="The generation that runs, which is only read from")],
+    events: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="An archive of the clean logs, read in front of what they have", show_default=False
+        ),
+    ] = None,
     bootstrap: Bootstrap = None,
     prefix: Prefix = None,
     generation: GenerationName = None,
@@ -71,7 +77,7 @@ def extend(
         state_dir=state,
         checkpoints=checkpoints,
     )
-    verb(s, bundle, of, rate, json)
+    verb(s, bundle, of, rate, json, events)
 
 
 def work(
