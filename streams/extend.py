@@ -1,10 +1,14 @@
-"""A generation with one more segment, out of one that runs: its Checkpoints and the clean logs, and no history.
+"""A generation with one more segment, out of one that runs: its Checkpoints and the clean logs, and no history but what
+an archive has of those logs.
 
 The generation that runs is only read from. Its steps have the numbers of the hook `extended`, for each partition
 
     1 fetch      its newest Checkpoint, into a folder that no worker looks at
-    2 fold       the clean log up to the Checkpoint's offset, into the blocks that its rows lack
-    3 write      the new store, under a name that no worker looks at; it gets its own when it is whole
+    2 fold       the clean log up to the Checkpoint's offset, with what an archive has of it in front, into the blocks
+                 that its rows lack
+    3 write      the new store, under a name that no worker looks at; it gets its own when it is whole:
+                 rows (some thousands are written), whole (all are), report (what it has is noted), write (it has its
+                 name)
 
 and then, once,
 
@@ -23,8 +27,6 @@ import fcntl
 import logging
 import os
 import shutil
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +36,6 @@ from confluent_kafka import Consumer
 
 from forebay import files
 from forebay.errors import (
-    BlockError,
-    BlockTooNew,
     CheckpointError,
     GenerationError,
     LogGap,
@@ -44,18 +44,19 @@ from forebay.errors import (
     TopicMismatch,
     UsageError,
 )
-from forebay.segments.blocks.block import Block
 from forebay.segments.growth import Growth
+from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
 from forebay.store.checkpoints import Checkpoint, Checkpoints
 from forebay.store.generation import MANIFEST, Generation, numeric_platform
 from forebay.store.partitionstore import PartitionStore
 from forebay.streams.build import Target
 from forebay.streams.carry import Carrier
-from forebay.streams.clients import asking_consumer, log_consumer
+from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
-from forebay.streams.logrecords import at, block_in, records
+from forebay.streams.logpart import Archived, LogPart
 from forebay.streams.offsets import bounds
+from forebay.streams.pace import Pace
 from forebay.streams.tell import keep_checkpoint, tell_vectors
 from forebay.streams.topics import TopicInfo, Topics, describe
 from forebay.telemetry import emit
@@ -95,6 +96,7 @@ class _Plan(msgspec.Struct, frozen=True):
     old_bundle: str
     new_bundle: str
     platform: str
+    archive: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,14 +119,16 @@ def extend(
     checkpoints: Checkpoints,
     now_ms: int,
     options: ExtendOptions = ExtendOptions(),
+    archive: Archive | None = None,
     told: Callable[[Report], None] = lambda report: None,
     progress: Progress = lambda done, total: None,
 ) -> Extended:
     """Make generation `name` of `growth.new` out of generation `of`, which has the bundle `growth.old`: stores under
     `state_folder`, Checkpoints, vectors in its topics (which are there), manifest in `folder`.
 
-    Workers of `name` go on where the Checkpoints end. `told` hears of each partition that is whole, `progress` of
-    records of the log: done, and all. Both are called by this thread.
+    `archive` is read in front of a log whose beginning it has; what was imported into it is not. Workers of `name` go
+    on where the Checkpoints end. `told` hears of each partition that is whole, `progress` of records of the log: done,
+    and all. Both are called by this thread.
 
     Raises UsageError for a generation that would follow itself, GenerationError where `name` exists or is being made,
     StoreMissing where a partition has no Checkpoint, LogGap where the log does not go on where one ends, TopicMismatch
@@ -137,7 +141,7 @@ def extend(
             f"generation {name} exists", where=str(folder), do="Take another name: generations do not change"
         )
     with _alone(state_folder):
-        work = _Work(growth, of, name, bootstrap, topics, state_folder, checkpoints, options)
+        work = _Work(growth, of, name, bootstrap, topics, state_folder, checkpoints, options, archive)
         reports = work.stores(told, progress)
         for report in reports:
             of_store = f"{name}/{report.side}-{report.partition}"
@@ -157,32 +161,16 @@ def extend(
     return Extended(generation, reports)
 
 
-class Pace:
-    """No more than so many in a second: who spends more than is left waits, up to a second at a time."""
-
-    def __init__(self, per_second: float, wait: Callable[[float], None] = time.sleep) -> None:
-        """0: no bound."""
-        self._per_second, self._wait, self._due = per_second, wait, time.monotonic()
-
-    def spend(self, count: int) -> None:
-        """`count` are done."""
-        if not self._per_second:
-            return
-        # What was not spent is not saved up for longer than a second.
-        self._due = max(self._due, time.monotonic() - 1) + count / self._per_second
-        while (left := self._due - time.monotonic()) > 0:
-            self._wait(min(left, 1.0))
-
-
 class _Work:
     """One run. Raises what is missing before it touches anything."""
 
     def __init__(
         self, growth: Growth, of: Generation, name: str, bootstrap: Address, topics: Topics, folder: Path,
-        checkpoints: Checkpoints, options: ExtendOptions,
+        checkpoints: Checkpoints, options: ExtendOptions, archive: Archive | None,
     ) -> None:  # fmt: skip
         self._growth, self._of, self._name, self._bootstrap = growth, of, name, bootstrap
         self._folder, self._checkpoints, self._options = folder, checkpoints, options
+        self._archive = archive
         self.pace = Pace(options.events_per_second)
         info = describe(bootstrap, [topics.events(side) for side in SIDES])
         self._logs: dict[Side, TopicInfo] = {side: info[topics.events(side)] for side in SIDES}
@@ -200,7 +188,13 @@ class _Work:
 
     def stores(self, told: Callable[[Report], None], progress: Progress) -> list[Report]:
         """All stores, those of a run before this one included."""
-        plan = _Plan(self._of.name, self._growth.old.hash, self._growth.new.hash, numeric_platform())
+        plan = _Plan(
+            self._of.name,
+            self._growth.old.hash,
+            self._growth.new.hash,
+            numeric_platform(),
+            "" if self._archive is None else self._archive.place.url,
+        )
         if not self._goes_on(plan):
             shutil.rmtree(self._folder, ignore_errors=True)
             self._checkpoints.remove(self._name)
@@ -267,7 +261,8 @@ class _Work:
                 )  # fmt: skip
             for attempt in range(TRIES):
                 shutil.rmtree(lacked, ignore_errors=True)
-                part = _Part(self._bootstrap, self._logs[side].name, partition, meta.offset)
+                archived = Archived.of(self._archive, side, self._logs[side], partition, meta.offset)
+                part = LogPart(self._bootstrap, self._logs[side].name, partition, meta.offset, archived)
                 try:
                     folded = carrier.fold(part.blocks(read), meta, lacked, self.pace.spend)
                     break
@@ -277,14 +272,22 @@ class _Work:
             self._step(2, "fold", side, partition)
             try:
                 reach = part.since_ms + self._options.future_after_ms if part.since_ms else meta.clock
-                carried = carrier.write(source, folded, building, reach, self.pace.spend)
+
+                def written(rows: int) -> None:
+                    self.pace.spend(rows)
+                    self._step(3, "rows", side, partition)
+
+                carried = carrier.write(source, folded, building, reach, written)
             finally:
                 if folded is not None:
                     folded.close()
+        self._step(3, "whole", side, partition)
         report = Report(
             side, partition, meta.offset, meta.as_of, carried.entities, carried.whole, part.since_ms
         )  # fmt: skip
+        # Before the store has its name: one that has it is kept by the next run, which needs the report.
         files.write(self._folder / f".report-{store}.json", msgspec.json.encode(report))
+        self._step(3, "report", side, partition)
         os.rename(building, path)
         files.sync_folder(self._folder)
         self._step(3, "write", side, partition)
@@ -377,39 +380,6 @@ class _Work:
                 if any(block.bits >> place & 1 for block in lacks.blocks):
                     found[segment.title] = max(short)
         return found
-
-
-class _Part:
-    """The records of one partition of a clean log from the first that is there to before `end`; `since_ms` is when the
-    log took the first of them, once they are read."""
-
-    def __init__(self, bootstrap: Address, topic: str, partition: int, end: int) -> None:
-        self._bootstrap, self._topic, self._partition, self._end = bootstrap, topic, partition, end
-        self.since_ms = 0
-
-    def blocks(self, read: Callable[[int], None]) -> Iterator[Block]:
-        """Raises LogGap, BrokerUnavailable. A record that is no Block is stepped over, as a worker does."""
-        gap = LogGap(
-            "records that were to be read next have left the log",
-            where=f"{self._topic}[{self._partition}]",
-            do="Run it again, with a higher --rate: the log forgets faster than it is read",
-        )
-        consumer = Consumer(log_consumer(self._bootstrap))
-        try:
-            first, _ = bounds(consumer, self._topic, self._partition)
-            never = threading.Event()
-            for message in records(consumer, self._topic, self._partition, first, self._end, gap, never):
-                self.since_ms = self.since_ms or message.timestamp()[1]
-                try:
-                    yield block_in(message, "Upgrade what runs forebay extend")
-                except BlockTooNew:
-                    raise
-                except BlockError as error:
-                    log.warning("%s is no block and is stepped over: %s", at(message), error)
-                    emit("stranger", stage="extend", partition=self._partition)
-                read(message.offset() + 1 - first)
-        finally:
-            consumer.close()
 
 
 @contextlib.contextmanager

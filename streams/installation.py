@@ -72,7 +72,7 @@ def options_of(settings: Settings, slot: str) -> WorkerOptions:
 
     return WorkerOptions(
         slot=slot,
-        checkpoint_every_s=_every_s(settings.checkpoint_every),
+        checkpoint_every_s=max(1.0, _seconds("checkpoint_every", settings.checkpoint_every)),
         checkpoints_kept=settings.checkpoints_kept,
         standby=settings.standby,
     )
@@ -84,15 +84,22 @@ def workers(
     """A worker of each of `stages`, over librdkafka or what `carry` makes. Nothing is joined yet. Takes seconds.
 
     Raises GenerationError, BundleError, StoreMissing, CheckpointError, ConfigError, and BrokerError where the broker or
-    a topic is not there.
+    a topic is not there: none is left then.
     """
     from forebay.store.checkpoints import Checkpoints
     from forebay.streams.transports.librdkafka.transport import LibrdkafkaTransport
 
     by, checkpoints = carry or LibrdkafkaTransport, Checkpoints(settings.checkpoints_url)
-    made = [*_sides(settings, kafka, stages, options, checkpoints, by)]
-    if "intake" in stages:
-        made.append(_intake(settings, kafka, options, checkpoints, by))
+    made: list[Worker] = []
+    try:
+        for worker in _sides(settings, kafka, stages, options, checkpoints, by):
+            made.append(worker)  # noqa: PERF402 - those before one that is not made are left below
+        if "intake" in stages:
+            made.append(_intake(settings, kafka, options, checkpoints, by))
+    except BaseException:
+        for worker in made:  # its clients are there already, and who waits for a broker calls this again
+            worker.leave()
+        raise
     return made
 
 
@@ -102,13 +109,18 @@ def about(settings: Settings, stages: Collection[str], slot: str) -> str:
     return f"{what}, slot {slot}"
 
 
-def _every_s(text: str) -> float:
+def broker_within_s(settings: Settings) -> float:
+    """How long a start waits for a broker. Raises ConfigError for what is no duration."""
+    return _seconds("broker_within", settings.broker_within)
+
+
+def _seconds(name: str, text: str) -> float:
     from forebay.segments.spec.toml import duration_ms
 
     try:
-        return max(1.0, duration_ms(text, "checkpoint_every") / 1000)
+        return duration_ms(text, name) / 1000
     except SpecError as error:
-        raise ConfigError(f"checkpoint_every {text!r} is no duration", do=error.do) from None
+        raise ConfigError(f"{name} {text!r} is no duration", do=error.do) from None
 
 
 def _sides(

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from forebay.clock import DAY_MS
-from forebay.errors import BrokerError, TopicMismatch, TopicMissing, UsageError
+from forebay.errors import BrokerError, BrokerUnavailable, TopicMismatch, TopicMissing, UsageError
 from forebay.streams.cluster import Address
-from forebay.streams.connection import connected
+from forebay.streams.connection import connected, kafka_python
 
 SIDES = ("user", "item")
 RETENTION_DAYS = 7.0
 DEAD_LETTER_DAYS = 14.0
+ANSWER_MS = 10_000  # for each question about topics
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _SETTINGS = ("message.timestamp.type", "cleanup.policy", "retention.ms")
 
@@ -147,10 +148,17 @@ def ensure(
 
 
 def describe(bootstrap: Address, names: Iterable[str], **client: Any) -> dict[str, TopicInfo]:
-    """What the broker says of each topic, in the order asked. Raises TopicMissing, or BrokerUnavailable within 5 s."""
+    """What the broker says of each topic, in the order asked. Raises TopicMissing, or BrokerUnavailable: within 5 s
+    where nobody answers, within about 15 s where a broker begins to and falls silent."""
     asked = list(names)
-    with connected("KafkaAdminClient", bootstrap, **client) as admin:
-        found = _describe(admin, asked)
+    with connected("KafkaAdminClient", bootstrap, **{"request_timeout_ms": ANSWER_MS, **client}) as admin:
+        try:
+            found = _describe(admin, asked)
+        except kafka_python().errors.KafkaError as error:
+            if not error.retriable:
+                raise
+            said = f"no answer about topics: {error}"
+            raise BrokerUnavailable(said, where=str(bootstrap), do="Run: forebay doctor") from None
     _all_there(asked, found, bootstrap)
     return {name: found[name] for name in asked}
 

@@ -105,6 +105,10 @@ class Archive:
             if partition in (None, part.partition):
                 yield from self._read(part.name)
 
+    def part(self, part: Part) -> Iterator[Block]:
+        """The Blocks of one of its files of a log."""
+        yield from self._read(part.name)
+
     def brought(self) -> Iterator[Block]:
         """The Blocks of what was imported: of all kinds, behaviours once."""
         for name in self.imported:

@@ -57,6 +57,7 @@ class Settings:
     """What a command runs with. A name in capitals behind FOREBAY_ is its environment variable."""
 
     bootstrap: str = "127.0.0.1:9092"  # Kafka, host:port, several by comma
+    broker_within: str = "60s"  # how long work and serve wait at their start for a broker that does not answer
     topic_prefix: str = ""  # in front of every topic and group: keeps installations on one cluster apart
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state

@@ -3,6 +3,7 @@ with something lost, doubled or claimed too early."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,11 @@ from forebay.streams.intake.intake import Intake
 from forebay.streams.intake.note import note_of
 from forebay.streams.transports.memory.log import MemoryLog
 from forebay.streams.transports.memory.transport import MemoryTransport
+from forebay.streams.worker.assignment import Assignment
 from forebay.streams.worker.batch import Outcome, PartitionBatch
 from forebay.streams.worker.paused import Paused
 from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.takeover import Takeover
 
 from . import world
 from .world import World
@@ -39,27 +42,29 @@ def _store_leads(patch: pytest.MonkeyPatch) -> None:
 
 
 def _gap_skipped(patch: pytest.MonkeyPatch) -> None:
-    def skipped(self: Worker, partition: int) -> None:
-        end = self._restoring.pop(partition)
-        self.stage.partitions[partition].advance(end, 0)
-        self._transport.go_on(partition, end, self._stop)
+    def skipped(self: Takeover, partition: int, stop: threading.Event) -> bool:
+        end = self._assignment.restoring.pop(partition)
+        self._stage.partitions[partition].advance(end, 0)
+        self._transport.go_on(partition, end, stop)
+        return False
 
-    patch.setattr(Worker, "_restore", skipped)
+    patch.setattr(Takeover, "restore", skipped)
 
 
 def _gap_told_again(patch: pytest.MonkeyPatch) -> None:
-    def aloud(self: Worker, partition: int) -> None:
-        del self._restoring[partition]
-        self._transport.go_on(partition, self.stage.partitions[partition].meta.offset, self._stop)
+    def aloud(self: Takeover, partition: int, stop: threading.Event) -> bool:
+        del self._assignment.restoring[partition]
+        self._transport.go_on(partition, self._stage.partitions[partition].meta.offset, stop)
+        return False
 
-    patch.setattr(Worker, "_restore", aloud)
+    patch.setattr(Takeover, "restore", aloud)
 
 
 def _clock_told(patch: pytest.MonkeyPatch) -> None:
-    def now(self: Worker, batches: Sequence[PartitionBatch]) -> dict[int, int]:
-        return dict.fromkeys(self.stage.partitions, self._wall_ms())
+    def now(self: Assignment, batches: Sequence[PartitionBatch]) -> dict[int, int]:
+        return dict.fromkeys(self._stage.partitions, self._wall_ms())
 
-    patch.setattr(Worker, "_claimed", now)
+    patch.setattr(Assignment, "claimed", now)
 
 
 def _state_kept_after_an_abort(patch: pytest.MonkeyPatch) -> None:
@@ -124,7 +129,7 @@ def _applied_is_committed(patch: pytest.MonkeyPatch) -> None:
     submit = Worker._submit
 
     def told_too_early(self: Worker, outcome: Outcome, newest: Mapping[int, int], *, beat: bool) -> None:
-        self._ages.committed(newest)
+        self._assignment.ages.committed(newest)
         submit(self, outcome, newest, beat=beat)
 
     patch.setattr(Worker, "_submit", told_too_early)
@@ -166,7 +171,7 @@ def _paused_source_claims_its_end(patch: pytest.MonkeyPatch) -> None:
     def met(self: MemoryTransport, partitions: Sequence[int]) -> None:
         hold(self, partitions)
         owner: Any = self._owner
-        owner._met_end.update({p: self._end(p) for p in partitions if p in owner.stage.partitions})
+        owner._assignment.met_end.update({p: self._end(p) for p in partitions if p in owner.stage.partitions})
 
     patch.setattr(MemoryTransport, "hold", met)
 

@@ -18,6 +18,7 @@ from forebay.config import Settings
 from forebay.errors import UsageError
 from forebay.segments.bundle import Bundle
 from forebay.segments.growth import Growth
+from forebay.segments.history.archive import Archive
 from forebay.store.checkpoints import Checkpoints
 from forebay.store.generation import Generation
 from forebay.streams.extend import Extended, ExtendOptions, Report
@@ -29,9 +30,12 @@ from forebay.streams.topics import ensure
 NICER = 10  # whatever else runs on this machine goes before it
 
 
-def extend(settings: Settings, bundle_path: Path, of: str, rate: float, as_json: bool) -> None:
+def extend(
+    settings: Settings, bundle_path: Path, of: str, rate: float, as_json: bool, archive: str | None = None
+) -> None:
     """Make the generation that the settings name out of generation `of`, with the bundle at `bundle_path`, which has
-    the segments of its own and more. `rate` is in events or rows a second, 0 is no bound."""
+    the segments of its own and more. `rate` is in events or rows a second, 0 is no bound. `archive` is where one of
+    the clean logs is."""
     started, name = time.monotonic(), settings.generation
     if name == of:
         raise UsageError(f"--of {of} is the generation that is to be made", do="Name another one: --generation NEW")
@@ -54,6 +58,7 @@ def extend(settings: Settings, bundle_path: Path, of: str, rate: float, as_json:
             checkpoints=Checkpoints(settings.checkpoints_url),
             now_ms=now_ms(),
             options=ExtendOptions(rate, Bounds.of(settings).future_after_ms),
+            archive=None if archive is None else Archive.open(archive),
             told=_tell,
             progress=bar,
         )

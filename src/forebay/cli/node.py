@@ -86,6 +86,8 @@ def replica(settings: Settings) -> None:
     stop = stop_event()
     from forebay.store.feedingcopy import FeedingCopy
     from forebay.store.halfforms import half_form
+    from forebay.streams.arrival import once_it_answers
+    from forebay.streams.installation import broker_within_s
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
@@ -109,8 +111,11 @@ def replica(settings: Settings) -> None:
     try:
         log.info("%d rows loaded from %s into %s", copy.load(), settings.vectors, settings.tables)
         copy.answer()
-        following = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
-        following.run(stop)
+        following = once_it_answers(
+            lambda: Replica(cluster(settings), Topics(settings.topic_prefix), copy), broker_within_s(settings), stop
+        )
+        if following is not None:
+            following.run(stop)
     finally:
         stop.set()
         saying.join()

@@ -43,7 +43,7 @@ def stop_event() -> threading.Event:
 
 def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> None:
     """A worker of the Intake and of each side, or of `only` one of them, until stopped. An error in one ends all, and
-    the process with them: a supervisor starts it again.
+    the process with them: a supervisor starts it again. A broker that does not answer at the start is waited for.
 
     The setting `status` (host:port) answers what status.py says. `transport` is who carries them: librdkafka, or faust.
     Does not return when a thread is stuck: the process ends.
@@ -52,6 +52,7 @@ def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> 
     from forebay.cli.cluster import cluster
     from forebay.cli.readiness import Liveness, Readiness
     from forebay.cli.traces import traces_sent
+    from forebay.streams.arrival import once_it_answers
     from forebay.streams.worker.supervisor import stuck, supervise
 
     if transport not in TRANSPORTS:
@@ -64,9 +65,17 @@ def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> 
 
         app = app_alone(kafka, settings.intake.parent / "@faust")
         carried = Carried(app)
-        workers = installation.workers(settings, kafka, stages, options, carried)
-    else:
-        workers = installation.workers(settings, kafka, stages, options)
+
+    def made() -> list[Worker]:
+        if transport != "faust":
+            return installation.workers(settings, kafka, stages, options)
+        carried.transports.clear()  # of a call before this one, which found no broker
+        return installation.workers(settings, kafka, stages, options, carried)
+
+    workers = once_it_answers(made, installation.broker_within_s(settings), stop)
+    if workers is None:
+        return
+    if transport != "faust":
         for one in workers:
             log.info("%s, group %s", one.name, one.group)
     readiness = Readiness(workers, f"{what}, broker {settings.bootstrap}")
@@ -167,13 +176,18 @@ def serve(settings: Settings, max_lag_s: float) -> None:
     from forebay.retrieval.server import create_app
     from forebay.retrieval.server import serve as listen
     from forebay.segments.spec import SIDES
+    from forebay.streams.arrival import once_it_answers
     from forebay.streams.replica import Replica
     from forebay.streams.topics import Topics
 
     bundle, generation = served_model(settings)
     copy = opened_copy(settings, bundle, generation)
-    replica = Replica(cluster(settings), Topics(settings.topic_prefix), copy)
     stop = threading.Event()
+    replica = once_it_answers(
+        lambda: Replica(cluster(settings), Topics(settings.topic_prefix), copy),
+        installation.broker_within_s(settings), stop,
+    )  # fmt: skip
+    assert replica is not None, "nobody stops it before it listens"
 
     def ready() -> Readiness:
         status = replica.status()

@@ -112,7 +112,7 @@ def test_what_had_waited_is_told_with_where_its_partition_stands(
     for partition in range(PARTITIONS):  # as if it had been flushed before its vectors were made
         owned = processor.open(partition, Source(processor.topic, partition, topic_id), 0, create=False)
         rows = owned.rows_of(Ids.of_bytes([name for name, _ in owned.store.scan()][:3]))
-        owned.pending[rows] = owned._changed[rows] = 1
+        owned.pending[rows] = owned._here.changed[rows] = 1
         stood[partition] = owned.meta.offset
         owned.flush()
         processor.close(partition)

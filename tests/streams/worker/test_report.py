@@ -18,7 +18,8 @@ from forebay.streams.transports.memory.log import MemoryLog, Sent, Write
 from forebay.streams.transports.memory.transport import MemoryTransport
 from forebay.streams.worker.metrics import WorkerMetrics
 from forebay.streams.worker.options import WorkerOptions
-from forebay.streams.worker.protocol import COUNT_EVERY_S, Worker
+from forebay.streams.worker.protocol import Worker
+from forebay.streams.worker.reporter import COUNT_EVERY_S
 from forebay.streams.worker.source import Source
 from forebay.streams.worker.standing import Standing
 from forebay.telemetry import add_hook
