@@ -35,6 +35,9 @@ class SideEncoders:
         self._readers = [bundle.reader(s) for s in self.segments]
         wanted = devices or {}
         self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
+        # After the classes of own encoders were imported: one that asks for "medium" for its training would have the
+        # products of all float32 layers in bfloat16 (TF32 on a GPU), and no numeric platform names that.
+        torch.set_float32_matmul_precision("highest")
         self._run = [runner(e) for e in self._encoders]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
         self._stateful = [any(f.kind != "id" for f in s.features) for s in self.segments]
