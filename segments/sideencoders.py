@@ -16,6 +16,7 @@ from forebay.segments.encoders import SegmentEncoder, build, runner
 from forebay.segments.quantize import quantize
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.spec import SegmentSpec, Side
+from forebay.segments.state.staterows import StateRows
 
 
 class SideEncoders:
@@ -34,10 +35,13 @@ class SideEncoders:
         self._readers = [bundle.reader(s) for s in self.segments]
         wanted = devices or {}
         self._encoders = [self._load(bundle, s).to(_device(wanted.get(s.title, "cpu"), s.title)) for s in self.segments]
+        # After the classes of own encoders were imported: one that asks for "medium" for its training would have the
+        # products of all float32 layers in bfloat16 (TF32 on a GPU), and no numeric platform names that.
+        torch.set_float32_matmul_precision("highest")
         self._run = [runner(e) for e in self._encoders]
         self._pool = ThreadPoolExecutor(threads, "encode") if threads > 1 else None
         self._stateful = [any(f.kind != "id" for f in s.features) for s in self.segments]
-        nothing = [self._quantized(p, *_nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
+        nothing = [self._quantized(p, _nothing(bundle.layouts[side].width)) for p in range(len(self.segments))]
         # By segment: codes int8 [dim] and scale of an entity of which nothing is known.
         self.defaults = [(codes[0], scale[0]) for codes, scale, _ in nothing]
 
@@ -69,11 +73,15 @@ class SideEncoders:
 
     def encode(self, place: int, rows: Ints, hashes: Ints) -> SegmentVectors:
         """Segment number `place` of state rows int64 [n, width] whose entities have the hashed ids int64 [n]."""
-        codes, scale, finite = self._quantized(place, rows, hashes)
-        return SegmentVectors(codes, scale, self._readers[place].newest(rows), finite, self._stateful[place])
+        return self.encode_rows(place, StateRows(rows, hashes))
 
-    def _quantized(self, place: int, rows: Ints, hashes: Ints) -> tuple[Int8s, Floats, Bools]:
-        vectors = self._run[place](self._readers[place].read(rows, hashes))
+    def encode_rows(self, place: int, given: StateRows) -> SegmentVectors:
+        """`encode`; a list that another segment read of the same rows is not read again."""
+        codes, scale, finite = self._quantized(place, given)
+        return SegmentVectors(codes, scale, self._readers[place].newest(given.rows), finite, self._stateful[place])
+
+    def _quantized(self, place: int, given: StateRows) -> tuple[Int8s, Floats, Bools]:
+        vectors = self._run[place](self._readers[place].read_rows(given))
         finite: Bools = np.asarray(np.isfinite(vectors).all(axis=1))
         if not finite.all():
             vectors = np.where(finite[:, None], vectors, np.float32(0))
@@ -107,9 +115,9 @@ class SideEncoders:
         return np.concatenate(parts, axis=1)
 
 
-def _nothing(width: int) -> tuple[Ints, Ints]:
-    """State and hashed id of an entity of which nothing is known."""
-    return np.zeros((1, width), np.int64), np.zeros(1, np.int64)
+def _nothing(width: int) -> StateRows:
+    """Of an entity of which nothing is known."""
+    return StateRows(np.zeros((1, width), np.int64), np.zeros(1, np.int64))
 
 
 def _device(name: str, title: str) -> torch.device:

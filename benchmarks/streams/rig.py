@@ -86,11 +86,13 @@ class Site:
         }  # fmt: skip
 
     @contextmanager
-    def working(self, stages: Sequence[str], generation: str = "g1", **settings: str) -> Iterator[Child]:
+    def working(
+        self, stages: Sequence[str], generation: str = "g1", slot: str = "0", **settings: str
+    ) -> Iterator[Child]:
         """A process with these stages, until the block ends. `settings` are FOREBAY_* variables in small letters."""
         more = {f"FOREBAY_{name.upper()}": value for name, value in settings.items()}
-        command = [sys.executable, str(WORK), *stages]
-        log = self.folder / f"{generation}-{'-'.join(stages)}.log"
+        command = [sys.executable, str(WORK), *stages, "--slot", slot]
+        log = self.folder / f"{generation}-{'-'.join(stages)}-{slot}.log"
         with running(command, log, self.environment(generation) | more) as child:
             yield child
 

@@ -38,6 +38,21 @@ def read_lists(
     _read(rows, offset, stride, ages, plan, table, hashes, sequence, items)
 
 
+def read_ages(rows: Ints, offset: int, stride: int, ages: Doubles) -> None:
+    """Fill `ages` float64 [n, size], which is zero: of each entry in use, how many seconds it is older than the newest
+    one of its list. `offset` and `stride` as in read_lists."""
+    _ages(rows, offset, stride, ages)
+
+
+@njit(cache=True, nogil=True)
+def _ages(rows: Any, offset: int, stride: int, ages: Any) -> None:
+    for n in range(len(rows)):
+        used = rows[n, offset]
+        for e in range(used):
+            newest = rows[n, offset + 1 + (used - 1) * stride]
+            ages[n, e] = (newest - rows[n, offset + 1 + e * stride]) / 1000.0
+
+
 @njit(cache=True, nogil=True)
 def _fill(table: Any, hashes: Any) -> None:
     mask = len(table) - 1

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from forebay.arrays import Bools, Doubles, Floats, Ints, Places
 from forebay.segments.spec import FeatureSpec, SegmentSpec, Spec
 from forebay.segments.spec.attribute import THOUSANDTHS, AttributeSpec
+from forebay.segments.state.decay import decayed
 from forebay.segments.state.layout import Block, Layout
+from forebay.segments.state.staterows import Lists, StateRows
 
 
 @dataclass(frozen=True)
@@ -106,18 +108,34 @@ class SegmentReader:
 
     def read(self, rows: Ints, hashes: Ints) -> Inputs:
         """Inputs of state rows int64 [n, width] and their entities' hashed ids int64 [n]."""
-        count = len(rows)
-        sequence = np.zeros((count, self.list_size, self.sequence_width), dtype=np.float32)
-        items = np.zeros((count, self.list_size), dtype=np.int64)
-        length = np.zeros(count, dtype=np.int64)
-        if self._list:
-            length = self._read_list(*self._list, rows, sequence, items)
-        return Inputs(self.dense(rows), sequence, items, length, self.own(hashes))
+        return self.read_rows(StateRows(rows, hashes))
+
+    def read_rows(self, given: StateRows) -> Inputs:
+        """`read`; the arrays of its list are those that another reader has made of the same rows."""
+        return Inputs(self.dense(given.rows), *self._lists(given), self.own(given.hashes))
+
+    def _lists(self, given: StateRows) -> Lists:
+        count = len(given)
+        if self._list is None:
+            items, length = np.zeros((count, 0), dtype=np.int64), np.zeros(count, dtype=np.int64)
+            return np.zeros((count, 0, 0), dtype=np.float32), items, length
+        feature, block = self._list
+        if (key := (block.offset, feature.of)) not in given.lists:
+            sequence = np.zeros((count, self.list_size, self.sequence_width), dtype=np.float32)
+            items = np.zeros((count, self.list_size), dtype=np.int64)
+            given.lists[key] = sequence, items, self._read_list(feature, block, given.rows, sequence, items)
+        return given.lists[key]
 
     def dense(self, rows: Ints) -> Floats:
         """The dense features alone, float32 [n, dense width]."""
-        parts = [self._read(f, b, rows) for f, b in self._dense]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((len(rows), 0), dtype=np.float32)
+        from forebay.segments.state.denseread import read_dense
+
+        found = np.zeros((len(rows), self.dense_width), dtype=np.float32)
+        read_dense(rows, self._dense_plan, found)
+        for (feature, columns), (_, block) in zip(self.dense_columns, self._dense, strict=True):
+            if feature.half_life_ms:
+                found[:, columns] = decayed(feature, block, rows)
+        return found
 
     def own(self, hashes: Ints) -> Ints:
         """The entities' own vocabulary places, int64 [n]."""
@@ -182,29 +200,25 @@ class SegmentReader:
             case _:
                 return block.keys + (block.keys if block.keys > 1 else 0)
 
-    def _read(self, feature: FeatureSpec, block: Block, rows: Ints) -> Floats:
-        if feature.kind == "latest":
-            columns = rows[:, block.offset + 2 : block.offset + block.size]
-            parts = [
-                _spread(columns[:, place], self._spec.attribute(self._side, name))
-                for place, name in enumerate(feature.of)
-            ]
-            return np.concatenate(parts, axis=1)
-        span = feature.buckets * block.keys
-        first = block.offset + 1
-        counts = _total(feature, block, rows, first)
-        if feature.kind == "count":
-            total = np.log1p(counts.astype(np.float32))
-            if block.keys == 1:
-                return total
-            # Shares beside sizes: taste is what part of the events a key had, however many there were.
-            return np.concatenate(
-                [total, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)], axis=1, dtype=np.float32
-            )
-        sums = _total(feature, block, rows, first + span)
-        # Sum and count over (count + 5): a linear layer makes of the two a mean shrunk towards any prior it learns.
-        weight = 1.0 / (counts + 5.0)
-        return np.concatenate([sums / THOUSANDTHS * weight, counts * weight], axis=1, dtype=np.float32)
+    @cached_property
+    def _dense_plan(self) -> Ints:
+        """See read_dense: all but what decays."""
+        from forebay.segments.state.denseread import CODE, COUNT, MEAN, NUMBER, SET
+
+        becomes = {"category": CODE, "set": SET, "number": NUMBER}
+        plan: list[tuple[int, int, int, int, int]] = []
+        for (feature, columns), (_, block) in zip(self.dense_columns, self._dense, strict=True):
+            if feature.kind == "latest":
+                at = columns.start
+                for place, name in enumerate(feature.of):
+                    attribute = self._spec.attribute(self._side, name)
+                    width = _attribute_width(attribute)
+                    plan.append((becomes[attribute.kind], block.offset + 2 + place, at, 1, width))
+                    at += width
+            elif not feature.half_life_ms:
+                kind = COUNT if feature.kind == "count" else MEAN
+                plan.append((kind, block.offset + 1, columns.start, feature.buckets, block.keys))
+        return np.array(plan, np.int64).reshape(-1, 5)
 
     def _column_width(self, column: str) -> int:
         match column:
@@ -217,27 +231,29 @@ class SegmentReader:
         return _attribute_width(self._spec.column(column))
 
     def _read_list(self, feature: FeatureSpec, block: Block, rows: Ints, sequence: Floats, items: Ints) -> Ints:
-        from forebay.segments.state.listread import read_lists
+        from forebay.segments.state.listread import read_ages, read_lists
 
-        used = rows[:, block.offset]
+        rows, used = np.ascontiguousarray(rows), rows[:, block.offset]
         ages = np.zeros((0, 0))
         if "age" in feature.of:
-            times = rows[:, block.offset + 1 : block.offset + block.size : block.stride]
-            newest = times[np.arange(len(rows)), np.maximum(used - 1, 0)]
-            valid = np.arange(feature.size) < used[:, None]
+            ages = np.zeros((len(rows), feature.size))
+            read_ages(rows, block.offset, block.stride, ages)
             # Not in the kernel: the last bit of a logarithm is its library's affair.
-            ages = np.log1p(np.where(valid, (newest[:, None] - times) / 1000.0, 0))
+            np.log1p(ages, out=ages)
+        plan = self._list_plan
         known = self._vocabulary
         read_lists(
-            np.ascontiguousarray(rows), block.offset, block.stride, ages, self._plan(feature, block), known.table,
-            known.hashes, sequence, items,
+            rows, block.offset, block.stride, ages, plan, known.table, known.hashes, sequence, items,
         )  # fmt: skip
         return used.copy()
 
-    def _plan(self, feature: FeatureSpec, block: Block) -> Ints:
+    @cached_property
+    def _list_plan(self) -> Ints:
         """See read_lists."""
         from forebay.segments.state.listread import AGE, CODE, ITEM, NUMBER, SET, THOUSANDTH
 
+        assert self._list is not None
+        feature, block = self._list
         becomes = {"category": CODE, "set": SET, "number": NUMBER}
         fixed = {"item": ITEM, "age": AGE, "value": THOUSANDTH, "action": CODE}
         plan, start = [], 0
@@ -256,22 +272,6 @@ class SegmentReader:
         if column == "action":
             return stored[:, None] == np.arange(self._column_width(column))
         return _spread(stored, self._spec.column(column))
-
-
-def _total(feature: FeatureSpec, block: Block, rows: Ints, first: int) -> Ints | Doubles:
-    """[n, keys]: int64 sums over the buckets that start at column `first`, or float64 ones weighed by their ages."""
-    ring = rows[:, first : first + feature.buckets * block.keys].reshape(len(rows), feature.buckets, block.keys)
-    if not feature.half_life_ms:
-        return ring.sum(axis=1)
-    # No bucket above the newest event's holds anything, so that one bucket's column tells every other column's age.
-    newest = rows[:, block.offset] // feature.bucket_ms
-    total = np.zeros((len(rows), block.keys))
-    everyone = np.arange(len(rows))
-    # From the newest on, one at a time: the order of the sum, and so its last bit, is the same for every row and batch.
-    for age in range(feature.buckets):
-        weight = 2.0 ** (-age * feature.bucket_ms / feature.half_life_ms)
-        total += ring[everyone, (newest - age) % feature.buckets] * weight
-    return total
 
 
 def _attribute_width(attribute: AttributeSpec) -> int:

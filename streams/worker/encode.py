@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.sideencoders import SideEncoders
+from forebay.segments.state.staterows import StateRows
 from forebay.store.ownedpartition import OwnedPartition
 from forebay.store.pending import Pending
 
@@ -36,20 +38,29 @@ def encode_pending(
     encoders: SideEncoders, partitions: Mapping[int, OwnedPartition], pending: Mapping[int, Pending]
 ) -> Encoded:
     """What `pending` is encoded to."""
-    shares = {
-        place: {number: at for number, waits in pending.items() if len(at := waits.of(place))}
-        for place in range(len(encoders.segments))
-    }
-    shares = {place: share for place, share in shares.items() if share}
+    waits = {number: pairs for number, pairs in pending.items() if len(pairs)}
     found: dict[int, dict[int, SegmentVectors]] = {number: {} for number in pending}
-    seconds = {}
-    for place, share in shares.items():
-        started, start = time.perf_counter(), 0
-        rows = np.concatenate([partitions[number].rows[at] for number, at in share.items()])
-        hashes = np.concatenate([partitions[number].index.hashes[at] for number, at in share.items()])
-        vectors = encoders.encode(place, rows, hashes)
-        for number, at in share.items():
-            found[number][place] = vectors.take(slice(start, start + len(at)))
-            start += len(at)
-        seconds[place] = time.perf_counter() - started
+    seconds: dict[int, float] = {}
+    if not waits:
+        return Encoded(found, seconds)
+    masks = np.concatenate([pairs.masks for pairs in waits.values()])
+    bounds = np.cumsum([0, *map(len, waits.values())])
+    started = time.perf_counter()
+    # Once for all segments: a row has kilobytes, and most rows wait for most segments.
+    rows = np.concatenate([partitions[number].rows[pairs.rows] for number, pairs in waits.items()])
+    hashes = np.concatenate([partitions[number].index.hashes[pairs.rows] for number, pairs in waits.items()])
+    of_masks: dict[bytes, StateRows] = {}
+    for place in range(len(encoders.segments)):
+        wanted = masks >> place & 1 == 1
+        if not wanted.any():
+            continue
+        if (key := wanted.tobytes()) not in of_masks:
+            of_masks[key] = StateRows(rows, hashes) if wanted.all() else StateRows(rows[wanted], hashes[wanted])
+        vectors = encoders.encode_rows(place, of_masks[key])
+        ends = np.concatenate([[0], np.cumsum(wanted)])[bounds].tolist()
+        for number, (start, end) in zip(waits, pairwise(ends), strict=True):
+            if start < end:
+                found[number][place] = vectors.take(slice(start, end))
+        now = time.perf_counter()
+        seconds[place], started = now - started, now
     return Encoded(found, seconds)

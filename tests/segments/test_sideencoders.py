@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from forebay.errors import BundleError
 from forebay.segments.bundle import Bundle
+from forebay.segments.encoders import encode_by_torch
 from forebay.segments.sideencoders import SideEncoders
 from forebay.segments.state.ids import hash_ids
-from forebay.segments.state.readout import Vocabulary
+from forebay.segments.state.readout import Inputs, Vocabulary
+from forebay.segments.state.staterows import StateRows
 
 from .models import spec, untrained
 
@@ -84,3 +87,35 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
     with pytest.raises(BundleError, match=r"device of user\.liked"):
         SideEncoders(bundle, "user", {"user.liked": device})
     SideEncoders(bundle, "item", {"user.liked": device})
+
+
+def test_a_list_that_two_segments_read_is_read_once_with_the_same_vectors() -> None:
+    """`recent` and `next` of the spec for MovieLens: one entry of `lists`, and vectors as of rows of their own."""
+    bundle = untrained(spec("movielens"), ITEMS, seed=1)
+    encoders, random = SideEncoders(bundle, "user"), np.random.default_rng(0)
+    rows = random.integers(0, 9, (50, bundle.layouts["user"].width))
+    hashes = random.integers(0, 9, 50)
+    given = StateRows(rows, hashes)
+    for place in range(len(encoders.segments)):
+        found, alone = encoders.encode_rows(place, given), encoders.encode(place, rows, hashes)
+        assert (found.vectors == alone.vectors).all() and (found.scale == alone.scale).all()
+        assert (found.newest == alone.newest).all()
+    assert len(given.lists) == 1
+
+
+def test_products_are_in_float32_whatever_a_class_of_ones_own_has_asked_for() -> None:
+    """On a CPU that has it, "medium" is bfloat16 in all float32 layers of the process: no platform would say so."""
+    bundle, random = untrained(spec("movielens"), ITEMS, seed=1), np.random.default_rng(0)
+    place = next(n for n, s in enumerate(bundle.spec.side("user")) if s.name == "recent")
+    blank = bundle.reader(bundle.spec.side("user")[place]).blank(200)
+    sequence = random.standard_normal(blank.sequence.shape).astype(np.float32)
+    inputs = Inputs(blank.dense, sequence, blank.items, blank.length + 30, blank.own)
+    before = torch.get_float32_matmul_precision()
+    try:
+        plain = encode_by_torch(SideEncoders(bundle, "user")._encoders[place], inputs)
+        torch.set_float32_matmul_precision("medium")
+        encoders = SideEncoders(bundle, "user")
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert encode_by_torch(encoders._encoders[place], inputs).tobytes() == plain.tobytes()
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,6 +1,6 @@
 """`forebay work` with any of its stages in one process, which says when a commit has ended.
 
-    python forebay_work.py STAGE...
+    python forebay_work.py STAGE... [--slot NAME]
 
 The settings are the FOREBAY_* variables, as the command reads them, and the workers are the command's own. Each commit
 of the last STAGE is a line of standard output: {"at": monotonic s, "events": of this commit, "cpu": s of this process,
@@ -26,6 +26,7 @@ from forebay.telemetry import Detail, add_hook
 def main() -> None:
     words = argparse.ArgumentParser(description="The stages of forebay work, and a line for each commit of the last")
     words.add_argument("stages", nargs="+", choices=installation.STAGES, metavar="STAGE")
+    words.add_argument("--slot", default="0", help="another one for each process (0)")
     given = words.parse_args()
     stop = stop_event()
     last, waits = given.stages[-1], False
@@ -42,7 +43,7 @@ def main() -> None:
 
     add_hook(listen)
     settings, _ = load({})
-    options = installation.options_of(settings, "0")
+    options = installation.options_of(settings, given.slot)
     workers = installation.workers(settings, cluster(settings), given.stages, options)
     supervise(workers, stop, stall_after_s=options.stall_after_s)
 

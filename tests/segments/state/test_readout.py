@@ -19,7 +19,7 @@ from .. import naive
 from ..logs import entity_on, random_log
 from ..models import spec
 from ..played import Played
-from . import plainlists
+from . import plaindense, plainlists
 
 KNOWN = Vocabulary.of(hash_ids(["i1", "i2", "i3"]))
 
@@ -271,3 +271,27 @@ def test_lists_are_read_as_their_plain_twin_reads_them(name: str, title: str) ->
     sequence, items, length = plainlists.read(spec(name), segment, layout, KNOWN, rows)
     assert read.sequence.tobytes() == sequence.tobytes()
     assert (read.items == items).all() and (read.length == length).all() and items.any() == ("item" in feature.of)
+
+
+DENSE = [
+    (name, segment.title)
+    for name in ("movielens", "nasty", "listless", "own")
+    for segment in spec(name).segments
+    if any(f.kind in ("count", "mean", "latest") for f in segment.features)
+    and not any(f.half_life_ms for f in segment.features)
+]
+
+
+@pytest.mark.parametrize(("name", "title"), DENSE)
+def test_dense_features_are_read_as_their_plain_twin_reads_them(name: str, title: str) -> None:
+    """To the bit: sums of one bucket and of many, small and great ones, attributes of every kind, codes of nothing."""
+    random, (reader, layout) = np.random.default_rng(2), _reader(title, name)
+    (segment,) = [s for s in spec(name).segments if s.title == title]
+    rows = np.where(
+        random.random((500, layout.width)) < 0.5,
+        random.integers(0, 9, (500, layout.width)),
+        random.integers(0, 1 << 40, (500, layout.width)),
+    )
+    rows[0], rows[1:100] = 0, random.random((99, layout.width)) < 0.03  # one event or two
+    read, plain = reader.dense(rows), plaindense.read(spec(name), segment, layout, rows)
+    assert read.tobytes() == plain.tobytes() and read.any()

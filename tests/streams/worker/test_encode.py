@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from forebay.arrays import Ints
 from forebay.events import Behaviour
 from forebay.segments.blocks.build import block_of
 from forebay.segments.blocks.schema import HEADER
 from forebay.segments.bundle import Bundle
 from forebay.segments.segmentvectors import SegmentVectors
 from forebay.segments.sideencoders import SideEncoders
+from forebay.segments.state.staterows import StateRows
 from forebay.streams.routing import partitions_of
 from forebay.streams.topics import Topics
 from forebay.streams.worker.batch import PartitionBatch
@@ -68,13 +68,13 @@ def test_the_rows_of_many_partitions_are_one_batch(
     """Thirty users in four partitions are one call for each segment, not four."""
     processor = folded()
     sizes: list[int] = []
-    plain = SideEncoders.encode
+    plain = SideEncoders.encode_rows
 
-    def counted(encoders: SideEncoders, place: int, rows: Ints, hashes: Ints) -> SegmentVectors:
-        sizes.append(len(rows))
-        return plain(encoders, place, rows, hashes)
+    def counted(encoders: SideEncoders, place: int, given: StateRows) -> SegmentVectors:
+        sizes.append(len(given))
+        return plain(encoders, place, given)
 
-    monkeypatch.setattr(SideEncoders, "encode", counted)
+    monkeypatch.setattr(SideEncoders, "encode_rows", counted)
     outcome = processor.apply([])
     assert len(outcome.records) == 30
     assert sizes == [30] * len(bundle.spec.side("user"))
