@@ -91,20 +91,24 @@ class PartitionStore(OnRocks):
         *,
         meta: PartitionMeta,
         puts: Sequence[tuple[bytes, StoredRow]] = (),
+        packed: Sequence[tuple[bytes, bytes]] = (),
         deletes: Sequence[bytes] = (),
         pending: Sequence[tuple[bytes, int]] = (),
         settled: Sequence[bytes] = (),
         idle: Sequence[tuple[int, bytes]] = (),
         busy: Sequence[tuple[int, bytes]] = (),
     ) -> None:
-        """One batch: entities (id, row), forgotten entities, what waits (id, mask) and what does not any more, marks
-        (ms, id) of idle entities and those that are taken away, and `meta`. Whole or absent after a crash.
+        """One batch: entities (id, row), and (id, value of packed_rows), forgotten entities, what waits (id, mask) and
+        what does not any more, marks (ms, id) of idle entities and those that are taken away, and `meta`. Whole or
+        absent after a crash.
 
         If this raises, the store is unusable: close it, reopen it, and resume from `meta().offset`.
         """
         batch = WriteBatch(raw_mode=True)
         for entity, row in puts:
             batch.put(_ENTITY + entity, _packed(row))
+        for entity, value in packed:
+            batch.put(_ENTITY + entity, value)
         for entity in deletes:
             batch.delete(_ENTITY + entity)
             batch.delete(_PENDING + entity)

@@ -1,6 +1,6 @@
-"""Rows of memory as the store has them, and back: values in, values out.
+"""Rows as the store has them, for memory: values in, values out. What a flush writes is packed in rowpacking.py.
 
-An OwnedPartition packs what a flush writes and unpacks what it reads. Nothing is written here.
+An OwnedPartition unpacks what it reads. Nothing is written here.
 """
 
 from __future__ import annotations
@@ -25,18 +25,8 @@ class Unpacked:
     vectors: Rows
 
 
-def pack(states: Ints, vectors: Rows) -> list[StoredRow]:
-    """`states` int64 [n, width] without the zeros at their ends, and `vectors` [n], as n stored rows."""
-    count, width, size = len(states), states.shape[1] * 8, vectors.dtype.itemsize
-    states_bytes, vectors_bytes = states.tobytes(), vectors.tobytes()
-    return [
-        StoredRow(states_bytes[n * width : (n + 1) * width].rstrip(b"\0"), vectors_bytes[n * size : (n + 1) * size])
-        for n in range(count)
-    ]
-
-
 def unpack(stored: Sequence[StoredRow], width: int, codec: RowCodec) -> Unpacked:
-    """The other way. Rows of other encoders over the same state have no vector that is right."""
+    """Of rows that the store had. Rows of other encoders over the same state have no vector that is right."""
     states = b"".join(row.state.ljust(8 * width, b"\0") for row in stored)
     fits = np.array([len(row.vectors) == codec.dtype.itemsize for row in stored], np.bool_)
     vectors = np.frombuffer(b"".join(r.vectors for r, fit in zip(stored, fits, strict=True) if fit), codec.dtype)

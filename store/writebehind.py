@@ -19,7 +19,8 @@ from forebay.segments.state.layout import NEWEST, UPDATED, Layout
 from forebay.store.codec import RowCodec
 from forebay.store.partitionstore import PartitionMeta, PartitionStore, StoredRow
 from forebay.store.residentrows import ResidentRows
-from forebay.store.storedrows import pack, unpack
+from forebay.store.rowpacking import packed_rows
+from forebay.store.storedrows import unpack
 
 T = TypeVar("T")
 CHUNK = 4096  # rows of a scan that are in memory at once
@@ -81,7 +82,7 @@ class WriteBehind:
         rows = here.changed.nonzero()[0]
         waits, names = here.waits.masks[rows], here.index.names(rows)
         self.store.write(
-            puts=list(zip(names, pack(here.states[rows], here.vectors[rows]), strict=True)),
+            packed=list(zip(names, packed_rows(here.states, here.vectors, rows), strict=True)),
             deletes=sorted(self._deleted),
             pending=[(name, mask) for name, mask in zip(names, waits.tolist(), strict=True) if mask],
             settled=here.index.names(rows[here.marked[rows] & (waits == 0)]),
