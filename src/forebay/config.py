@@ -57,13 +57,13 @@ class Settings:
     """What a command runs with. A name in capitals behind FOREBAY_ is its environment variable."""
 
     bootstrap: str = "127.0.0.1:9092"  # Kafka, host:port, several by comma
-    broker_within: str = "60s"  # how long work and serve wait at their start for a broker that does not answer
     topic_prefix: str = ""  # in front of every topic and group: keeps installations on one cluster apart
     data_dir: Path = Path("forebay-data")  # bundles/, generations/, and what follows unless it is named
     state_dir: Path | None = None  # a worker's stores; absent: data_dir/state
     vectors_dir: Path | None = None  # a serving node's vectors; absent: data_dir/vectors
     tables_dir: Path | None = None  # rows that serve --processes shares; absent: data_dir/tables
     halves: str = "f16"  # how those rows keep what a fusion makes of an item beforehand; int8: in half of the memory
+    broker_within: str = "60s"  # how long work and serve wait at their start for a broker that does not answer
     archive: str = ""  # where archive and import write: a folder, or a URL that fsspec knows; absent: data_dir/archive
     checkpoints: str = ""  # where workers keep copies of their state: a folder, or a URL; absent: data_dir/checkpoints
     checkpoint_every: str = "5m"  # how often of each partition; what came since is folded again after a move
