@@ -13,8 +13,9 @@ class WorkerOptions:
     log; what is left waits for the next one. A batch waits for company `hold_commits` times as long as a commit usually
     takes. Of each owned partition a Checkpoint is made every `checkpoint_every_s`, and the newest `checkpoints_kept`
     are kept. So many workers as `standby` keep the state of a partition warm that they do not own, and look after it
-    every `standby_every_s`. A broker, or the place of Checkpoints that are needed, may be away for `broker_away_s`; a
-    worker with records to read that commits nothing for `stall_after_s` is ended by its supervisor.
+    every `standby_every_s`. A broker may be away for `broker_away_s`; the place of Checkpoints that are needed is tried
+    again for as long as it is away. A worker with records to read that commits nothing for `stall_after_s` is ended by
+    its supervisor.
     """
 
     slot: str = "0"
