@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from forebay.errors import GenerationMismatch, HashCollision, StoreError, StoreLocked, TableFull
 from forebay.segments.state import ids as ids_module
 from forebay.segments.state.ids import hash_ids
-from forebay.store import tablefiles, tablereader
+from forebay.store import mappedtable, tablefiles
 from forebay.store.codec import RowCodec, Rows, SlotSpec
 from forebay.store.rowlayout import LINE, RowLayout
 from forebay.store.sharedtable import SharedTable
@@ -250,7 +250,7 @@ def test_a_table_from_before_the_machine_started_is_made_anew(
     """Its pages may have reached the disk in any order."""
     _put(table, [("a", 1)])
     table.close()
-    for module in (tablefiles, tablereader):
+    for module in (tablefiles, mappedtable):
         monkeypatch.setattr(module, "boot_id", lambda: 7)
     table = SharedTable(tmp_path / "item", IDENTITY, TINY)
     assert len(table) == 0
