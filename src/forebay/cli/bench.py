@@ -20,6 +20,7 @@ from forebay.cli import source
 from forebay.cli.benchbackfill import bench as backfilled
 from forebay.cli.benchindex import bench as indexed
 from forebay.cli.benchlive import skewed
+from forebay.cli.benchnode import WITHOUT_LISTS
 from forebay.cli.benchserver import bench as served
 from forebay.cli.benchstream import stream
 from forebay.cli.benchvisible import bench as visible
@@ -108,7 +109,9 @@ def copy_of_benches(bundle: Bundle) -> ServingCopy:
     """USERS and ITEMS of random vectors, named u0… and i0…"""
     random = np.random.default_rng(0)
     codecs = {side: codec_of(bundle, side) for side in SIDES}
-    copy, now = ServingCopy(bundle, "bench", codecs, dict.fromkeys(SIDES, 1)), now_ms()
+    partitions, now = dict.fromkeys(SIDES, 1), now_ms()
+    # Lists would be trained on threads beside what is measured: rank does not search.
+    copy = ServingCopy(bundle, "bench", codecs, partitions, index=WITHOUT_LISTS)
     counts: dict[Side, int] = {"user": USERS, "item": ITEMS}
     for side, count in counts.items():
         rows = codecs[side].empty(count)
