@@ -29,8 +29,7 @@ from forebay.store.rowkernels import (
     unchanged,
 )
 from forebay.store.rowlayout import Layout
-
-_DEFAULT = np.uint32(2)  # a flag: the segment has the default vector, and knows nothing
+from forebay.store.timekernels import weaken
 
 
 @_bare
@@ -53,14 +52,14 @@ def read_entity(
 ) -> tuple[Any, Any]:  # fmt: skip
     """The row's number and its state. `vectors` float32 [dim] are what is to be used of it: `default` for a segment
     whose `as_of` is before `oldest` int64 [segments], and for all of them where the entity has no row. `weakest` int64
-    [3, segments]: `as_of`, `last_event`, and 1 where nothing is known. Word `named_at` has how many bytes of `names`
+    [3, segments] is as `weaken` has it of this one row. Word `named_at` has how many bytes of `names`
     there are."""
     ints, flags = words.view(np.int64), words.view(np.uint32)
     codes, scales = words.view(np.int8), words.view(np.float32)
     marks = np.empty(partitions, np.int64)
     marks_of(words, first_mark, marks)
-    carried, events = weakest[0], weakest[1]
-    said = np.zeros(layout.segments, np.uint32)
+    carried, events = np.empty(layout.segments, np.int64), np.empty(layout.segments, np.int64)
+    said = np.empty(layout.segments, np.uint32)
     mask, state, tries = len(cells) - 1, MISSING, 0
     row, looked = probed(cells, wanted, wanted & mask, 0)
     while row >= 0:
@@ -83,12 +82,12 @@ def read_entity(
                 break
         elif unchanged(words, at, seq):
             row, looked = probed(cells, wanted, wanted & mask, looked)
-    if state != FOUND:
-        vectors[:], weakest[:2], weakest[2] = default, 0, 1
-        return row, state
-    for s in range(layout.segments):
-        weakest[2, s] = carried[s] <= 0 or said[s] & _DEFAULT != 0
-        carried[s], events[s] = max(carried[s], 0), max(events[s], 0)
+    weakest[:] = 0
+    if state == FOUND:
+        for s in range(layout.segments):
+            weaken(weakest, s, carried[s], events[s], said[s])
+    else:
+        vectors[:], weakest[2] = default, 1
     return row, state
 
 

@@ -17,7 +17,7 @@ from forebay.arrays import Floats, Ints
 from forebay.segments.bundle import Bundle
 from forebay.segments.fusions.contract import InnerProduct
 from forebay.segments.spec import SIDES, Side
-from forebay.segments.state.ids import hash_ids
+from forebay.segments.state.ids import hash_id
 from forebay.shard import ALL, Shard
 from forebay.store.codec import RowCodec, codec_of
 from forebay.store.fetched import reading_of
@@ -25,7 +25,7 @@ from forebay.store.generation import Generation
 from forebay.store.halfforms import HalfForm
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.indexwatch import IndexStanding, IndexWatch
-from forebay.store.reading import Lacking, Reading
+from forebay.store.reading import EntityRow, Lacking, Reading
 from forebay.store.rowlayout import RowLayout
 from forebay.store.rowsocket import RowClient
 from forebay.store.selectedrows import SCANNED_ROWS
@@ -40,7 +40,6 @@ from forebay.store.tableheader import Identity
 from forebay.store.tablereader import TableReader
 
 _TELL = 512  # users that were asked for, of whom the replica is told at a time
-_FIRST = np.zeros(1, np.int64)  # the place of one entity that was asked for alone
 
 
 class SharedCopy:
@@ -128,7 +127,7 @@ class SharedCopy:
         reading: Reading = SharedReading(reader, self._lacking[side], kept, hashes)
         if self._rows is not None and side == "user" and ids and ids[0]:  # the empty id is nobody's
             self._seen.append(int(hashes[0]))
-            if reading.names(_FIRST) != [ids[0]]:
+            if not self._row(ids[0]).known:
                 marks = reader.watermarks  # before the row: see reading_of
                 part = self._rows.fetch(ids[0], self._told())
                 reading = reading_of(self.codecs[side], self._lacking[side], part, marks, hashes)
@@ -138,7 +137,12 @@ class SharedCopy:
 
     def at_hand(self, side: Side, entity: str) -> bool:
         """As ServingCopy.at_hand."""
-        return side == "item" or self._rows is None or bool(self._readers[side].read(hash_ids([entity]))[2][0])
+        return side == "item" or self._rows is None or self._row(entity).known
+
+    def _row(self, user: str) -> EntityRow:
+        """The user's row in the table."""
+        lacking = self._lacking["user"]
+        return self._readers["user"].entity(hash_id(user), user.encode(), lacking.oldest(0), lacking.default)
 
     def _told(self) -> Ints:
         seen, self._seen = self._seen, []

@@ -13,7 +13,7 @@ import numpy as np
 
 from forebay.arrays import Bools, Floats, Ints
 from forebay.segments.fusions.contract import Fusion, InnerProduct, Query
-from forebay.store import kernels
+from forebay.store import kernels, timekernels
 from forebay.store.codec import RowCodec
 from forebay.store.onepass import Passed
 from forebay.store.reading import NO_BOOST, EntityRow, Lacking, StoredSegment
@@ -113,7 +113,7 @@ class SharedReading:
         if self._timed is not None and places is not self._timed:
             self._whole()
         times, found, _ = self._state()
-        weakest: Ints = kernels.weakest_at(times.as_of, times.last_event, times.flags, found, self._gone, places)
+        weakest: Ints = timekernels.weakest_at(times.as_of, times.last_event, times.flags, found, self._gone, places)
         return weakest
 
     def served(self) -> tuple[Ints, Bools]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from forebay.arrays import Array, Ints
 from forebay.errors import HashCollision
 from forebay.segments.state.ids import hash_ids
-from forebay.store import kernels
+from forebay.store import kernels, timekernels
 from forebay.store.codec import RowCodec, Rows
 
 
@@ -164,11 +164,11 @@ class SegmentTable:
 
     def as_of_locked(self, rows: Ints) -> Ints:
         """int64 [n, segments] ms: `as_of` carried on by the partition's watermark unless HELD; 0 for row -1."""
-        return kernels.carried_as_of(self.as_of, self.flags, self.partitions, self.watermarks, rows)
+        return timekernels.carried_as_of(self.as_of, self.flags, self.partitions, self.watermarks, rows)
 
     def weakest_locked(self, rows: Ints) -> Ints:
         """int64 [3, segments]: oldest `as_of`, oldest `last_event` (0: none), and how many of `rows` know nothing."""
-        return kernels.weakest_times(self.as_of, self.last_event, self.flags, rows, self.as_of_locked(rows))
+        return timekernels.weakest_times(self.last_event, self.flags, rows, self.as_of_locked(rows))
 
     def warm(self) -> None:
         """Compile what this table runs, so that no request waits for it (2 s cold, 0.2 s from numba's cache)."""

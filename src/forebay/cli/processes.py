@@ -65,11 +65,12 @@ def work(settings: Settings, only: str | None, slot: str, *, transport: str) -> 
 
         app = app_alone(kafka, settings.intake.parent / "@faust")
         carried = Carried(app)
+    else:
+        carried = None
 
     def made() -> list[Worker]:
-        if transport != "faust":
-            return installation.workers(settings, kafka, stages, options)
-        carried.transports.clear()  # of a call before this one, which found no broker
+        if carried is not None:
+            carried.transports.clear()  # of a call before this one, which found no broker
         return installation.workers(settings, kafka, stages, options, carried)
 
     workers = once_it_answers(made, installation.broker_within_s(settings), stop)
