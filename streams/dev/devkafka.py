@@ -41,8 +41,9 @@ class DevKafka:
     """One Kafka broker whose data lives in `directory`; starting again on the same directory goes on from there.
 
     `port` None takes a free one at the first start and keeps it for this object; the controller's port is always a free
-    one. `partitions` is the default of topics created without a count (nothing is created by itself). The process ends
-    with `stop()`, with the `with` block, or with the process that started it, even when that is killed.
+    one. `partitions` is the default of topics created without a count (nothing is created by itself). `proxied` is a
+    second port, for clients behind a proxy, and the proxy's own port, which they are told of. The process ends with
+    `stop()`, with the `with` block, or with the process that started it, even when that is killed.
     """
 
     def __init__(
@@ -51,12 +52,14 @@ class DevKafka:
         *,
         port: int | None = None,
         partitions: int = 4,
+        proxied: tuple[int, int] | None = None,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
     ) -> None:
         if port is not None and not 0 < port < 65536:
             raise UsageError(f"port {port} cannot be used", do="Use 1 to 65535, or none for a free one")
         self.directory = Path(directory).absolute()
         self.partitions = partitions
+        self._proxied = proxied
         self._fixed_port = port is not None
         self._port = port
         self._say = say
@@ -202,13 +205,17 @@ class DevKafka:
 
     def _write_settings(self) -> str:
         controller = f"127.0.0.1:{_free_port()}"
+        listens, told = [f"BROKER://{self.bootstrap}"], [f"BROKER://{self.bootstrap}"]
+        if self._proxied:
+            listens.append(f"PROXIED://127.0.0.1:{self._proxied[0]}")
+            told.append(f"PROXIED://127.0.0.1:{self._proxied[1]}")
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{controller}",  # static, so that the port may differ at the next start
-            "listeners": f"BROKER://{self.bootstrap},CONTROLLER://{controller}",
-            "advertised.listeners": f"BROKER://{self.bootstrap}",
-            "listener.security.protocol.map": "BROKER:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": ",".join([*listens, f"CONTROLLER://{controller}"]),
+            "advertised.listeners": ",".join(told),
+            "listener.security.protocol.map": "BROKER:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "BROKER",
             "controller.listener.names": "CONTROLLER",
             "log.dirs": self.directory / "data",

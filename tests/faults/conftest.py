@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -41,6 +42,8 @@ from forebay.streams.worker.batch import PartitionBatch
 from forebay.streams.worker.processor import Processor
 from forebay.streams.worker.source import Source
 
+from .proxy import Proxy
+
 PARTITIONS = 2
 STAGES = ("intake", *SIDES)
 WORKER = Path(__file__).with_name("worker.py")
@@ -55,9 +58,18 @@ OPTIONS = {
 
 
 @pytest.fixture(scope="session")
-def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
+def proxy() -> Iterator[Proxy]:
+    """Before `mortal`: its connections may be cut."""
+    with Proxy() as before:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            before.behind = free.getsockname()[1]
+        yield before
+
+
+@pytest.fixture(scope="session")
+def mortal(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DevKafka]:
     """A broker of these tests alone, which they may freeze, stop and kill."""
-    with DevKafka(tmp_path_factory.mktemp("mortal")) as broker:
+    with DevKafka(tmp_path_factory.mktemp("mortal"), proxied=(proxy.behind, proxy.port)) as broker:
         yield broker
 
 
@@ -157,7 +169,8 @@ def worker(kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path) -> I
 
     def start(slot: str, *, state: str, partitions: int, stages: Sequence[str] = STAGES, **more: Any) -> Worker:
         given = {
-            "bootstrap": kafka.bootstrap, "prefix": topics.prefix, "generation": "g1", "bundle": str(saved),
+            "bootstrap": f"127.0.0.1:{port}" if (port := more.pop("port", None)) else kafka.bootstrap,
+            "prefix": topics.prefix, "generation": "g1", "bundle": str(saved),
             "state": str(tmp_path / state), "partitions": partitions, "stages": stages,
             "options": {**OPTIONS, "slot": slot, **more.pop("options", {})}, **more,
         }  # fmt: skip

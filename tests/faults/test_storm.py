@@ -1,4 +1,4 @@
-"""Kills, pauses, dead and frozen brokers, one after the other, while a producer goes on.
+"""Kills, pauses, dead and frozen brokers and cut connections, one after the other, while a producer goes on.
 
 Two workers have folders of their own, so that each kill and each pause also moves partitions to the other one, which
 folds their clean logs from where its own copies stand, or from a checkpoint. After half of the kills the machine is
@@ -21,6 +21,8 @@ import pytest
 
 from forebay.streams.dev.devkafka import DevKafka
 
+from .proxy import Proxy
+
 pytestmark = pytest.mark.broker
 PARTITIONS = 2
 # Production's time-outs of transactions; sessions are shorter, so that a killed worker's share moves before the next.
@@ -29,16 +31,17 @@ OPTIONS = {
 }  # fmt: skip
 PAUSE_S = 8.0  # longer than a session
 STEPS = [("intake", 2), ("intake", 4), ("intake", 5)] + [(side, n) for side in ("user", "item") for n in (3, 4, 5)]
-FULL = {"kill": 60, "pause": 3, "broker": 4, "freeze": 8}
-SHORT = {"kill": 2, "pause": 1, "broker": 1}
+FULL = {"kill": 200, "pause": 20, "broker": 50, "freeze": 20, "cut": 20}
+SHORT = {"kill": 2, "pause": 1, "broker": 1, "cut": 2}
 
 
 class Storm:
     """Two workers that go wrong in turn. Whoever dies is started again in its slot, in the folder `folders[slot]`."""
 
     def __init__(
-        self, kafka: DevKafka, worker: Callable[..., Any], folder: Path, seed: int, frozen: Any, kept: str
+        self, kafka: DevKafka, proxy: Proxy, worker: Callable[..., Any], folder: Path, seed: int, frozen: Any, kept: str
     ) -> None:
+        self._proxy = proxy
         self._kafka, self._worker, self._folder, self._frozen = kafka, worker, folder, frozen
         self._pick, self._kept = random.Random(seed), kept
         self.folders, self.moves = {"a": "a-0", "b": "b-0"}, 0
@@ -47,7 +50,7 @@ class Storm:
     def _start(self, slot: str) -> Any:
         armed = str(self._folder / f"armed-{slot}")
         state, more = self.folders[slot], {"options": OPTIONS, "checkpoints": self._kept, "armed": armed}
-        return self._worker(slot, state=state, partitions=PARTITIONS, **more)
+        return self._worker(slot, state=state, partitions=PARTITIONS, port=self._proxy.port, **more)
 
     def _one(self) -> str:
         """A slot whose worker has begun its work."""
@@ -113,12 +116,20 @@ class Storm:
         return f"away for {away:.0f} s"
 
     def freeze(self, number: int) -> str:
-        """12 to 45 seconds in even steps."""
+        """12 to 60 seconds in even steps."""
         self._begun(*self.workers)
-        seconds = 12 + 33 * (number % 8) / 7
+        seconds = 12 + 48 * (number % 8) / 7
         with self._frozen():
             time.sleep(seconds)
         return f"{seconds:.0f} s"
+
+    def cut(self, number: int) -> str:
+        """All connections of both workers are reset, with requests on their way. Every other time new ones are, too,
+        for longer than a session."""
+        self._begun(*self.workers)
+        time.sleep(self._pick.uniform(0, 1))
+        seconds = 6.0 if number % 2 else 0.0
+        return f"{self._proxy.cut(seconds)} connections, for {seconds:.0f} s"
 
     def alive(self) -> None:
         """No worker has ended by itself."""
@@ -127,11 +138,11 @@ class Storm:
 
 
 @pytest.mark.parametrize(
-    ("faults", "rate"), [(SHORT, 200.0), pytest.param(FULL, 1000.0, marks=pytest.mark.full)], ids=["short", "full"]
+    ("faults", "rate"), [(SHORT, 200.0), pytest.param(FULL, 500.0, marks=pytest.mark.full)], ids=["short", "full"]
 )
 def test_a_storm_of_faults_loses_doubles_and_spoils_nothing(
     faults: dict[str, int], rate: float,
-    kafka: DevKafka, replay: Callable[..., None], worker: Callable[..., Any], steady: Callable[..., Any],
+    kafka: DevKafka, proxy: Proxy, replay: Callable[..., None], worker: Callable[..., Any], steady: Callable[..., Any],
     frozen: Callable[[], Any], drained: Callable[..., None], hold_against: Callable[[str], int],
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str,
 ) -> None:  # fmt: skip
@@ -140,7 +151,7 @@ def test_a_storm_of_faults_loses_doubles_and_spoils_nothing(
     order = [(kind, number) for kind, times in faults.items() for number in range(times)]
     pick.shuffle(order)
     replay(500)
-    storm = Storm(kafka, worker, tmp_path, 13, frozen, kept)
+    storm = Storm(kafka, proxy, worker, tmp_path, 13, frozen, kept)
     with steady(rate):
         for at, (kind, number) in enumerate(order, start=1):
             said = getattr(storm, kind)(number)
