@@ -14,7 +14,7 @@ import numpy.typing as npt
 from numba import njit
 
 from forebay.arrays import Bools, Bytes, Floats, Int8s, Ints
-from forebay.store.atomics import prefetch
+from forebay.prefetch import prefetch
 from forebay.store.kernels import _bare, _kernel, _sift, reads_of
 from forebay.store.reserved import Words
 from forebay.store.rowkernels import HASH, HIGH, ONE, OWNER, dot_part, opened, unchanged

@@ -23,7 +23,8 @@ import numpy.typing as npt
 from numba import njit
 
 from forebay.arrays import Bools, Bytes, Floats, Ints
-from forebay.store.atomics import fence_acquire, load_acquire, prefetch
+from forebay.prefetch import prefetch
+from forebay.store.atomics import fence_acquire, load_acquire
 from forebay.store.halfforms import half_words, load_half
 from forebay.store.kernels import _bare, _kernel, reads_of
 from forebay.store.reserved import Words

@@ -15,10 +15,10 @@ from numba import njit
 
 from forebay.arrays import Floats, Ints
 from forebay.clock import now_ms
+from forebay.prefetch import prefetch
 from forebay.segments.fusions.contract import Fusion, Part, Shape
 from forebay.segments.fusions.kinds import FUSIONS
 from forebay.segments.spec import SIDES, EncoderSpec, FusionSpec, SegmentSpec, Side, Use
-from forebay.store.atomics import prefetch
 from forebay.store.codec import RowCodec, SlotSpec
 from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.rowlayout import RowLayout

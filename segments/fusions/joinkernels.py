@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 
 from forebay.arrays import Floats, Ints
+from forebay.prefetch import LINE_BYTES, prefetch
 from forebay.segments.fusions.joined import HIDDEN, MAXSIM, MIXED, Joined
 
 _U = np.uint64  # of places: one that may be negative is tested for each access, and nothing is vectorised
@@ -23,6 +24,10 @@ _fast = njit(cache=True, nogil=True, fastmath=_FASTMATH)
 # These make no array. They need not count who holds one, which costs more than a score: two locked additions for each
 # array that is passed on (numba's option for it has an underscore).
 _bare = njit(cache=True, nogil=True, fastmath=_FASTMATH, _nrt=False, forceinline=True)
+
+# A row is asked for so many rows before its turn. Of 100,000 halves of 640 bytes, 1,000 at random took 662 µs without
+# (2 cores, other work beside), and 320, 276, 303 and 301 with 1, 2, 4 and 8.
+_AHEAD = 2
 
 
 @_bare  # type: ignore[untyped-decorator]
@@ -145,6 +150,10 @@ def join_rows(joined: Joined, halves: Floats, rows: Ints, lacking: Floats, score
     products, hidden, noughts = room_for(joined)
     missing = join_half(kind, user, out, bias, vector, meets, weights, mixing, lacking, products, hidden, noughts)
     for i in range(len(rows)):
+        if i + _AHEAD < len(rows) and rows[i + _AHEAD] >= 0:
+            ahead = halves[_U(rows[i + _AHEAD])]
+            for k in range(0, len(ahead), LINE_BYTES // 4):
+                prefetch(ahead, k)
         if rows[i] < 0:
             scores[i] = missing
             continue
