@@ -31,7 +31,7 @@ test: .venv/installed  ## every test, those against a real Kafka included, in JO
 test-extras: .venv/installed  ## the wheel with each extra in an environment of its own: needs a package index
 	$(BIN)/python -m pytest -m extras tests/test_environments.py $(PYTEST_FLAGS)
 
-test-faults: .venv/installed  ## kills, pauses, freezes and dead brokers in full: half an hour
+test-faults: .venv/installed  ## kills, pauses, freezes, cuts and dead brokers in full: an hour and a half
 	$(BIN)/python -m pytest tests/faults -m "full or not full" $(PYTEST_FLAGS)
 
 fuzz: .venv/installed  ## 100,000 hostile requests against a server, and a million odd records against both readers of the Intake

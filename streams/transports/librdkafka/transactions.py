@@ -38,7 +38,9 @@ _CONTENT = {
     KafkaError.MSG_SIZE_TOO_LARGE,
     KafkaError.RECORD_LIST_TOO_LARGE,
 }
-_FENCED = {KafkaError._FENCED, KafkaError.FENCED_INSTANCE_ID, KafkaError.PRODUCER_FENCED}
+# A consumer that was fenced (FENCED_INSTANCE_ID) is not among them: a request to join that a frozen broker hears last
+# makes a member of this name that nobody is. The transport waits for its end, or says who has the slot.
+_FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED}
 
 
 class TransactionLog:

@@ -186,8 +186,12 @@ class LibrdkafkaTransport(GroupLog):
         if self._seat is not None:
             # A static member is not missed before its session ends: the others are told.
             if member:
-                within(CLOSE_S, lambda: leave(self._bootstrap, self.group, member, self._slot.client))
+                within(CLOSE_S, lambda: self._tell(member))
             self._seat.leave()
+
+    def _tell(self, member: str) -> None:
+        with contextlib.suppress(BrokerUnavailable):  # then the group misses it after its session
+            leave(self._bootstrap, self.group, member, self._slot.client)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         known = [tp for tp in partitions if (tp.topic, tp.partition) in self._numbers]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from forebay.errors import BrokerUnavailable, Fenced, TransactionLost
+from forebay.errors import BrokerError, BrokerUnavailable, Fenced, TransactionLost
 from forebay.streams.connection import connected
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, describe, ensure
@@ -153,6 +153,25 @@ class TestLibrdkafka(TransportContract):
         assert transport.settle(taking.stop) and transport.committed(0) == 1
         transport.go_on(0, 1, taking.stop)
         taking.until(lambda: taking.read[0] == [0, 1, 1])
+
+    def test_a_commit_beside_a_ghost_of_its_name_is_aborted(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """It comes before the consumer hears of the ghost, and whether another worker is there is not known by then."""
+        transport = taking.owning()
+        owned = taking.open["first"][1].owned
+        with _namesake(kafka, place, transport):
+            deadline = time.monotonic() + 30
+            with pytest.raises(BrokerError, match="a transaction was aborted") as error:
+                while time.monotonic() < deadline:  # the ghost takes a moment to join
+                    transport.submit([], {0: 1}, {}, 0)
+                    transport.settle(taking.stop)
+            assert error.type is BrokerError
+            with pytest.raises(BrokerUnavailable, match="another member of this name"):
+                taking.until(lambda: False)
+        taking.until(lambda: owned == set(range(PARTITIONS + 1)))
+        transport.submit([], {0: 1}, {}, 0)
+        assert transport.settle(taking.stop) and transport.committed(0) == 1
 
     def test_a_member_whose_slot_somebody_else_keeps_is_refused_by_name(
         self, kafka: DevKafka, place: KafkaPlace, taking: Taking, monkeypatch: pytest.MonkeyPatch
