@@ -3,7 +3,6 @@ lost."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from confluent_kafka import TopicPartition
 
-from forebay.errors import BrokerUnavailable, Fenced, TransactionLost
+from forebay.errors import Fenced, TransactionLost
 from forebay.streams.cluster import Address
 from forebay.streams.transports.librdkafka.commits import Commits
 from forebay.streams.transports.librdkafka.groups import Member, members
@@ -97,16 +96,15 @@ class Writer:
         """Wait for the commit under way, with a bound, a short one once `stop` is set; returns whether there was one.
         Raises what the commit raised, or TransactionLost.
 
-        A producer can be fenced by an earlier one of this very worker: what that asked of a frozen broker may be heard
-        last. Where nobody else is in the slot, it is taken anew.
+        A producer can be fenced by an earlier one of this very worker, and a member of its name can be a request of its
+        own: what a frozen broker was asked may be heard last. Who is in the slot is for `take` to find out.
         """
         try:
             return self._commits is not None and self._commits.settle(stop)
         except Fenced as error:
-            with contextlib.suppress(BrokerUnavailable):  # then it is asked again before the slot is taken
-                if self._others():
-                    raise
-            raise TransactionLost(f"{error.what}; nobody else is in it", where=error.where) from None
+            raise TransactionLost(
+                f"{error.what}; it is taken again where nobody else is in it", where=error.where
+            ) from None
 
     def abandon(self) -> None:
         """Leave the id and its thread behind: the next producer of the id fences what they still do."""

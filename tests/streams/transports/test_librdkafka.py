@@ -126,12 +126,30 @@ class TestLibrdkafka(TransportContract):
         transport = taking.owning()
         TransactionLog(kafka.bootstrap, "a ghost", transactional_id=f"{transport.group}.0", timeout_ms=10_000)
         transport.submit([], {0: 0}, {}, 0)
-        with pytest.raises(TransactionLost, match="nobody else is in it"):
+        with pytest.raises(TransactionLost, match="where nobody else is in it"):
             transport.settle(taking.stop)
         transport.abandon()
         transport.take(taking.stop)
         transport.submit([], {0: 0}, {}, 0)
         assert transport.settle(taking.stop) and transport.committed(0) == 0
+
+    def test_a_slot_that_another_worker_took_is_not_taken_back(
+        self, kafka: DevKafka, place: KafkaPlace, taking: Taking
+    ) -> None:
+        """The other one is waited for as long as a killed one's membership lasts: it may be nobody."""
+        transport = taking.owning()
+        mine = members(kafka.bootstrap, transport.group)
+        with _namesake(kafka, place, transport):
+            deadline = time.monotonic() + 30
+            while members(kafka.bootstrap, transport.group) == mine:
+                assert time.monotonic() < deadline
+            TransactionLog(kafka.bootstrap, "another", transactional_id=f"{transport.group}.0", timeout_ms=10_000)
+            transport.submit([], {0: 0}, {}, 0)
+            with pytest.raises(TransactionLost):
+                transport.settle(taking.stop)
+            transport.abandon()
+            with pytest.raises(Fenced, match="Give each worker process a --slot of its own"):
+                transport.take(taking.stop)
 
     def test_a_member_that_only_a_ghost_of_its_name_fenced_comes_back(
         self, kafka: DevKafka, place: KafkaPlace, taking: Taking
