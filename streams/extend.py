@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -32,38 +31,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-from confluent_kafka import Consumer
 
 from forebay import files
-from forebay.errors import (
-    CheckpointError,
-    GenerationError,
-    LogGap,
-    StoreError,
-    StoreMissing,
-    TopicMismatch,
-    UsageError,
-)
+from forebay.errors import GenerationError, LogGap, StoreError, UsageError
 from forebay.segments.growth import Growth
 from forebay.segments.history.archive import Archive
 from forebay.segments.spec import SIDES, Side
-from forebay.store.checkpoints import Checkpoint, Checkpoints
+from forebay.store.checkpoints import Checkpoints
 from forebay.store.generation import MANIFEST, Generation, numeric_platform
 from forebay.store.partitionstore import PartitionStore
 from forebay.streams.build import Target
 from forebay.streams.carry import Carrier
-from forebay.streams.clients import asking_consumer
 from forebay.streams.cluster import Address
 from forebay.streams.logpart import Archived, LogPart
-from forebay.streams.offsets import bounds
 from forebay.streams.pace import Pace
+from forebay.streams.running import Running
 from forebay.streams.tell import keep_checkpoint, tell_vectors
-from forebay.streams.topics import TopicInfo, Topics, describe
+from forebay.streams.topics import Topics
 from forebay.telemetry import emit
 
 PLAN = ".extension.json"
 TRIES = 3  # of a partition, where the log forgets its first records before they are read
-log = logging.getLogger("forebay.extend")
 Progress = Callable[[int, int], None]
 
 
@@ -172,17 +160,7 @@ class _Work:
         self._folder, self._checkpoints, self._options = folder, checkpoints, options
         self._archive = archive
         self.pace = Pace(options.events_per_second)
-        info = describe(bootstrap, [topics.events(side) for side in SIDES])
-        self._logs: dict[Side, TopicInfo] = {side: info[topics.events(side)] for side in SIDES}
-        for side, one in self._logs.items():
-            if one.partitions != of.partitions[side]:
-                raise TopicMismatch(
-                    f"it has {one.partitions} partitions, and generation {of.name} is of {of.partitions[side]}",
-                    where=one.name, do="Build the generation from history: forebay backfill",
-                )  # fmt: skip
-        self._jobs: list[tuple[Side, int]] = [(side, p) for side in SIDES for p in range(of.partitions[side])]
-        self._first = self._firsts()
-        self._ends = {job: self._checkpoints_of(*job)[0].offset for job in self._jobs}
+        self._running = Running(of, bootstrap, topics, checkpoints)
 
     # -- steps 1 to 3
 
@@ -200,12 +178,13 @@ class _Work:
             self._checkpoints.remove(self._name)
             self._folder.mkdir(parents=True)
             files.write(self._folder / PLAN, msgspec.json.encode(plan))
-        reads = {job: self._growth.sides[job[0]].lacks is not None for job in self._jobs}
-        total = sum(max(0, self._ends[job] - self._first[job]) for job in self._jobs if reads[job])
+        running = self._running
+        reads = [job for job in running.parts if self._growth.sides[job[0]].lacks is not None]
+        total = sum(running.records(*job) for job in reads)
         reports, done = [], 0
         for side in SIDES:
             carrier = Carrier(self._growth, side, anew=self._of.platform != numeric_platform())
-            for job in self._jobs:
+            for job in running.parts:
                 if job[0] != side:
                     continue
                 before = done
@@ -216,11 +195,11 @@ class _Work:
                 report = self._made(*job) or self._make(carrier, job[1], read)
                 reports.append(report)
                 told(report)
-                done += max(0, self._ends[job] - self._first[job]) if reads[job] else 0
+                done += running.records(*job) if job in reads else 0
         for word in (".old-*", ".lacked-*", ".new-*"):  # of a run that was killed right after it had named a store
             for left in self._folder.glob(word):
                 shutil.rmtree(left)
-        first = self._firsts()
+        first = running.firsts()
         if late := [f"{r.side}-{r.partition}" for r in reports if r.offset < first[r.side, r.partition]]:
             raise LogGap(
                 f"the log begins behind the stores of {', '.join(late)} by now", where=str(self._folder),
@@ -242,7 +221,7 @@ class _Work:
             report = msgspec.json.decode((self._folder / f".report-{store}.json").read_bytes(), type=Report)
         except (FileNotFoundError, msgspec.MsgspecError):
             return None
-        return report if report.offset >= self._first[side, partition] else None
+        return report if report.offset >= self._running.first[side, partition] else None
 
     def _make(self, carrier: Carrier, partition: int, read: Callable[[int], None]) -> Report:
         side = carrier.side
@@ -250,7 +229,7 @@ class _Work:
         path, old, lacked, building = (self._folder / f"{word}{store}" for word in ("", ".old-", ".lacked-", ".new-"))
         for left in (path, old, building):
             shutil.rmtree(left, ignore_errors=True)
-        self._fetch(side, partition, old)
+        self._running.fetch(side, partition, old)
         self._step(1, "fetch", side, partition)
         with PartitionStore.open(old, create=False) as source:
             meta = source.meta()
@@ -261,8 +240,9 @@ class _Work:
                 )  # fmt: skip
             for attempt in range(TRIES):
                 shutil.rmtree(lacked, ignore_errors=True)
-                archived = Archived.of(self._archive, side, self._logs[side], partition, meta.offset)
-                part = LogPart(self._bootstrap, self._logs[side].name, partition, meta.offset, archived)
+                info = self._running.logs[side]
+                archived = Archived.of(self._archive, side, info, partition, meta.offset)
+                part = LogPart(self._bootstrap, info.name, partition, meta.offset, archived)
                 try:
                     folded = carrier.fold(part.blocks(read), meta, lacked, self.pace.spend)
                     break
@@ -295,59 +275,6 @@ class _Work:
             shutil.rmtree(left, ignore_errors=True)
         return report
 
-    def _fetch(self, side: Side, partition: int, to: Path) -> None:
-        refused = None
-        for one in self._checkpoints_of(side, partition):
-            try:
-                return self._checkpoints.fetch(one, to)
-            except CheckpointError as error:  # pruned meanwhile, or damaged: an older one, from where more is read
-                log.warning("%s: %s", one.of, error)
-                refused = refused or error
-        assert refused is not None
-        raise refused
-
-    def _checkpoints_of(self, side: Side, partition: int) -> list[Checkpoint]:
-        """Those of the old generation's partition that a worker could go on from, the furthest first. Raises where
-        there is none."""
-        store, info = f"{self._of.name}/{side}-{partition}", self._logs[side]
-        found, refused = list[Checkpoint](), None
-        for name in self._checkpoints.names(store):
-            try:
-                found.append(self._checkpoints.load(store, name))
-            except CheckpointError as error:
-                log.warning("%s: %s", store, error)
-                refused = refused or error
-        if not found:
-            if refused is not None:
-                raise refused
-            raise StoreMissing(
-                f"there is no checkpoint of {store} at {self._checkpoints.url}",
-                do=f"A worker of {self._of.name} makes one of each partition that it owns: is it running, and are its "
-                "checkpoints there? forebay checkpoints list",
-            )
-        of_log = [one for one in found if one.topic_id == info.topic_id]
-        if not of_log:
-            raise TopicMismatch(
-                f"topic {info.name} was made anew since generation {self._of.name} was built", where=store,
-                do="Build the generation from history: forebay backfill",
-            )  # fmt: skip
-        first = self._first[side, partition]
-        if of_log[0].offset < first:
-            raise LogGap(
-                f"the newest checkpoint of {store} ends at offset {of_log[0].offset}, and the log begins at {first}",
-                where=f"{info.name}[{partition}]",
-                do=f"Nothing goes on from there. Let a worker of {self._of.name} make a newer one, or build the "
-                "generation from history: forebay backfill",
-            )
-        return [one for one in of_log if one.offset >= first]
-
-    def _firsts(self) -> dict[tuple[Side, int], int]:
-        consumer = Consumer(asking_consumer(self._bootstrap, committed=True))
-        try:
-            return {(side, p): bounds(consumer, self._logs[side].name, p)[0] for side, p in self._jobs}
-        finally:
-            consumer.close()
-
     def _step(self, number: int, step: str, side: Side, partition: int) -> None:
         emit("extended", number=number, step=step, generation=self._name, stage=side, partition=partition)
 
@@ -355,7 +282,7 @@ class _Work:
 
     def target(self, report: Report, now_ms: int) -> Target:
         """Where the vectors of a partition are, and what they are as of."""
-        info = self._logs[report.side]
+        info = self._running.logs[report.side]
         return Target(
             info.name, info.topic_id, report.partition, info.partitions, report.offset, now_ms, report.as_of,
             self._folder,
@@ -364,7 +291,8 @@ class _Work:
     def cut(self, reports: Sequence[Report]) -> dict[str, dict[int, int]]:
         """Where workers go on."""
         return {
-            info.name: {r.partition: r.offset for r in reports if r.side == side} for side, info in self._logs.items()
+            info.name: {r.partition: r.offset for r in reports if r.side == side}
+            for side, info in self._running.logs.items()
         }
 
     def since(self, reports: Sequence[Report]) -> dict[str, int]:
