@@ -65,7 +65,8 @@ class Embedded:
         self._replica: Replica | None = None
 
     def open(self) -> None:
-        """Load what the store has, follow the log, and wait until its end is reached and the kernels are compiled.
+        """Load what the store has, follow the log, and wait until its end is reached and the kernels are compiled. A
+        broker that does not answer is waited for, as long as `broker_within` of the settings says.
 
         Raises GenerationError, BundleError, StoreError, ConfigError, BrokerError and MissingExtra; ServerUnavailable
         when the log's end is not reached in `ready_s`. Nothing is left open then.
@@ -98,7 +99,8 @@ class Embedded:
         try:
             import forebay.store.servingcopy  # noqa: F401 - all that a server installs, before anything is opened
             from forebay.retrieval.engine import Engine
-            from forebay.streams.installation import cluster_of
+            from forebay.streams.arrival import once_it_answers
+            from forebay.streams.installation import broker_within_s, cluster_of
             from forebay.streams.replica import Replica
             from forebay.streams.topics import Topics
         except ModuleNotFoundError as error:
@@ -112,7 +114,13 @@ class Embedded:
         bundle, generation = served_model(settings)
         self._copy = opened_copy(settings, bundle, generation)
         engine = Engine(bundle, self._copy)
-        return engine, Replica(cluster_of(settings), Topics(settings.topic_prefix), self._copy)
+        copy, within_s = self._copy, min(broker_within_s(settings), self.ready_s)
+        replica = once_it_answers(
+            lambda: Replica(cluster_of(settings), Topics(settings.topic_prefix), copy), within_s, self._stop
+        )
+        if replica is None:
+            raise ServerUnavailable("it was closed before it was open", do="Make another Embedded")
+        return engine, replica
 
     def _follow(self) -> None:
         assert self._replica is not None

@@ -65,10 +65,15 @@ def opened_copy(settings: Settings, bundle: Bundle, generation: Generation) -> S
     return copy
 
 
+_NEVER_S = 10 * 365 * 86_400.0  # since 1970, where a partition has no watermark yet
+
+
 def behind(lag_s: float, max_lag_s: float) -> str:
     """Why a copy so far behind the log is not ready; "" where it is."""
     if lag_s <= max_lag_s:
         return ""
+    if lag_s > _NEVER_S:
+        return "no worker has told how far it is: is one running?"
     return f"{lag_s:.0f} s behind the log, past {max_lag_s:.0f}: is a worker running?"
 
 

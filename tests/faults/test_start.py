@@ -1,18 +1,27 @@
-"""`forebay work` beside a broker that does not answer yet: it waits, says so, and works when the broker does."""
+"""`forebay work`, and Embedded, beside a broker that does not answer yet: they wait, say so, and work when it does."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forebay.config import Settings
+from forebay.embedded import Embedded
+from forebay.errors import BrokerUnavailable, ServerUnavailable
+from forebay.segments.bundle import Bundle
+from forebay.segments.spec import SIDES
+from forebay.store.generation import Generation
 from forebay.streams.dev.devkafka import DevKafka
 from forebay.streams.topics import Topics, ensure
 
@@ -94,3 +103,33 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(
         kafka.start()
     wait_for(lambda: work.said("ready: the intake"), "the worker")
     assert work.stopped() == 0, work.log.read_text()
+
+
+def test_lookups_in_process_wait_for_a_broker_too(
+    kafka: DevKafka, topics: Topics, bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    wait_for: Callable[..., None],
+) -> None:  # fmt: skip
+    """One that is closed meanwhile waits no longer, and one that may not wait ends by name."""
+    ensure(kafka.bootstrap, topics, generation="g1", partitions=1)
+    bundle.save(tmp_path / "bundles")
+    Generation.new("g1", bundle.hash, dict.fromkeys(SIDES, 1), {}).save(tmp_path / "generations" / "g1")
+    settings = replace(Settings(), bootstrap=kafka.bootstrap, topic_prefix=topics.prefix, data_dir=tmp_path)
+    lookup, closed = Embedded(settings), Embedded(replace(settings, data_dir=tmp_path / "other"))
+    shutil.copytree(tmp_path / "bundles", tmp_path / "other" / "bundles")
+    shutil.copytree(tmp_path / "generations", tmp_path / "other" / "generations")
+    try:
+        kafka.stop()
+        with ThreadPoolExecutor(2) as pool:
+            opening, other = pool.submit(lookup.open), pool.submit(closed.open)
+            wait_for(lambda: caplog.text.count(WAITS) >= 2, "the lines that say that they wait")
+            closed.close()
+            with pytest.raises(ServerUnavailable, match="closed before it was open"):
+                other.result(60)
+            with pytest.raises(BrokerUnavailable):
+                Embedded(replace(settings, data_dir=tmp_path / "other", broker_within="0s")).open()
+            kafka.start()
+            opening.result(120)
+        assert lookup.ready().reason == "no worker has told how far it is: is one running?"
+    finally:
+        kafka.start()
+        lookup.close()
