@@ -88,7 +88,8 @@ class FeedingCopy:
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._complete = Standing.of(self._tables["user"].standing).complete
-        self._index = FeedingIndex(self._tables["item"], index)
+        read = model.fusions["retrieve"].shape.item_columns
+        self._index = FeedingIndex(self._tables["item"], index, read)
 
     @classmethod
     def open(

@@ -28,7 +28,8 @@ _LEAST_ROWS = 1024
 class ItemIndex:
     """Rows of `bounds[-1]` codes in `len(bounds) - 1` segments, under the item table's row numbers."""
 
-    def __init__(self, bounds: Ints, options: IndexOptions = IndexOptions()) -> None:
+    def __init__(self, bounds: Ints, options: IndexOptions = IndexOptions(), read: Ints | None = None) -> None:
+        """`read` are the columns in which queries may be other than zero; None: all."""
         self.bounds, self.dim = np.ascontiguousarray(bounds, np.int64), int(bounds[-1])
         segments = len(bounds) - 1
         scale_words = (segments + 1) // 2
@@ -39,7 +40,7 @@ class ItemIndex:
         self._top = self._count = 0
         self._frozen: Frozen | None = None  # what is searched
         self.searcher = Searcher(self.bounds)
-        self.keeper = Keeper(self.memory, self.bounds, self, options)
+        self.keeper = Keeper(self.memory, self.bounds, self, options, read)
 
     def __len__(self) -> int:
         """Rows that a search can return."""

@@ -79,11 +79,19 @@ class Keeper:
     """For one writer. `changing` is called by it; `settle` by anybody."""
 
     def __init__(
-        self, memory: Callable[[], Memory], bounds: Ints, home: Home, options: IndexOptions = IndexOptions()
+        self,
+        memory: Callable[[], Memory],
+        bounds: Ints,
+        home: Home,
+        options: IndexOptions = IndexOptions(),
+        read: Ints | None = None,
     ) -> None:
-        """`memory` tells where the rows lie now."""
+        """`memory` tells where the rows lie now. `read` are the columns in which queries may be other than zero (None:
+        all): rows are gathered by those alone."""
         one_installed()
         self.options, self.bounds = options, bounds
+        self._reads = np.zeros(int(bounds[-1]), np.float32)
+        self._reads[slice(None) if read is None else read] = 1.0
         self._memory, self._home = memory, home
         self._lock = threading.Lock()  # around what is noted, and the turn
         self._making = threading.Lock()  # one thread makes lists
@@ -231,7 +239,9 @@ class Keeper:
             sample = _sample(memory, self.bounds, self.options)
             if len(sample) == 0:
                 return lists, None, False
-            clusters, trained = Clusters.trained(sample, min(self.options.lists_for(memory.top), len(sample))), True
+            # Centroids are zero where the sample is, so that `nearest` reads the same columns.
+            lists_wanted = min(self.options.lists_for(memory.top), len(sample))
+            clusters, trained = Clusters.trained(sample * self._reads, lists_wanted), True
         else:
             lists[before.ivf.rows] = before.ivf.list_of()
             lists[changed] = -1
@@ -261,7 +271,7 @@ class Keeper:
         """For the recall that is wanted, with some of the vectors as queries: lookups that come measure anew."""
         random, dims = np.random.default_rng(_SAMPLE_SEED), np.diff(self.bounds)
         some = random.integers(0, len(ivf), _SAMPLE_QUERIES)
-        queries = ivf.codes[some].astype(np.float32) * np.repeat(ivf.scales[some], dims, axis=1)
+        queries = ivf.codes[some].astype(np.float32) * np.repeat(ivf.scales[some], dims, axis=1) * self._reads
 
         def parts() -> Iterator[tuple[Ints, Floats]]:
             for first in range(0, len(ivf), 8192):

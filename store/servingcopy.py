@@ -86,7 +86,7 @@ class ServingCopy:
         self.hot: HotUsers | None = None
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
-        self._index = ItemIndex(codecs["item"].bounds, index)
+        self._index = ItemIndex(codecs["item"].bounds, index, model.fusions["retrieve"].shape.item_columns)
         self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._selected = SelectedRows(self._tables["item"], self._index)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}

@@ -169,12 +169,13 @@ class FileHome:
 class FeedingIndex:
     """The replica's: a Keeper over a shared table that is written here."""
 
-    def __init__(self, table: SharedTable, options: IndexOptions = IndexOptions()) -> None:
-        """What the writer before has left is gone on with. From now on the table tells what it is about to write."""
+    def __init__(self, table: SharedTable, options: IndexOptions = IndexOptions(), read: Ints | None = None) -> None:
+        """What the writer before has left is gone on with. From now on the table tells what it is about to write.
+        `read` are the columns in which queries may be other than zero; None: all."""
         codec = table.identity.layout.codec
         self._table, self._place = table, place_of(table.layout)
         self._home = FileHome(table.path / FOLDER, table.number, codec.dim, len(codec.segments))
-        self.keeper = Keeper(self._memory, codec.bounds, self._home, options)
+        self.keeper = Keeper(self._memory, codec.bounds, self._home, options, read)
         if (frozen := self._home.resumed()) is not None:
             self.keeper.resume(frozen, table.capacity)
         table.changing = self._changing

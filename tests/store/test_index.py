@@ -59,6 +59,28 @@ def test_search_equals_a_plain_scan(kind: str, seed: int, n: int, k: int) -> Non
         assert found[rows].all() and len(set(rows.tolist())) == len(rows)
 
 
+def test_rows_are_gathered_by_the_columns_that_queries_read() -> None:
+    """Those that no query reads would only keep apart what a query finds together."""
+    rng, n = np.random.default_rng(5), 3000
+    codes, scales, vectors = _stored(rng.standard_normal((n, 8), np.float32) * ([1.0] * 3 + [4.0] * 5))
+    made = {}
+    for name, read in ("read", np.arange(3)), ("all", None):
+        made[name] = index = ItemIndex(BOUNDS, IndexOptions(flat_rows=100), read)
+        index.upsert(np.arange(n), codes, scales)
+        index.settle()
+    ours, theirs = (made[name].frozen for name in ("read", "all"))
+    assert ours is not None and theirs is not None
+    assert not ours.ivf.centroids[:, 3:].any() and theirs.ivf.centroids[:, 3:].any()
+    recalls = dict.fromkeys(made, 0.0)
+    for _ in range(100):
+        query = np.zeros(8, np.float32)
+        query[:3] = rng.standard_normal(3)
+        best = set(np.argsort(-(vectors @ query))[:20].tolist())
+        for name, index in made.items():
+            recalls[name] += len(best & set(index.search(query, 20)[0].tolist())) / 2000
+    assert recalls["read"] > 0.95 > recalls["all"] + 0.2
+
+
 def test_what_is_not_a_vector_is_refused() -> None:
     """NaN would be counted and never returned; a wrong shape would be an assertion without a text."""
     index = ItemIndex(np.array([0, 2]))

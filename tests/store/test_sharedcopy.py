@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from forebay.errors import GenerationMismatch, StoreLocked
 from forebay.segments.bundle import Bundle
-from forebay.segments.spec import SIDES, Side
+from forebay.segments.spec import SIDES, Side, parse_spec
 from forebay.segments.state.ids import hash_ids
+from forebay.segments.training import untrained
 from forebay.store.codec import codec_of
 from forebay.store.feedingcopy import FeedingCopy
 from forebay.store.generation import Generation
+from forebay.store.indexkeeper import IndexOptions
+from forebay.store.servingcopy import ServingCopy
 from forebay.store.sharedcopy import SharedCopy
 from forebay.store.tablefiles import TableLimits
 from forebay.store.vectors import VectorStore
@@ -170,3 +175,27 @@ def test_a_store_that_is_further_by_more_than_a_batch_is_read_whole(
     ids = ["a", "b", *(f"n{n}" for n in range(ahead))]
     assert _known(shared, "item", ids) == ids[1:]
     copy.close()
+
+
+def test_both_copies_gather_items_by_what_retrieve_reads(spec_tables: dict[str, Any], tmp_path: Path) -> None:
+    """A segment that it does not read has no part in the lists."""
+    tables = deepcopy(spec_tables)
+    tables["fusion"] = {"retrieve": {"kind": "weighted_sum", "user": ["recent"], "item": ["content"]}}
+    model = untrained(parse_spec(tables), hash_ids(["i1"]))
+    parts = (model, "g1", {side: codec_of(model, side) for side in SIDES}, dict.fromkeys(SIDES, 1))
+    lists, ids = IndexOptions(flat_rows=50), [f"i{n}" for n in range(300)]
+    feeding, own = FeedingCopy(*parts, tmp_path, index=lists), ServingCopy(*parts, index=lists)
+    read = np.zeros(model.fusions["retrieve"].shape.item_dim, bool)
+    read[model.fusions["retrieve"].shape.item_columns] = True
+    assert 0 < read.sum() < len(read)
+    for copy in feeding, own:
+        rows = parts[2]["item"].empty(len(ids))
+        for slot in parts[2]["item"].segments:
+            part = rows["segments"][slot.name]
+            part["vector"] = np.random.default_rng(1).integers(-127, 128, (len(ids), slot.dim))
+            part["scale"], part["as_of"] = 0.01, NOW
+        copy.show("item", ids, rows, [0] * len(ids))
+        copy._index.settle()
+        frozen = copy._index.keeper.frozen
+        assert frozen is not None and frozen.ivf.centroids[:, read].any() and not frozen.ivf.centroids[:, ~read].any()
+    feeding.close()
