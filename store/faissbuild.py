@@ -56,23 +56,29 @@ def about() -> str:
 
 class Clusters:
     """Directions that vectors gather in: unit vectors `centroids` float32 [lists, dim]. A vector belongs to the one
-    with which its inner product is highest."""
+    with which its inner product is highest. Columns in which all of them are zero are not read: of a model whose
+    queries read two segments of six, most are."""
 
     def __init__(self, centroids: Floats) -> None:
         self.centroids = np.ascontiguousarray(centroids, np.float32)
-        index: Any = faiss.IndexFlatIP(self.centroids.shape[1])
-        index.add(self.centroids)
+        self._columns = _columns(self.centroids)
+        index: Any = faiss.IndexFlatIP(len(self._columns))
+        index.add(_of_columns(self.centroids, self._columns))
         self._index = faiss.index_cpu_to_all_gpus(index) if gpus() else index
 
     @classmethod
     def trained(cls, vectors: Floats, lists: int) -> Clusters:
-        """From a sample float32 [n, dim] of at least as many vectors. The same sample gives the same clusters."""
+        """From a sample float32 [n, dim] of at least as many vectors. The same sample gives the same clusters, which
+        are zero in columns in which all of it is."""
+        columns = _columns(vectors)
         means = faiss.Kmeans(
-            vectors.shape[1], lists, niter=_ITERATIONS, seed=_SEED, spherical=True, gpu=gpus() > 0,
+            len(columns), lists, niter=_ITERATIONS, seed=_SEED, spherical=True, gpu=gpus() > 0,
             min_points_per_centroid=1, max_points_per_centroid=_POINTS,
         )  # fmt: skip
-        means.train(np.ascontiguousarray(vectors, np.float32))
-        return cls(np.asarray(means.centroids, np.float32))
+        means.train(_of_columns(vectors, columns))
+        centroids = np.zeros((lists, vectors.shape[1]), np.float32)
+        centroids[:, columns] = means.centroids
+        return cls(centroids)
 
     @staticmethod
     def sample_size(lists: int) -> int:
@@ -83,8 +89,18 @@ class Clusters:
         """The list int64 [n] of each vector float32 [n, dim]."""
         if not len(vectors):
             return np.empty(0, np.int64)
-        found: Ints = self._index.search(np.ascontiguousarray(vectors, np.float32), 1)[1][:, 0]
+        found: Ints = self._index.search(_of_columns(vectors, self._columns), 1)[1][:, 0]
         return found
+
+
+def _columns(vectors: Floats) -> Ints:
+    """Those that have anything; where none has, the first."""
+    found: Ints = np.flatnonzero(vectors.any(axis=0))
+    return found if len(found) else np.zeros(1, np.int64)
+
+
+def _of_columns(vectors: Floats, columns: Ints) -> Floats:
+    return np.ascontiguousarray(vectors if len(columns) == vectors.shape[1] else vectors[:, columns], np.float32)
 
 
 def best_of_many(parts: Iterable[tuple[Ints, Floats]], queries: Floats, k: int) -> Ints:

@@ -23,6 +23,21 @@ def test_clusters_are_the_same_each_time_and_nearest_by_product() -> None:
     assert len(one.nearest(np.empty((0, 12), np.float32))) == 0
 
 
+def test_columns_that_no_sample_has_are_neither_trained_nor_read() -> None:
+    """They would only be multiplied with zeros: the clusters are those of the other columns alone."""
+    random = np.random.default_rng(3)
+    vectors = random.standard_normal((1_000, 12)).astype(np.float32)
+    sample, read = np.zeros_like(vectors), [2, 3, 7]
+    sample[:, read] = vectors[:, read]
+    wide, narrow = Clusters.trained(sample, 16), Clusters.trained(vectors[:, read], 16)
+    np.testing.assert_array_equal(wide.centroids[:, read], narrow.centroids)
+    assert not np.delete(wide.centroids, read, axis=1).any()
+    other = vectors.copy()
+    other[:, [0, 11]] = np.nan  # an IEEE product with zero would be NaN, and no list the nearest
+    np.testing.assert_array_equal(wide.nearest(other), narrow.nearest(vectors[:, read]))
+    assert Clusters.trained(np.zeros((20, 4), np.float32), 2).nearest(vectors[:5, :4]).tolist() == [0] * 5
+
+
 def test_many_queries_are_answered_exactly_part_by_part() -> None:
     random = np.random.default_rng(1)
     vectors, queries = random.standard_normal((500, 6)).astype(np.float32), random.standard_normal((7, 6))
