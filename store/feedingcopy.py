@@ -26,6 +26,7 @@ from forebay.store.generation import Generation
 from forebay.store.halfforms import HalfForm
 from forebay.store.hotusers import HotUsers
 from forebay.store.indexkeeper import IndexOptions
+from forebay.store.keptclusters import cluster_file
 from forebay.store.rowsocket import RowServer
 from forebay.store.servingcopy import (
     LOAD_ROWS,
@@ -88,8 +89,8 @@ class FeedingCopy:
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
         self._complete = Standing.of(self._tables["user"].standing).complete
-        read = model.fusions["retrieve"].shape.item_columns
-        self._index = FeedingIndex(self._tables["item"], index, read)
+        columns, file = model.fusions["retrieve"].shape.item_columns, cluster_file(store, model.hash)
+        self._index = FeedingIndex(self._tables["item"], index, columns, file)
 
     @classmethod
     def open(

@@ -19,6 +19,7 @@ from forebay.store.indexkeeper import IndexOptions, Keeper
 from forebay.store.indexkernels import Place
 from forebay.store.indexsearch import Changes, Frozen, Memory, Moment, Probes, Searcher
 from forebay.store.ivf import Ivf
+from forebay.store.keptclusters import ClusterFile
 from forebay.store.reserved import Words
 
 _HEAD_WORDS = 4  # as the rows of shared tables begin: sequence number, hash, name, owner
@@ -28,8 +29,14 @@ _LEAST_ROWS = 1024
 class ItemIndex:
     """Rows of `bounds[-1]` codes in `len(bounds) - 1` segments, under the item table's row numbers."""
 
-    def __init__(self, bounds: Ints, options: IndexOptions = IndexOptions(), read: Ints | None = None) -> None:
-        """`read` are the columns in which queries may be other than zero; None: all."""
+    def __init__(
+        self,
+        bounds: Ints,
+        options: IndexOptions = IndexOptions(),
+        read: Ints | None = None,
+        file: ClusterFile | None = None,
+    ) -> None:
+        """`read` and `file` as a Keeper has them."""
         self.bounds, self.dim = np.ascontiguousarray(bounds, np.int64), int(bounds[-1])
         segments = len(bounds) - 1
         scale_words = (segments + 1) // 2
@@ -40,7 +47,7 @@ class ItemIndex:
         self._top = self._count = 0
         self._frozen: Frozen | None = None  # what is searched
         self.searcher = Searcher(self.bounds)
-        self.keeper = Keeper(self.memory, self.bounds, self, options, read)
+        self.keeper = Keeper(self.memory, self.bounds, self, options, read, file)
 
     def __len__(self) -> int:
         """Rows that a search can return."""

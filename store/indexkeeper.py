@@ -27,6 +27,7 @@ from forebay.store.indexkernels import Rows32
 from forebay.store.indexsearch import DEEP, SHALLOW, Changes, Frozen, Memory, Probes, parts_of
 from forebay.store.indextuning import probes_for, ranks_of
 from forebay.store.ivf import Ivf
+from forebay.store.keptclusters import ClusterFile
 from forebay.store.rowwriting import put_word
 
 log = logging.getLogger("forebay.index")
@@ -85,9 +86,10 @@ class Keeper:
         home: Home,
         options: IndexOptions = IndexOptions(),
         read: Ints | None = None,
+        file: ClusterFile | None = None,
     ) -> None:
         """`memory` tells where the rows lie now. `read` are the columns in which queries may be other than zero (None:
-        all): rows are gathered by those alone."""
+        all): rows are gathered by those alone. `file` is where clusters outlast the process."""
         one_installed()
         self.options, self.bounds = options, bounds
         self._reads = np.zeros(int(bounds[-1]), np.float32)
@@ -99,7 +101,11 @@ class Keeper:
         self._noted: Bools = np.zeros(0, np.bool_)  # by row: in the Changes already
         self._entry_of: Rows32 = np.zeros(0, np.int32)
         self._marked: Bools | None = None  # by row: changed since the making began
+        self._file = file
         self._clusters: Clusters | None = None
+        self._probes: Probes | None = None  # of the clusters
+        if file is not None and (found := file.load(int(bounds[-1]))) is not None:
+            self._clusters, self._probes = found
         self._drift = 0  # rows that changed since the clusters were trained
         self._thread: threading.Thread | None = None
         self._not_before = 0.0
@@ -158,7 +164,7 @@ class Keeper:
         count = len(frozen.changes)
         self._entry_of, self._noted = frozen.ivf.entry_of(capacity), np.zeros(capacity, np.bool_)
         self._noted[frozen.changes.rows[:count]] = True
-        self.frozen, self._clusters = frozen, Clusters(frozen.ivf.centroids)
+        self.frozen, self._clusters, self._probes = frozen, Clusters(frozen.ivf.centroids), frozen.probes
 
     def forget(self) -> None:
         """The lists are not there any more: others are due."""
@@ -216,11 +222,14 @@ class Keeper:
                 if clusters is None:
                     return
                 ivf = self._home.kept(*self._filled(memory, lists, clusters))
-                probes = before.probes if before is not None and not trained else self._measured(ivf)
+                probes = self._measured(ivf) if trained or self._probes is None else self._probes
+                if trained and self._file is not None:
+                    self._file.save(clusters, probes)
                 entry_of = ivf.entry_of(memory.top)  # before the lock: it takes milliseconds
                 with self._lock:
                     self._turn(ivf, entry_of, probes)
                     self._clusters, self._drift = clusters, 0 if trained else self._drift + len(changed)
+                    self._probes = probes
                 self.made += 1
                 took = time.monotonic() - started
                 how = "trained" if trained else "filled"
@@ -234,21 +243,27 @@ class Keeper:
     ) -> tuple[Rows32, Clusters | None, bool]:
         """int32 [top]: each live row's list, -1 for none; the clusters, and whether they were trained for it."""
         lists = np.full(memory.top, -1, np.int32)
-        clusters, asked = self._clusters, np.arange(memory.top)
-        if before is None or clusters is None or 2 * (self._drift + len(changed)) > len(before.ivf):
+        clusters, asked, trained = self._clusters, np.arange(memory.top), False
+        if clusters is None or not self._fit(clusters, memory.top, before, len(changed)):
             sample = _sample(memory, self.bounds, self.options)
             if len(sample) == 0:
                 return lists, None, False
             # Centroids are zero where the sample is, so that `nearest` reads the same columns.
             lists_wanted = min(self.options.lists_for(memory.top), len(sample))
             clusters, trained = Clusters.trained(sample * self._reads, lists_wanted), True
-        else:
+        elif before is not None:
             lists[before.ivf.rows] = before.ivf.list_of()
             lists[changed] = -1
-            asked, trained = np.sort(changed).astype(np.int64), False
+            asked = np.sort(changed).astype(np.int64)
         for rows, vectors in parts_of(memory, self.bounds, asked):
             lists[rows] = clusters.nearest(vectors)
         return lists, clusters, trained
+
+    def _fit(self, clusters: Clusters, rows: int, before: Frozen | None, changed: int) -> bool:
+        """Whether rows are put into the lists of these clusters. Those of a file are of another time."""
+        if before is not None:
+            return 2 * (self._drift + changed) <= len(before.ivf)
+        return 0.5 <= len(clusters.centroids) / self.options.lists_for(rows) <= 2
 
     def _filled(self, memory: Memory, lists: Rows32, clusters: Clusters) -> tuple[Ivf, Bytes]:
         counts = np.bincount(lists[lists >= 0], minlength=len(clusters.centroids))

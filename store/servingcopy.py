@@ -30,6 +30,7 @@ from forebay.store.hotusers import HotUsers
 from forebay.store.index import ItemIndex
 from forebay.store.indexkeeper import IndexOptions
 from forebay.store.indexwatch import IndexStanding, IndexWatch
+from forebay.store.keptclusters import cluster_file
 from forebay.store.reading import Lacking, LockedReading, Reading
 from forebay.store.selectedrows import SelectedRows
 from forebay.store.selection import Selection
@@ -86,7 +87,8 @@ class ServingCopy:
         self.hot: HotUsers | None = None
         if users_in_memory and store is not None:
             self.hot = HotUsers(self._tables["user"], store, users_in_memory)
-        self._index = ItemIndex(codecs["item"].bounds, index, model.fusions["retrieve"].shape.item_columns)
+        columns, file = model.fusions["retrieve"].shape.item_columns, cluster_file(store, model.hash)
+        self._index = ItemIndex(codecs["item"].bounds, index, columns, file)
         self._watch = IndexWatch(self._index.searcher, lambda: self._index.frozen, self._index.now, index.recall)
         self._selected = SelectedRows(self._tables["item"], self._index)
         self._lacking = {side: lacking_of(model, side, codecs[side]) for side in SIDES}

@@ -27,6 +27,7 @@ from forebay.store.indexkeeper import IndexOptions, Keeper
 from forebay.store.indexkernels import Place
 from forebay.store.indexsearch import Changes, Frozen, Memory, Moment, Probes, Searcher
 from forebay.store.ivf import Ivf, path_of, read, write
+from forebay.store.keptclusters import ClusterFile
 from forebay.store.reserved import Reserved, Words
 from forebay.store.rowkernels import word_of
 from forebay.store.rowlayout import Layout
@@ -169,13 +170,19 @@ class FileHome:
 class FeedingIndex:
     """The replica's: a Keeper over a shared table that is written here."""
 
-    def __init__(self, table: SharedTable, options: IndexOptions = IndexOptions(), read: Ints | None = None) -> None:
+    def __init__(
+        self,
+        table: SharedTable,
+        options: IndexOptions = IndexOptions(),
+        read: Ints | None = None,
+        file: ClusterFile | None = None,
+    ) -> None:
         """What the writer before has left is gone on with. From now on the table tells what it is about to write.
-        `read` are the columns in which queries may be other than zero; None: all."""
+        `read` and `file` as a Keeper has them."""
         codec = table.identity.layout.codec
         self._table, self._place = table, place_of(table.layout)
         self._home = FileHome(table.path / FOLDER, table.number, codec.dim, len(codec.segments))
-        self.keeper = Keeper(self._memory, codec.bounds, self._home, options, read)
+        self.keeper = Keeper(self._memory, codec.bounds, self._home, options, read, file)
         if (frozen := self._home.resumed()) is not None:
             self.keeper.resume(frozen, table.capacity)
         table.changing = self._changing
