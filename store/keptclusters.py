@@ -1,5 +1,4 @@
-"""The clusters of the item index on the disk: a start fills lists by them, which takes seconds of a million items, and
-trains nothing, which takes a minute or more.
+"""The clusters of the item index on the disk: a start fills lists by them, and trains nothing, which takes longest.
 
 A file beside the store of vectors:
 
@@ -50,11 +49,14 @@ class ClusterFile:
         except FileNotFoundError:
             return None
         body = memoryview(data)[_DIGEST:]
-        if xxh3_128_digest(body) != data[:_DIGEST]:
+        at = _LENGTH + int.from_bytes(body[:_LENGTH], "little")
+        try:
+            head = msgspec.json.decode(body[_LENGTH:at], type=_Head)
+        except msgspec.MsgspecError:  # of another version, or damaged
+            head = None
+        if head is None or xxh3_128_digest(body) != data[:_DIGEST]:
             log.warning("%s is not what was written: lists are trained anew", self.path)
             return None
-        at = _LENGTH + int.from_bytes(body[:_LENGTH], "little")
-        head = msgspec.json.decode(body[_LENGTH:at], type=_Head)
         if head.of != self._of or head.dim != dim:
             return None
         centroids = np.frombuffer(body[at:], np.float32).reshape(head.lists, head.dim)

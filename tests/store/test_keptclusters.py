@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from xxhash import xxh3_128_digest
 
 from forebay.segments.bundle import Bundle
 from forebay.segments.quantize import quantize
@@ -59,6 +60,9 @@ def test_what_is_of_other_vectors_or_damaged_is_not_used(kept: ClusterFile, capl
         kept.path.write_bytes(whole[:at])
         assert kept.load(3) is None
     assert caplog.text.count("trained anew") == 2 * len(whole)
+    other = b"\x02\x00\x00\x00{}"  # whole, and of another version
+    kept.path.write_bytes(xxh3_128_digest(other) + other)
+    assert kept.load(3) is None
 
 
 def test_a_disk_that_does_not_take_it_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
