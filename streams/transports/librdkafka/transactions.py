@@ -11,6 +11,11 @@ A failed transaction ends in one of four ways, and each has its error: it was ab
 (BrokerError); the broker refuses a record of it for its content, and it was aborted (RecordRefused); another worker has
 the slot (Fenced); or nobody knows, since the broker did not answer in time (TransactionLost), and the producer must be
 made anew.
+
+A producer is also left behind whenever a request of its may still be on its way: a connection was lost, or an answer
+did not come. librdkafka has one epoch for all transactions of a producer (its issue 5423, without KIP-890), so that
+the broker would count such a request to a later transaction: the old offsets, or half of the new records. A new
+producer has another epoch, which shuts out what the old one asked.
 """
 
 from __future__ import annotations
@@ -41,6 +46,8 @@ _CONTENT = {
 # A consumer that was fenced (FENCED_INSTANCE_ID) is not among them: a request to join that a frozen broker hears last
 # makes a member of this name that nobody is. The transport waits for its end, or says who has the slot.
 _FENCED = {KafkaError._FENCED, KafkaError.PRODUCER_FENCED}
+# A request went without an answer.
+_PARTED = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._TIMED_OUT_QUEUE, KafkaError._ALL_BROKERS_DOWN}
 
 
 class TransactionLog:
@@ -64,8 +71,10 @@ class TransactionLog:
         self._timeout_s = timeout_ms / 1000
         self._call_s = OPERATION_TIMEOUT_S if operation_timeout_s is None else operation_timeout_s
         self._refused: KafkaError | None = None
+        self._parted: KafkaError | None = None
         self._producer = Producer(
-            worker_producer(bootstrap, transactional_id, timeout_ms) | {"on_delivery": self._undelivered}
+            worker_producer(bootstrap, transactional_id, timeout_ms)
+            | {"on_delivery": self._undelivered, "error_cb": self._went_wrong}
         )
         try:
             self._producer.init_transactions(self._call_s)
@@ -88,7 +97,8 @@ class TransactionLog:
         of the log, and the caller drops it.
         """
         begun = time.monotonic()
-        self._refused = None
+        self._producer.poll(0)  # whatever was lost between two transactions had no request on its way
+        self._refused = self._parted = None
         try:
             self._producer.begin_transaction()
             for record in records:
@@ -98,6 +108,7 @@ class TransactionLog:
             if offsets:
                 self._producer.send_offsets_to_transaction(list(offsets), group, self._call_s)
             self._producer.commit_transaction(self._call_s)
+            self._producer.poll(0)
         except KafkaException as failure:
             raise self._failed(failure.args[0], time.monotonic() - begun) from None
         except SystemError as failure:
@@ -105,6 +116,8 @@ class TransactionLog:
             if not isinstance(failure.__cause__, KafkaException):
                 raise
             raise self._failed(failure.__cause__.args[0], time.monotonic() - begun) from None
+        if self._parted is not None:
+            raise self._lost(f"it was committed, and a request of its may come late: {self._parted.str()}")
 
     def close(self) -> None:
         """Wait for what is under way. An open transaction is the broker's to abort; what a fenced producer says here
@@ -130,6 +143,10 @@ class TransactionLog:
         if error is not None and error.code() in _CONTENT:
             self._refused = error
 
+    def _went_wrong(self, error: KafkaError) -> None:
+        if error.code() in _PARTED:
+            self._parted = error
+
     def _failed(self, error: KafkaError, took_s: float) -> BrokerError:
         if self._refused is None and error.code() in _CONTENT:
             self._refused = error
@@ -146,6 +163,8 @@ class TransactionLog:
             self._producer.abort_transaction(self._call_s)
         except KafkaException as again:
             return self._lost(f"{error.str()}; nor could it be aborted: {again.args[0].str()}")
+        if self._parted is not None or error.code() in _PARTED:
+            return self._lost(f"it was aborted, and a request of its may come late: {error.str()}")
         if self._refused is not None:
             return RecordRefused(f"a record was refused: {self._refused.str()}", where=self._bootstrap)
         return BrokerError(f"a transaction was aborted: {error.str()}", where=self._bootstrap)
