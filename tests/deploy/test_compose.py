@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from forebay.config import Settings
+from forebay.streams.dev.kafkajars import VERSION
 
 COMPOSE = Path(__file__).resolve().parents[2] / "deploy" / "compose.yaml"
 
@@ -22,6 +23,7 @@ def test_the_composed_broker_is_where_every_verb_looks() -> None:
     assert advertised["BROKER"] == Settings().bootstrap
     assert advertised["INSIDE"] == f"kafka:{listening['INSIDE']}"
     assert len(set(listening.values())) == 3
+    assert service["image"] == f"apache/kafka:{VERSION}"
     assert service["healthcheck"]["test"][-1] == f"localhost:{listening['BROKER']}"
 
 

@@ -36,6 +36,7 @@ from forebay.streams import deadletters, tail
 from forebay.streams.backfill import backfill
 from forebay.streams.dev.child import end, spawn
 from forebay.streams.dev.devkafka import DevKafka
+from forebay.streams.dev.kafkajars import VERSION
 from forebay.streams.publisher import EventPublisher
 from forebay.streams.topics import Topics, ensure
 
@@ -69,7 +70,7 @@ class Demo:
             stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
             broker = stack.enter_context(DevKafka(self.folder / "kafka", port=self.kafka_port, say=self._note))
             self.bootstrap, self.topics = broker.bootstrap, Topics()
-            self._say(1, f"Kafka 4.3.1 started on {self.bootstrap} (no Java or Docker needed)")
+            self._say(1, f"Kafka {VERSION} started on {self.bootstrap} (no Java or Docker needed)")
             now = now_ms()
             history = movielens.load(now, TRAIN + VALIDATION + LIVE)
             bundle = self._train(history)

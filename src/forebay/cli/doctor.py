@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import KafkaException
 
@@ -29,7 +30,7 @@ from forebay.store.faissbuild import about, one_installed
 from forebay.store.generation import Generation, numeric_platform
 from forebay.streams import deadletters, tail
 from forebay.streams.cluster import Cluster
-from forebay.streams.connection import connected
+from forebay.streams.connection import connected, kafka_python
 from forebay.streams.installation import topics_of
 from forebay.streams.intake.note import Note
 from forebay.streams.sources.foreign import Foreign
@@ -38,6 +39,7 @@ from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.worker.undeclared import Counts, Undeclared
 
 LAG_BOUND_S = 10.0
+LOSES_MARKERS = ["4.3"]  # brokers tell no third number
 DISK_FLOOR_BYTES = 2 << 30
 CLOCK_BOUND_S = 2.0
 SAMPLE, SAMPLE_S = 200, 5.0  # the newest Blocks of a clean log that are looked at, and for how long
@@ -118,8 +120,15 @@ class _Doctor:
         return Bundle.load(self.settings.bundles / self._manifest.bundle_hash[:12])
 
     def _broker(self) -> Check:
-        connected("KafkaAdminClient", self._cluster).close()
-        return Check("broker", True, f"answers at {self.settings.bootstrap}")
+        admin = connected("KafkaAdminClient", self._cluster)
+        try:
+            version = _version(admin)
+        finally:
+            admin.close()
+        found = f"{' '.join(['Kafka', *version])} answers at {self.settings.bootstrap}"
+        if version == LOSES_MARKERS:
+            found += "; 4.3.0 and 4.3.1 lose the end of a transaction whose partition has no leader (KAFKA-20734)"
+        return Check("broker", True, found)
 
     def _topics(self) -> Check:
         for side in SIDES:
@@ -282,3 +291,12 @@ class _Doctor:
             f"{free / (1 << 30):.1f} GiB free",
             "Make room: a full disk stops the worker",
         )
+
+
+def _version(admin: Any) -> list[str]:
+    """["4.2"], by what the controller understands; [] where it does not say."""
+    try:
+        told = admin.get_broker_version_data(admin.describe_cluster()["controller_id"]).broker_version
+    except kafka_python().errors.KafkaError:
+        return []
+    return [".".join(map(str, told))]

@@ -36,10 +36,11 @@ def kafka(
     """Run Apache Kafka for development in the foreground: one node, no Java and no Docker needed."""
     from forebay.cli.processes import stop_event
     from forebay.streams.dev.devkafka import DevKafka
+    from forebay.streams.dev.kafkajars import VERSION
 
     stop = stop_event()
     with DevKafka(directory, port=port) as broker:
-        typer.echo(f"Kafka 4.3.1 on {broker.bootstrap}, data in {broker.directory}. Ctrl-C ends it.")
+        typer.echo(f"Kafka {VERSION} on {broker.bootstrap}, data in {broker.directory}. Ctrl-C ends it.")
         while not stop.wait(0.5):
             if broker.pid is None:
                 raise ForebayError("Kafka ended by itself", where=str(broker.log_file), do="Read its log")
