@@ -6,7 +6,8 @@ The store is filled once, with the segments of the MovieLens spec and its affini
 a process of its own, so that its memory is its own; the file cache is warm. The ways:
 
     raw scan           every record read from the store and not looked at: what no way over all records is under
-    serve              one process: tables and index filled from the store
+    serve, untrained   one process: tables and index filled from the store, and the lists of the index trained
+    serve              the same once more, with the clusters that the start before has kept beside the store
     replica, empty     the writer of a node of several processes, whose tables are made anew: after a reboot
     replica, tables    the same, whose tables are there from before
 
@@ -40,7 +41,7 @@ from forebay.store.servingcopy import ServingCopy
 from forebay.store.vectors import VectorStore
 
 PARTITIONS, BATCH = 4, 4096
-WAYS = ("raw scan", "serve", "replica, empty", "replica, tables")
+WAYS = ("raw scan", "serve, untrained", "serve", "replica, empty", "replica, tables")
 
 
 def main() -> int:
@@ -121,7 +122,7 @@ def _started(way: str, folder: Path, tables: str) -> dict[str, Any]:
     if way == "raw scan":
         with _store(bundle, folder) as store:
             rows = sum(len(part) for side in SIDES for part in store.scan_by(side, BATCH))
-    elif way == "serve":
+    elif way.startswith("serve"):
         copy = ServingCopy.open(bundle, generation, folder / "vectors")
         rows = copy.load()
     else:
@@ -148,7 +149,7 @@ def _warm(way: str, bundle: Bundle, generation: Generation, folder: Path) -> Non
                 side, [(i, 0, record) for i, record in zip(ids, codec.pack(rows, ids), strict=True)], [], {}, {}
             )
     for _ in range(2):
-        if way == "serve":
+        if way.startswith("serve"):
             copy = ServingCopy.open(bundle, generation, folder / "vectors")
             copy.load()
             copy.close()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 
+from forebay.arrays import Ints
 from forebay.errors import ConfigError
 from forebay.store import faissbuild
 from forebay.store.faissbuild import Clusters, best_of_many
@@ -21,6 +23,23 @@ def test_clusters_are_the_same_each_time_and_nearest_by_product() -> None:
     clear = products[:, -1] - products[:, -2] > 1e-5
     assert (one.nearest(vectors)[clear] == np.argmax(vectors @ one.centroids.T, axis=1)[clear]).all()
     assert len(one.nearest(np.empty((0, 12), np.float32))) == 0
+
+
+def test_a_thread_beside_lookups_puts_vectors_into_the_same_lists() -> None:
+    """By FAISS on one core, in place of NumPy on all of them; more than a block of vectors."""
+    random = np.random.default_rng(0)
+    vectors = random.standard_normal((2_000, 12)).astype(np.float32)
+    clusters = Clusters(random.standard_normal((16, 12)).astype(np.float32))
+
+    def beside() -> Ints:
+        faissbuild.few_threads()
+        return clusters.nearest(vectors)
+
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(beside).result()
+    products = np.sort(vectors @ clusters.centroids.T, axis=1)
+    clear = products[:, -1] - products[:, -2] > 1e-5
+    np.testing.assert_array_equal(clusters.nearest(vectors)[clear], found[clear])
 
 
 def test_columns_that_no_sample_has_are_neither_trained_nor_read() -> None:
