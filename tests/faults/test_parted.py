@@ -34,7 +34,7 @@ def test_a_producer_whose_connection_was_cut_is_not_used_again(
     kafka: DevKafka, proxy: Proxy, topics: Topics, read: Callable[..., Any]
 ) -> None:
     """It commits, since librdkafka asks again over a new connection; how the first requests end is not known. The next
-    producer of the slot has another epoch. Cuts between two transactions change nothing."""
+    producer of the slot has another epoch."""
     ensure(kafka.bootstrap, topics, generation="g1", partitions=2)
 
     def opened() -> TransactionLog:
