@@ -38,6 +38,7 @@ from forebay.store.table import SegmentTable
 from forebay.store.tablefiles import TableLimits
 from forebay.store.tableheader import Identity
 from forebay.store.tablereader import TableReader
+from forebay.store.userreading import UserReading
 
 _TELL = 512  # users that were asked for, of whom the replica is told at a time
 
@@ -121,19 +122,22 @@ class SharedCopy:
     @contextmanager
     def read(self, side: Side, hashes: Ints, ids: Sequence[str] = ()) -> Iterator[Reading]:
         """The rows of one side that have `hashes` int64 [n]. Nobody waits for it, but for the row of one user, by its
-        id in `ids`, that is not in memory: the replica is asked for it. Raises ServerUnavailable where that does not
-        answer."""
+        id in `ids`, that is not in memory: the replica is asked for it, by the call that needs it. That raises
+        ServerUnavailable where the replica does not answer."""
         reader, kept = self._readers[side], self._kept if side == "item" else None
-        reading: Reading = SharedReading(reader, self._lacking[side], kept, hashes)
-        if self._rows is not None and side == "user" and ids and ids[0]:  # the empty id is nobody's
-            self._seen.append(int(hashes[0]))
-            if not self._row(ids[0]).known:
-                marks = reader.watermarks  # before the row: see reading_of
-                part = self._rows.fetch(ids[0], self._told())
-                reading = reading_of(self.codecs[side], self._lacking[side], part, marks, hashes)
-            elif len(self._seen) >= _TELL:
-                self._rows.tell(self._told())
-        yield reading
+        reading = SharedReading(reader, self._lacking[side], kept, hashes)
+        if (rows := self._rows) is None or side == "item" or not ids or not ids[0]:  # the empty id is nobody's
+            yield reading
+            return
+        self._seen.append(int(hashes[0]))
+        if len(self._seen) >= _TELL:
+            rows.tell(self._told())
+
+        def elsewhere() -> Reading:
+            marks = reader.watermarks  # before the row: see reading_of
+            return reading_of(self.codecs[side], self._lacking[side], rows.fetch(ids[0], self._told()), marks, hashes)
+
+        yield UserReading(reading, ids[0], elsewhere)
 
     def at_hand(self, side: Side, entity: str) -> bool:
         """As ServingCopy.at_hand."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -289,6 +291,35 @@ def test_what_is_no_request_ends_its_connection_alone(
             with suppress(ConnectionResetError):  # it ended with some of the junk unread
                 assert one.recv(10) == b""
     assert _version(there.copy, USERS[-1]) == 7
+
+
+def test_a_user_who_leaves_memory_under_a_reading_is_found(node: Callable[..., Node], bundle: Bundle) -> None:
+    """Whatever is asked of it first, and whatever next."""
+    there, first = node(), np.zeros(1, np.int64)
+    _write(there.feeding, bundle, USERS, 7)
+    copy = there.copy
+    inside = [user for user in USERS if copy.at_hand("user", user)]
+    with ExitStack() as stack:
+        early = [stack.enter_context(copy.read("user", hash_ids([user]), [user])) for user in inside]
+        late = [stack.enter_context(copy.read("user", hash_ids([user]), [user])) for user in inside]
+        for row in late:
+            assert row.weakest(first)[1].min() == 7
+        for user in USERS * 3:  # whoever is asked for more often comes in
+            if user not in inside:
+                _version(copy, user)
+        out = [place for place, user in enumerate(inside) if not copy.at_hand("user", user)]
+        assert len(out) >= 5
+        ways: list[Callable[[Any, str], Any]] = [
+            lambda row, user: row.one(user, 0).known,
+            lambda row, user: row.names(first) == [user] and row.stored(0)[0].codes[0] == 7,
+            lambda row, user: row.served()[1].all(),
+            lambda row, user: row.found.all() and not len(row.strangers(first, [user])),
+            lambda row, user: row.weakest(first)[1].min() == 7 and row.partition(0) == 0,
+        ]
+        for place, way in zip(out, cycle(ways), strict=False):
+            for row in (early[place], late[place]):
+                assert way(row, inside[place])
+                assert all(other(row, inside[place]) for other in ways)
 
 
 def test_another_process_never_reads_an_older_row(node: Callable[..., Node], bundle: Bundle) -> None:
