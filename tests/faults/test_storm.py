@@ -134,8 +134,8 @@ class Storm:
         return f"{self._proxy.cut(seconds)} connections, for {seconds:.0f} s"
 
     def _mend(self) -> None:
-        """Kafka 4.3.1 was seen to lose a group coordinator for good after a kill, and its log says so: the next start
-        has it again. Workers end by name meanwhile, and are started again as a supervisor does."""
+        """Kafka 4.2.1 and 4.3.1 were seen to lose a group coordinator for good after a kill, and the log says so: the
+        next start has it again. Workers end by name meanwhile, and are started again as a supervisor does."""
         if COORDINATOR_LOST not in self._kafka.log_file.read_bytes():
             return
         self._kafka.stop()
