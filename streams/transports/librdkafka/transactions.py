@@ -97,9 +97,9 @@ class TransactionLog:
         of the log, and the caller drops it.
         """
         begun = time.monotonic()
-        self._producer.poll(0)  # whatever was lost between two transactions had no request on its way
-        self._refused = self._parted = None
         try:
+            self._producer.poll(0)  # what was lost between two transactions had no request on its way; may raise
+            self._refused = self._parted = None
             self._producer.begin_transaction()
             for record in records:
                 self._produce(record)
