@@ -39,7 +39,7 @@ from forebay.streams.transports.librdkafka.notes import Notes
 from forebay.streams.worker.undeclared import Counts, Undeclared
 
 LAG_BOUND_S = 10.0
-LOSES_MARKERS = ["4.3"]  # brokers tell no third number
+LOSES_MARKERS = "4.3"  # brokers tell no third number
 DISK_FLOOR_BYTES = 2 << 30
 CLOCK_BOUND_S = 2.0
 SAMPLE, SAMPLE_S = 200, 5.0  # the newest Blocks of a clean log that are looked at, and for how long
@@ -125,9 +125,9 @@ class _Doctor:
             version = _version(admin)
         finally:
             admin.close()
-        found = f"{' '.join(['Kafka', *version])} answers at {self.settings.bootstrap}"
+        found = f"Kafka {version or 'of some version'} answers at {self.settings.bootstrap}"
         if version == LOSES_MARKERS:
-            found += "; 4.3.0 and 4.3.1 lose the end of a transaction whose partition has no leader (KAFKA-20734)"
+            found += "; 4.3.0 and 4.3.1 lose the end of a transaction whose partition has no leader: use 4.2"
         return Check("broker", True, found)
 
     def _topics(self) -> Check:
@@ -293,10 +293,10 @@ class _Doctor:
         )
 
 
-def _version(admin: Any) -> list[str]:
-    """["4.2"], by what the controller understands; [] where it does not say."""
+def _version(admin: Any) -> str:
+    """Such as 4.2, by what the broker understands; "" where it does not say."""
     try:
         told = admin.get_broker_version_data(admin.describe_cluster()["controller_id"]).broker_version
     except kafka_python().errors.KafkaError:
-        return []
-    return [".".join(map(str, told))]
+        return ""
+    return ".".join(map(str, told))
